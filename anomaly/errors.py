@@ -1,0 +1,67 @@
+"""The tree of errors. Each is one line: what was wrong, the value, what to do next.
+
+    AnomalyError            exit status 1
+    ├── UsageError          exit status 2: a flag, an override, a configuration value
+    ├── FootageError        video or image input
+    │   ├── NoFootageError      a path that holds nothing readable
+    │   └── DamagedFootageError a file that cannot be decoded (to the end)
+    ├── LabelsError         a label file, or labels that do not fit the footage
+    ├── WeightsError        no weights to be had, or not the ones expected
+    ├── ModelError          a model folder
+    │   ├── CorruptModelError   a file missing, a byte changed, something planted
+    │   └── SchemaError         written by another version
+    └── CalibrationError    a threshold that cannot be set from what was given
+
+`memory_bank` never imports this package; its own root is `memory_bank.MemoryBankError`, which the
+command line treats alike.
+"""
+
+from __future__ import annotations
+
+
+class AnomalyError(Exception):
+    """Root of all errors this program raises on purpose."""
+
+    exit_status = 1
+
+
+class UsageError(AnomalyError):
+    """A flag, an override or a configuration value that cannot be used."""
+
+    exit_status = 2
+
+
+class FootageError(AnomalyError):
+    """Video or image input that cannot be used."""
+
+
+class NoFootageError(FootageError):
+    """A path that holds no readable footage."""
+
+
+class DamagedFootageError(FootageError):
+    """A file that cannot be decoded, or not to its end."""
+
+
+class LabelsError(AnomalyError):
+    """A label file that cannot be read, or labels that do not fit the footage."""
+
+
+class WeightsError(AnomalyError):
+    """Backbone weights that are not to be had, or not the ones expected."""
+
+
+class ModelError(AnomalyError):
+    """A model folder that cannot be used."""
+
+
+class CorruptModelError(ModelError):
+    """A model folder with a file missing, a byte changed, or something planted."""
+
+
+class SchemaError(ModelError):
+    """A model folder written by another version of this program."""
+
+
+class CalibrationError(AnomalyError):
+    """A threshold that cannot be set from what was given."""
