@@ -1,0 +1,59 @@
+"""Calibration: events, the threshold, the recall that can be defended, and what it costs."""
+
+from anomaly.calibration.cameras import CameraCalibrations, ScoreScale, calibrate_cameras, fit_scale
+from anomaly.calibration.certificate import (
+    Certificate,
+    certify,
+    events_needed,
+    just_below,
+    recall_bound,
+    threshold_rank,
+)
+from anomaly.calibration.events import (
+    Event,
+    EventOutcome,
+    event_outcomes,
+    event_scores,
+    frame_recall,
+    join_events,
+)
+from anomaly.calibration.false_alarms import FalseAlarms, NormalWindows, false_alarms, normal_windows
+from anomaly.calibration.result import Calibration, KindOutcome, OperatingPoint
+from anomaly.calibration.series import Decided, Series, decide
+from anomaly.calibration.studies import Study, split_events, study, threshold_grid
+from anomaly.calibration.threshold import calibrate, kind_outcomes
+
+__all__ = [
+    "Calibration",
+    "CameraCalibrations",
+    "Certificate",
+    "Decided",
+    "Event",
+    "EventOutcome",
+    "FalseAlarms",
+    "KindOutcome",
+    "NormalWindows",
+    "OperatingPoint",
+    "ScoreScale",
+    "Series",
+    "Study",
+    "calibrate",
+    "calibrate_cameras",
+    "certify",
+    "decide",
+    "event_outcomes",
+    "event_scores",
+    "events_needed",
+    "false_alarms",
+    "fit_scale",
+    "frame_recall",
+    "join_events",
+    "just_below",
+    "kind_outcomes",
+    "normal_windows",
+    "recall_bound",
+    "split_events",
+    "study",
+    "threshold_grid",
+    "threshold_rank",
+]

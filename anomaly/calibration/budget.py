@@ -1,0 +1,90 @@
+"""Thresholds that a budget of false alarms allows, and the footage to spend it on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anomaly.calibration.certificate import just_below
+from anomaly.calibration.false_alarms import MINIMUM_S
+from anomaly.calibration.sweep import Footage, sweep
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from anomaly.calibration.false_alarms import NormalWindows
+    from anomaly.calibration.series import Decided, Series
+
+#: Thresholds tried: this many of the highest peaks, and as many spread over the rest.
+_LEVELS = 500
+
+
+def split_holdout(holdout: Sequence[Series], guard_s: float) -> tuple[list[Series], list[Series]]:
+    """Normal footage in two parts of about equal length: one to spend the budget on, one to report on.
+
+    Whole series where there are two or more, else the two halves of the one with `guard_s` between
+    them. The longest are dealt first, each to the part that is shorter so far; equal ones by name.
+    """
+    spend: list[Series] = []
+    report: list[Series] = []
+    if len(holdout) == 1:
+        times = holdout[0].times
+        middle = (times[0] + times[-1]) / 2
+        first, second = np.searchsorted(times, [middle - guard_s / 2, middle + guard_s / 2]).tolist()
+        if first > 0 and second < len(times):
+            spend.append(holdout[0].part(slice(0, first)))
+            report.append(holdout[0].part(slice(second, None)))
+        else:
+            report.append(holdout[0])
+        return spend, report
+    lengths = [0.0, 0.0]
+    for one in sorted(holdout, key=lambda one: (-one.seconds.sum(), one.source)):
+        side = int(lengths[1] <= lengths[0])
+        (spend, report)[side].append(one)
+        lengths[side] += float(one.seconds.sum()) or 1.0
+    return spend, report
+
+
+def threshold_for_budget(
+    holdout: Sequence[Decided],
+    budget_per_hour: float,
+    *,
+    windows: NormalWindows | None = None,
+    max_chance_hit: float = 1.0,
+) -> float | None:
+    """Lowest threshold from which on upward no more than `budget_per_hour` alarms start on this footage.
+
+    Searched from the top, because the count is not monotone: low enough, all alarms run into one.
+    For the same reason the chance-hit rate, which is monotone, must stay within its limit too.
+    Thresholds are peaks of the decision score: the 500 highest and 500 spread over the others.
+
+    Returns:
+        The threshold, or None where under a minute of footage says too little.
+    """
+    seconds = sum(float(one.series.seconds.sum()) for one in holdout)
+    if seconds < MINIMUM_S:
+        return None
+    peaks = np.unique(np.concatenate([_peaks(one.decision) for one in holdout]))
+    rest = peaks[:-_LEVELS]
+    spread = rest[np.unique(np.linspace(0, len(rest) - 1, _LEVELS).astype(int))] if len(rest) else rest
+    levels = np.unique([just_below(level) for level in np.append(spread, peaks[-_LEVELS:]).tolist()])
+    footage = Footage([one.series for one in holdout])
+    config = next((one.config for one in holdout if len(one.series.times) > 1), holdout[0].config)
+    too_many = sweep(footage, config, levels).n_alarms > budget_per_hour * seconds / 3600
+    if windows is not None:
+        rates = windows.hit_rates(levels)
+        too_many |= rates > max_chance_hit
+    if not too_many.any():
+        return float(levels[0])
+    lowest = int(np.flatnonzero(too_many)[-1]) + 1
+    return float(levels[lowest]) if lowest < len(levels) else math.nextafter(float(peaks[-1]), math.inf)
+
+
+def _peaks(decision: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Local maxima of a decision score: a threshold between two of them alarms like the upper."""
+    padded = np.concatenate([[-np.inf], decision, [-np.inf]])
+    peak = (padded[1:-1] >= padded[:-2]) & (padded[1:-1] >= padded[2:]) & np.isfinite(decision)
+    return decision[peak] if peak.any() else np.array([0.0])

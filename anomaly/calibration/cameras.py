@@ -1,0 +1,133 @@
+"""Several cameras (or regimes): scores on one scale, and a certificate for each that can carry one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from anomaly.calibration.certificate import events_needed, percent
+from anomaly.calibration.events import Event
+from anomaly.calibration.result import Calibration
+from anomaly.calibration.series import Series, by_source
+from anomaly.calibration.threshold import calibrate
+from anomaly.decider import DeciderConfig
+from anomaly.errors import CalibrationError
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreScale:
+    """Puts raw scores of one camera on a scale that cameras share.
+
+    1 is the camera's ordinary (median) normal frame, 2 its 1-in-100 normal frame, both on its own
+    hold-out. Straight in between and beyond, 0 at the lowest.
+
+    Attributes:
+        ordinary, rare: the two raw scores.
+    """
+
+    ordinary: float
+    rare: float
+
+    def apply(self, series: Series) -> Series:
+        """The series with its scores on the shared scale."""
+        scaled = 1 + (series.scores - self.ordinary) / (self.rare - self.ordinary)
+        return replace(series, scores=np.maximum(scaled, 0.0))
+
+
+def fit_scale(holdout: Sequence[Series]) -> ScoreScale:
+    """The scale of one camera, from its own normal footage.
+
+    Raises:
+        CalibrationError: no footage, or scores without any spread.
+    """
+    scores = np.concatenate([one.scores for one in holdout]) if holdout else np.empty(0)
+    if len(scores) == 0:
+        raise CalibrationError(
+            "a camera has no normal footage held out to scale its scores by; hold some out"
+        )
+    ordinary, rare = np.quantile(scores, [0.5, 0.99]).tolist()
+    if not rare > ordinary:
+        raise CalibrationError(
+            f"camera {holdout[0].camera!r}: half of its normal scores are {ordinary:g} and hardly any is "
+            "higher; hold out more of its normal footage"
+        )
+    return ScoreScale(ordinary, rare)
+
+
+@dataclass(frozen=True)
+class CameraCalibrations:
+    """Calibrations of several cameras on one scale.
+
+    Attributes:
+        scales: each camera's scale; apply it before the decider.
+        pooled: all cameras' events together, one threshold.
+        own: cameras whose own events prove the target: their own threshold and certificate.
+        assumption: what the pooled certificate takes for granted, and each pooled camera's figures.
+    """
+
+    scales: Mapping[str, ScoreScale]
+    pooled: Calibration
+    own: Mapping[str, Calibration]
+    assumption: str
+
+    def threshold(self, camera: str) -> float:
+        """The threshold of a camera, on the shared scale."""
+        return self.own.get(camera, self.pooled).threshold
+
+
+def calibrate_cameras(
+    labeled: Sequence[Series],
+    events: Sequence[Event],
+    holdout: Sequence[Series],
+    config: DeciderConfig,
+    **options: Any,
+) -> CameraCalibrations:
+    """Calibrate each camera by itself where its events suffice for the target, and all of them together.
+
+    Each camera is judged at the confidence asked for, by itself.
+
+    Args:
+        labeled, events, holdout, config: as for `calibrate`, with `Series.camera` set and raw scores.
+        options: keyword arguments of `calibrate`.
+
+    Raises:
+        CalibrationError: as `calibrate` and `fit_scale`.
+    """
+    cameras = sorted({one.camera for one in labeled})
+    scales = {camera: fit_scale([one for one in holdout if one.camera == camera]) for camera in cameras}
+    labeled = [scales[one.camera].apply(one) for one in labeled]
+    holdout = [scales[one.camera].apply(one) for one in holdout if one.camera in scales]
+    camera_of = {name: one.camera for name, one in by_source(labeled).items()}
+    pooled = calibrate(labeled, events, holdout, config, **options)
+    needed = events_needed(
+        options.get("target_recall", 0.95), options.get("confidence", 0.95), options.get("settings_tried", 1)
+    )
+    own, told = {}, []
+    for camera in cameras:
+        mine = [event for event in events if camera_of.get(event.video) == camera]
+        proving = [event for event in mine if event.certifies]
+        by_clip = options.get("count", "clip") == "clip"
+        n = len({event.video for event in proving}) if by_clip else len(proving)
+        if needed is not None and n >= needed:
+            own[camera] = calibrate(
+                [one for one in labeled if one.camera == camera],
+                mine,
+                [one for one in holdout if one.camera == camera],
+                config,
+                **options,
+            )
+            continue
+        rows = [one for one in pooled.events if camera_of[one.event.video] == camera]
+        caught = sum(one.caught for one in rows)
+        share = f" ({percent(caught / len(rows))})" if rows else ""
+        told.append(f"{camera}: {caught} of {len(rows)} labelled events caught{share}")
+    assumption = ""
+    if told:
+        assumption = (
+            "The pooled certificate speaks for the cameras together, and for one of them only if its "
+            f"anomalies stand out from its normal footage as much as the others' do. {'; '.join(told)}."
+        )
+    return CameraCalibrations(scales, pooled, own, assumption)

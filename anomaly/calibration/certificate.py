@@ -1,0 +1,251 @@
+"""What n labelled events prove about recall: the exact binomial bound, and the words for it.
+
+Each event is caught or missed, independently and with the same unknown chance (the recall). With
+m of n missed, the largest recall r for which so few misses are still improbable is the one-sided
+Clopper-Pearson bound (Clopper & Pearson 1934, Biometrika 26). A threshold that is the k-th smallest
+event score misses at most k - 1 of the n, and its recall lies under the bound for k - 1 misses in at
+most 1 - confidence of all calibrations, whatever the distribution of the scores (Wilks 1941, Annals of
+Mathematical Statistics 12), provided k was fixed before the scores were seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from anomaly.errors import SchemaError, UsageError
+
+#: How an anomaly may have been found for its event to count: never by the detector itself.
+CERTIFYING = ("independent", "audit")
+
+
+def recall_bound(n_events: int, n_missed: int, confidence: float, settings_tried: int = 1) -> float:
+    """Exact lower bound of the recall when `n_missed` of `n_events` were missed.
+
+    Args:
+        n_events: independent events, 1 or more.
+        n_missed: 0 ... n_events.
+        confidence: in (0, 1).
+        settings_tried: how many settings were compared on these same events before this one was
+            chosen; the allowed error is divided by it (Bonferroni).
+
+    Returns:
+        Clopper-Pearson lower bound in [0, 1).
+    """
+    error = _error(confidence, settings_tried)
+    if n_missed >= n_events:
+        return 0.0
+    if n_missed == 0:
+        return float(error ** (1 / n_events))
+    return float(stats.beta.ppf(error, n_events - n_missed, n_missed + 1))
+
+
+def threshold_rank(n_events: int, target_recall: float, confidence: float, settings_tried: int = 1) -> int:
+    """Which event score, counted from the smallest, is the highest threshold that proves the target.
+
+    Returns:
+        The largest k with P(Bin(n, 1 - target) <= k - 1) <= 1 - confidence; 0 where `n_events` are too few.
+    """
+    _check_target(target_recall)
+    error = _error(confidence, settings_tried)
+    misses = np.arange(n_events)
+    return int(np.count_nonzero(stats.binom.cdf(misses, n_events, 1 - target_recall) <= error))
+
+
+def events_needed(target_recall: float, confidence: float, settings_tried: int = 1) -> int | None:
+    """Fewest events that prove the target when none is missed; None for a target of 1, which none can."""
+    _check_target(target_recall)
+    error = _error(confidence, settings_tried)
+    if target_recall == 1:
+        return None
+    n = max(1, math.ceil(math.log(error) / math.log(target_recall)) - 1)
+    while threshold_rank(n, target_recall, confidence, settings_tried) == 0:
+        n += 1
+    return n
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A recall that was proven, and what stands behind it.
+
+    Attributes:
+        recall: lower bound of the share of anomalies caught.
+        confidence: how sure: at most 1 - confidence of such calibrations promise too much.
+        n_events: independent events (or clips, see `unit`) it rests on.
+        n_missed_allowed: how many of them the threshold was free to miss (k - 1).
+        target_recall: what was asked for.
+        more_events_needed: further events, all caught, that would prove the target; 0 if proven,
+            None if no number would (a target of 1).
+        covers: which anomalies it speaks of, and which not.
+        unit: "event", or "clip" where each clip counted once, by its hardest event.
+        settings_tried: settings compared on the same events; the bound is corrected for them.
+    """
+
+    recall: float
+    confidence: float
+    n_events: int
+    n_missed_allowed: int
+    target_recall: float
+    more_events_needed: int | None
+    covers: str
+    unit: str = "event"
+    settings_tried: int = 1
+
+    @property
+    def reaches_target(self) -> bool:
+        """Whether the recall asked for is proven."""
+        return self.more_events_needed == 0
+
+    def text(self) -> str:
+        """The certificate for someone who never heard of a confidence bound."""
+        per_repeat = 100 * (1 - self.confidence)
+        things = "one labelled anomaly" if self.n_events == 1 else f"{self.n_events} labelled anomalies"
+        sentence = f"At least {percent(self.recall)} of anomalies like the {things} will be caught."
+        if self.unit == "clip":
+            clips = "one labelled clip" if self.n_events == 1 else f"{self.n_events} labelled clips"
+            sentence = (
+                f"In at least {percent(self.recall)} of clips like the {clips}, every anomaly will be caught."
+            )
+        lines = [
+            sentence,
+            f"How sure: had you labelled other anomalies of the same kinds, again and again, at most "
+            f"{per_repeat:.3g} in 100 times would this sentence promise more than is kept.",
+        ]
+        if self.unit == "clip":
+            lines.append("Some clips hold several anomalies: each clip counts once, by its hardest one.")
+        if self.settings_tried > 1:
+            lines.append(
+                f"{self.settings_tried} settings were compared on the same anomalies; "
+                "the figure is lowered for that."
+            )
+        if self.reaches_target:
+            lines.append(f"You asked for {percent(self.target_recall)}: that is proven.")
+        elif self.more_events_needed is None:
+            lines.append(
+                "You asked for 100 %: no number of examples can prove that. "
+                "The threshold is set to catch every labelled one; each further one raises the figure."
+            )
+        else:
+            lines.append(
+                f"You asked for {percent(self.target_recall)}: not proven. "
+                f"{self.more_events_needed} more labelled {self.unit}s, all caught, would prove it "
+                f"({self.n_events + self.more_events_needed} in all)."
+            )
+        lines.append(f"It speaks {self.covers}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as `from_json` reads them."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Certificate:
+        """The certificate that `to_json` wrote.
+
+        Raises:
+            SchemaError: a field is missing, unknown or out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            differing = ", ".join(sorted(known.symmetric_difference(values)))
+            raise SchemaError(f"certificate fields differ from this version's ({differing}); calibrate again")
+        recall, confidence, n = values["recall"], values["confidence"], values["n_events"]
+        numbers = all(isinstance(one, int | float) for one in (recall, confidence, n))
+        if not (numbers and 0 <= recall < 1 and 0 < confidence < 1 and n >= 1):
+            raise SchemaError(
+                f"certificate of recall {recall} at confidence {confidence} from {n} events is out of range; "
+                "calibrate again"
+            )
+        return cls(**values)
+
+
+def certify(
+    n_events: int,
+    target_recall: float,
+    confidence: float,
+    *,
+    n_missed: int | None = None,
+    settings_tried: int = 1,
+    unit: str = "event",
+) -> Certificate:
+    """The certificate for a rank fixed beforehand, or for a threshold set without looking at the events.
+
+    Args:
+        n_events: events (or clips) that certify, 1 or more.
+        n_missed: None for the threshold at `threshold_rank` (or the smallest score where that is 0);
+            else the events that a threshold misses which was fixed without their scores.
+        settings_tried: as for `recall_bound`. A threshold moved by hand after a look at the scores
+            counts as `n_events` settings: it could have been any of their ranks.
+        unit: "event" or "clip".
+    """
+    rank = threshold_rank(n_events, target_recall, confidence, settings_tried)
+    allowed = max(rank, 1) - 1 if n_missed is None else n_missed
+    recall = recall_bound(n_events, allowed, confidence, settings_tried)
+    more: int | None = 0
+    if rank == 0 or allowed > rank - 1:
+        more = _more_events(n_events, allowed, target_recall, confidence, settings_tried)
+    plural = "one" if n_events == 1 else f"{n_events} {unit}s"
+    return Certificate(
+        recall=recall,
+        confidence=confidence,
+        n_events=n_events,
+        n_missed_allowed=allowed,
+        target_recall=target_recall,
+        more_events_needed=more,
+        covers=f"for anomalies drawn like these {plural}; other kinds are not covered.",
+        unit=unit,
+        settings_tried=settings_tried,
+    )
+
+
+def just_below(score: float) -> float:
+    """The float32 next below the one nearest to `score` (0 stays 0), as a float.
+
+    A threshold must never be rounded upward, or it loses the very event it was taken from: this one lies
+    3e-8 to 2e-7 of the score below it, and survives float32, JSON, and another order of rounding in float64.
+    """
+    return max(0.0, float(np.nextafter(np.float32(score), np.float32(-np.inf))))
+
+
+def percent(share: float) -> str:
+    """0.607 as "60.7 %", 0.95 as "95 %"."""
+    return f"{100 * share:.1f}".removesuffix(".0") + " %"
+
+
+def _more_events(n: int, missed: int, target: float, confidence: float, tried: int) -> int | None:
+    """Further events, all caught, until `missed` misses prove the target."""
+    if target == 1:
+        return None
+    low, high = n, 2 * n + 1
+    while threshold_rank(high, target, confidence, tried) <= missed:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if threshold_rank(middle, target, confidence, tried) <= missed:
+            low = middle
+        else:
+            high = middle
+    return high - n
+
+
+def _error(confidence: float, settings_tried: int) -> float:
+    if not 0 < confidence < 1:
+        raise UsageError(
+            f"calibration.confidence={confidence} is outside (0, 1): no number of examples makes certain; "
+            "give for instance 0.95"
+        )
+    if settings_tried < 1:
+        raise UsageError(f"settings tried {settings_tried} is under 1; the setting in use counts as one")
+    return (1 - confidence) / settings_tried
+
+
+def _check_target(target_recall: float) -> None:
+    if not 0 < target_recall <= 1:
+        raise UsageError(
+            f"calibration.target_recall={target_recall} is outside (0, 1]; give a share, for instance 0.95"
+        )

@@ -1,0 +1,114 @@
+"""What calibration refuses, withholds, or tells the user besides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anomaly.calibration.certificate import percent
+from anomaly.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from anomaly.calibration.events import Event, EventOutcome
+    from anomaly.calibration.false_alarms import FalseAlarms, NormalWindows
+    from anomaly.calibration.series import Decided
+    from anomaly.decider import DeciderConfig
+
+NO_EVENT = (
+    "the labels name no anomaly (what is labelled normal, good or ok is none); "
+    "label at least one stretch in which something is wrong"
+)
+NOT_INDEPENDENT = (
+    "every event was found by the detector itself (alarm, proposed), which says nothing of those it "
+    "missed; label some found by inspection, by an audit of random time, or planted."
+)
+#: Events that more than this share of normal stretches outscore look normal to the detector.
+_LOOKS_NORMAL = 0.5
+
+
+def refuse_constant(decided: Sequence[Decided]) -> None:
+    """CalibrationError where every frame has the same score."""
+    low = min(float(one.series.scores.min()) for one in decided)
+    high = max(float(one.series.scores.max()) for one in decided)
+    if low == high:
+        raise CalibrationError(
+            f"every frame scores {low:g}: the detector tells nothing apart; check the regions and the bank"
+        )
+
+
+def refuse_unseen(events: Sequence[Event], scores: NDArray[np.float64], normal: Sequence[Decided]) -> None:
+    """CalibrationError where every anomaly is below every normal frame: the detector does not see them."""
+    decisions = [one.decision[np.isfinite(one.decision)] for one in normal]
+    lowest = min((float(one.min()) for one in decisions if len(one)), default=-np.inf)
+    seen = np.flatnonzero(np.isfinite(scores)).tolist()
+    if seen and float(scores[seen].max()) < lowest:
+        listed = some([f"{events[i]} ({scores[i]:.4g})" for i in seen])
+        raise CalibrationError(
+            f"this detector does not see these anomalies, all score below every normal frame ({lowest:.4g} "
+            f"and more): {listed}; look at their heatmaps, then at regions, input size and backbone"
+        )
+
+
+def refuse_never_caught(
+    events: Sequence[Event], scores: NDArray[np.float64], score: float, config: DeciderConfig
+) -> None:
+    """CalibrationError where the score that sets the threshold is that of an event no threshold catches."""
+    if score > -np.inf:
+        return
+    never = some([str(events[i]) for i in np.flatnonzero(np.isneginf(scores)).tolist()])
+    raise CalibrationError(
+        f"no threshold catches these events, their footage holds no {config.min_duration_s:g} s of frames "
+        f"that an alarm needs: {never}; "
+        "lower decider.min_duration_s, or give longer clips or more frames a second"
+    )
+
+
+def chance_verdict(price: FalseAlarms, max_chance_hit: float) -> str:
+    """Why the chance-hit rate forbids a certificate; "" if it does not."""
+    rate = price.chance_hit_rate
+    if rate is None:
+        return "no normal footage was held out to show that this threshold does not simply always alarm."
+    if rate > max_chance_hit:
+        return (
+            f"{percent(rate)} of normal stretches as long as the events reach this threshold too (limit "
+            f"{percent(max_chance_hit)}): events would be caught by chance."
+        )
+    return ""
+
+
+def notes_on(outcomes: Sequence[EventOutcome], windows: NormalWindows) -> list[str]:
+    """What to say of events that are blind, unseen, caught by a running alarm, or prove nothing."""
+    notes = []
+    blind = [str(one.event) for one in outcomes if one.outcome == "blind"]
+    if blind:
+        notes.append(f"Not counted, because the footage has nothing of their time: {some(blind)}.")
+    own = sum(not one.event.certifies for one in outcomes)
+    if own:
+        notes.append(
+            f"Found by the detector itself, so listed but no proof: {own} of {len(outcomes)} events."
+        )
+    running = sum(one.outcome == "running" for one in outcomes)
+    if running:
+        notes.append(f"Caught only by an alarm that was on already: {running} of {len(outcomes)} events.")
+    normal = [
+        f"{one.event} ({percent(one.normal_share)} of normal stretches score as high)"
+        for one in outcomes
+        if one.normal_share is not None and one.normal_share > _LOOKS_NORMAL
+    ]
+    if normal:
+        notes.append(f"These look normal to the detector: {some(normal)}.")
+    if windows.truncated:
+        notes.append(
+            f"{windows.truncated} events are longer than every normal series held out: "
+            "their chance hits were counted on shorter stretches and may be more."
+        )
+    return notes
+
+
+def some(names: Sequence[str]) -> str:
+    """Up to five names, and how many more."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

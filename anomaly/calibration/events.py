@@ -1,0 +1,215 @@
+"""From labels to events, and from events to what counts for a certificate.
+
+The score of an event is the largest decision score inside [start - tolerance, end + tolerance): the highest
+threshold at which the decider, idle when that window opens, starts an alarm inside it. Taken so,
+catching is monotone in the threshold, which "an alarm starts inside" is not: at a low threshold an
+alarm may be running already. Those events are caught too, and told apart ("running"); that a detector which
+always alarms gains nothing by it is the business of the chance-hit rate (`false_alarms`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from anomaly.calibration.certificate import CERTIFYING
+from anomaly.errors import LabelsError, UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from anomaly.calibration.series import Decided, Series
+    from anomaly.types import Interval
+
+#: "clip": a clip counts once, as caught only if all its events are. "event": each event counts.
+Count: TypeAlias = Literal["clip", "event"]
+#: Labels of stretches in which nothing is wrong; they make no event.
+NORMAL_LABELS = ("normal", "good", "ok")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One incident of one video, start_s <= t < end_s.
+
+    Attributes:
+        labels: its kinds, each once, in order of time.
+        found: how it was found; "independent" or "audit" wherever one of its labels was.
+    """
+
+    video: str
+    start_s: float
+    end_s: float
+    labels: tuple[str, ...]
+    found: str = "independent"
+
+    @property
+    def certifies(self) -> bool:
+        """Whether it was found without the detector's help, and so may prove a recall."""
+        return self.found in CERTIFYING
+
+    def __str__(self) -> str:
+        return f"{self.video}@{self.start_s:g}-{self.end_s:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class EventOutcome:
+    """What the decider makes of one event at a threshold.
+
+    Attributes:
+        event: the event.
+        score: the highest threshold that catches it; -inf if none does, nan if blind.
+        outcome: "caught": an alarm starts inside; "running": an alarm that was on before reaches the
+            threshold inside; "missed"; "blind": the footage has nothing of that time: it counts neither way.
+        normal_share: share of normal stretches of the same length that score as high or higher: near 0
+            for an anomaly the detector sees, near 1 for one it does not. None without normal footage.
+    """
+
+    event: Event
+    score: float
+    outcome: Literal["caught", "running", "missed", "blind"]
+    normal_share: float | None = None
+
+    @property
+    def caught(self) -> bool:
+        """Whether the alarm is on for it, newly or still."""
+        return self.outcome in ("caught", "running")
+
+
+def join_events(intervals: Iterable[Interval], gap_s: float = 0.0) -> list[Event]:
+    """Labels to incidents: intervals of one video that overlap, or lie at most `gap_s` apart, are one event.
+
+    Intervals labelled as normal (`NORMAL_LABELS`) are left out. Where labels found independently and
+    labels proposed by the detector meet, the event counts as found independently and lasts from
+    the first to the last independent one: the detector's own alarm must not widen its window.
+
+    Raises:
+        UsageError: a negative gap.
+        LabelsError: an interval whose start is not before its end.
+    """
+    if not gap_s >= 0:
+        raise UsageError(f"labels.gap_s={gap_s} is negative; give seconds, 0 or more")
+    groups: list[list[Interval]] = []
+    reach = 0.0
+    anomalies = [one for one in intervals if one.label.strip().casefold() not in NORMAL_LABELS]
+    for one in sorted(anomalies, key=lambda one: (one.video, one.start_s, one.end_s)):
+        if not one.start_s < one.end_s:
+            raise LabelsError(f"{one.video}: start_s {one.start_s} is not before end_s {one.end_s}")
+        if groups and groups[-1][0].video == one.video and one.start_s <= reach + gap_s:
+            groups[-1].append(one)
+            reach = max(reach, one.end_s)
+        else:
+            groups.append([one])
+            reach = one.end_s
+    return [_event(group) for group in groups]
+
+
+def event_scores(
+    events: Sequence[Event], decided: Mapping[str, Decided], tolerance_s: float = 0.0
+) -> NDArray[np.float64]:
+    """(n,) the highest threshold that catches each event: -inf if none does, nan if the event is blind.
+
+    Args:
+        events: what to score; each event's video must be in `decided`.
+        decided: by source.
+        tolerance_s: how far outside the label an alarm may start.
+
+    Raises:
+        LabelsError: an event of a video without scores.
+    """
+    scores = np.empty(len(events))
+    for index, event in enumerate(events):
+        if event.video not in decided:
+            raise LabelsError(f"event {event} is in a video that was not scored; score it, or drop the label")
+        one = decided[event.video]
+        window = event_frames(event, one.series, tolerance_s)
+        if window.start < window.stop:
+            scores[index] = one.decision[window].max()
+        else:
+            seen = one.series.sees(event.start_s - tolerance_s, event.end_s + tolerance_s)
+            scores[index] = -np.inf if seen else np.nan
+    return scores
+
+
+def event_frames(event: Event, series: Series, tolerance_s: float = 0.0) -> slice:
+    """The frames of [start - tolerance, end + tolerance); a single picture is in every event of its name."""
+    times = series.times
+    if len(times) == 1:
+        return slice(0, 1)
+    bounds = np.searchsorted(times, [event.start_s - tolerance_s, event.end_s + tolerance_s])
+    return slice(int(bounds[0]), int(bounds[1]))
+
+
+def event_outcomes(
+    events: Sequence[Event],
+    decided: Mapping[str, Decided],
+    threshold: float,
+    tolerance_s: float = 0.0,
+    normal_shares: Sequence[float] | None = None,
+) -> tuple[EventOutcome, ...]:
+    """What becomes of each event at a threshold; `event_scores` tells of arguments and errors."""
+    scores = event_scores(events, decided, tolerance_s)
+    starts: dict[str, NDArray[np.float64]] = {}
+    outcomes = []
+    for index, (event, score) in enumerate(zip(events, scores.tolist(), strict=True)):
+        outcome: Literal["caught", "running", "missed", "blind"] = "missed"
+        if np.isnan(score):
+            outcome = "blind"
+        elif score >= threshold:
+            one = decided[event.video]
+            if event.video not in starts:
+                first = [frames[0] for frames, continued in one.alarm_frames(threshold) if not continued]
+                starts[event.video] = one.series.times[first]
+            times = one.series.times[event_frames(event, one.series, tolerance_s)]
+            inside = (starts[event.video] >= times[0]) & (starts[event.video] <= times[-1])
+            outcome = "caught" if inside.any() else "running"
+        share = None if normal_shares is None or np.isnan(score) else float(normal_shares[index])
+        outcomes.append(EventOutcome(event, score, outcome, share))
+    return tuple(outcomes)
+
+
+def counting_units(events: Sequence[Event], scores: NDArray[np.float64], count: Count) -> NDArray[np.float64]:
+    """Scores of what counts as one independent draw, among events that certify and are not blind.
+
+    Events of one clip share light, product and camera: they are not independent, clips are. A clip
+    counts by its hardest event (the smallest score), so that what is certified, "every event of a clip
+    is caught", never flatters the share of events caught in a clip, and no choice by chance or by eye enters.
+
+    Returns:
+        (m,) one score per clip or per event.
+    """
+    usable = [i for i, event in enumerate(events) if event.certifies and not np.isnan(scores[i])]
+    if count == "event":
+        return scores[usable]
+    hardest: dict[str, float] = {}
+    for i in usable:
+        hardest[events[i].video] = min(float(scores[i]), hardest.get(events[i].video, np.inf))
+    return np.array(list(hardest.values()))
+
+
+def _event(group: Sequence[Interval]) -> Event:
+    certifying = [one for one in group if one.found in CERTIFYING]
+    members = certifying or group
+    order = (*CERTIFYING, "alarm", "proposed")
+    found = min((one.found for one in members), key=lambda found: order.index(found) if found in order else 9)
+    return Event(
+        video=group[0].video,
+        start_s=min(one.start_s for one in members),
+        end_s=max(one.end_s for one in members),
+        labels=tuple(dict.fromkeys(one.label for one in group)),
+        found=found,
+    )
+
+
+def frame_recall(events: Sequence[Event], decided: Mapping[str, Decided], threshold: float) -> float:
+    """Share of the frames inside events that are in alarm; nan where no frame lies in an event."""
+    frames = caught = 0
+    for event in events:
+        one = decided[event.video]
+        window = event_frames(event, one.series)
+        frames += window.stop - window.start
+        caught += int(one.in_alarm(threshold)[window].sum())
+    return caught / frames if frames else math.nan

@@ -1,0 +1,203 @@
+"""What a threshold costs: false alarms an hour, time in alarm, and hits by chance, on normal footage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats
+
+from anomaly.calibration.certificate import percent
+from anomaly.decider.series import Ranges
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from anomaly.calibration.series import Decided
+
+#: Under this much normal footage no rate is told at all; under `SHORT_S` only with a warning.
+MINIMUM_S = 60.0
+SHORT_S = 1800.0
+#: Normal windows sampled for each length of event.
+_WINDOWS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class FalseAlarms:
+    """False alarms on normal footage that nothing was learned or chosen from.
+
+    Attributes:
+        n_alarms: alarms started, those that continue a split one included.
+        hours: footage behind it, holes left out; single pictures have none.
+        per_hour: n_alarms / hours; None under a minute of footage.
+        per_hour_at_least, per_hour_at_most: exact Poisson bounds (Garwood 1936), each at `confidence`.
+        confidence: of each bound.
+        alarm_time_share: share of the time in alarm; of the frames, where all are single pictures.
+        n_frames, n_frames_in_alarm: the same in frames.
+        chance_hit_rate: how often a normal stretch as long as an event reaches the threshold; None
+            where there are no events or no normal footage.
+    """
+
+    n_alarms: int
+    hours: float
+    per_hour: float | None
+    per_hour_at_least: float | None
+    per_hour_at_most: float | None
+    confidence: float
+    alarm_time_share: float
+    n_frames: int
+    n_frames_in_alarm: int
+    chance_hit_rate: float | None
+
+    def text(self) -> str:
+        """One or two plain sentences."""
+        if self.n_frames == 0:
+            return "No normal footage was held out: nothing can be said of false alarms."
+        level = percent(self.confidence)
+        if self.per_hour is not None:
+            alarms = f"{self.n_alarms} false alarm{'s' * (self.n_alarms != 1)}"
+            told = (
+                f"{alarms} in {_hours(self.hours)} of normal footage: {_figure(self.per_hour)} an hour, at most "
+                f"{_figure(self.per_hour_at_most or 0.0)} at {level}; "
+                f"in alarm {percent(self.alarm_time_share)} of the time."
+            )
+            if 3600 * self.hours < SHORT_S:
+                told += " This is less than half an hour of footage: hold out more to know it better."
+            return told
+        if self.hours == 0:
+            bad, n = self.n_frames_in_alarm, self.n_frames
+            most = 1.0 if bad == n else float(stats.beta.ppf(self.confidence, bad + 1, n - bad))
+            return (
+                f"{bad} of {n} normal pictures alarm: {percent(bad / n)}, at most {percent(most)} at {level}."
+            )
+        return (
+            f"Only {3600 * self.hours:.0f} s of normal footage were held out: too little for a rate of "
+            f"false alarms; {self.n_alarms} seen. Hold out a minute or more, half an hour to know it well."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def poisson_bounds(count: int, hours: float, confidence: float) -> tuple[float, float]:
+    """Exact lower and upper bound of a rate, each at `confidence`; 0 in two hours: at most 1.5."""
+    error = 1 - confidence
+    low = 0.0 if count == 0 else float(stats.chi2.ppf(error, 2 * count)) / 2
+    return low / hours, float(stats.chi2.ppf(confidence, 2 * count + 2)) / 2 / hours
+
+
+def false_alarms(
+    holdout: Sequence[Decided],
+    threshold: float,
+    *,
+    confidence: float = 0.95,
+    windows: NormalWindows | None = None,
+) -> FalseAlarms:
+    """Count the alarms of a threshold on normal footage.
+
+    Args:
+        holdout: normal series, decided; nothing in them may be anomalous.
+        threshold: enter threshold.
+        confidence: of the Poisson bounds.
+        windows: normal stretches as long as the events, for the chance-hit rate.
+    """
+    n_alarms = n_frames = n_on = 0
+    seconds = on_seconds = 0.0
+    for one in holdout:
+        weights, on = one.series.seconds, one.in_alarm(threshold)
+        n_alarms += sum(1 for _ in one.alarm_frames(threshold))
+        seconds += float(weights.sum())
+        on_seconds += float(weights[on].sum())
+        n_frames += len(on)
+        n_on += int(on.sum())
+    hours = seconds / 3600
+    rated = seconds >= MINIMUM_S
+    low, high = poisson_bounds(n_alarms, hours, confidence) if rated else (None, None)
+    share = on_seconds / seconds if seconds else n_on / max(n_frames, 1)
+    chance = None if windows is None else windows.hit_rate(threshold)
+    return FalseAlarms(
+        n_alarms,
+        hours,
+        n_alarms / hours if rated else None,
+        low,
+        high,
+        confidence,
+        share,
+        n_frames,
+        n_on,
+        chance,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class NormalWindows:
+    """Largest decision scores of normal stretches as long as each event.
+
+    Attributes:
+        scores: one sorted (m,) array for each event; m = 0 without normal footage.
+        truncated: events longer than every normal series; for them whole series had to do.
+    """
+
+    scores: tuple[NDArray[np.float64], ...]
+    truncated: int
+
+    def hit_rate(self, threshold: float) -> float | None:
+        """Share of the stretches that reach the threshold, averaged over the events."""
+        rate = float(self.hit_rates(np.array([threshold]))[0])
+        return None if np.isnan(rate) else rate
+
+    def hit_rates(self, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(t,) the hit rate at each threshold; nan without events or normal footage."""
+        if not self.scores or not all(len(scores) for scores in self.scores):
+            return np.full(len(thresholds), np.nan)
+        under = [np.searchsorted(scores, thresholds) / len(scores) for scores in self.scores]
+        return np.asarray(1 - np.mean(under, axis=0))
+
+    def shares(self, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n events,) share of each event's stretches that reach its level; nan without normal footage."""
+        return np.array(
+            [
+                1 - np.searchsorted(scores, level) / len(scores) if len(scores) else np.nan
+                for scores, level in zip(self.scores, levels, strict=True)
+            ]
+        )
+
+
+def normal_windows(holdout: Sequence[Decided], lengths_s: Sequence[float]) -> NormalWindows:
+    """The score that chance gives an event: the same window laid over normal footage, all over it.
+
+    Args:
+        holdout: normal series, decided.
+        lengths_s: (n events,) length of each event's window, tolerance on both sides included; 0 for
+            events on single pictures. Rounded up to steps of 10 %: chance hits get likelier, never rarer.
+    """
+    rounded = [0.0 if length <= 0 else 1.1 ** math.ceil(math.log(length, 1.1) - 1e-9) for length in lengths_s]
+    longest = max((float(one.series.times[-1] - one.series.times[0]) for one in holdout), default=0.0)
+    sampled = {length: _window_maxima(holdout, min(length, longest)) for length in set(rounded)}
+    return NormalWindows(tuple(sampled[length] for length in rounded), sum(n > longest for n in lengths_s))
+
+
+def _window_maxima(holdout: Sequence[Decided], length_s: float) -> NDArray[np.float64]:
+    """Sorted largest decision scores in stretches of `length_s`, of which every series can offer many."""
+    total = sum(len(one.series.times) for one in holdout)
+    stride = max(1, total // _WINDOWS)
+    maxima = []
+    for one in holdout:
+        times = one.series.times
+        starts = np.flatnonzero(times <= times[-1] - length_s + 1e-9)[::stride]
+        lasts = np.searchsorted(times, times[starts] + length_s + 1e-9, side="right") - 1
+        maxima.append(-Ranges(starts, lasts).minimum(-one.decision))
+    return np.sort(np.concatenate(maxima)) if maxima else np.empty(0)
+
+
+def _figure(value: float) -> str:
+    """Two digits, or whole numbers above ten."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _hours(hours: float) -> str:
+    return f"{_figure(hours)} hours" if hours >= 2 else f"{60 * hours:.0f} minutes"

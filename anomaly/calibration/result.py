@@ -1,0 +1,110 @@
+"""What a calibration settled, in values and in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from anomaly.calibration.certificate import Certificate, percent
+from anomaly.calibration.events import Count, EventOutcome
+from anomaly.calibration.false_alarms import FalseAlarms
+
+if TYPE_CHECKING:
+    from anomaly.decider import DeciderConfig
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """One end of a conflict: what a threshold gives and what it costs.
+
+    Attributes:
+        serves: "recall" or "budget".
+        threshold: enter threshold.
+        certificate: what the events prove at it.
+        false_alarms: on the normal footage kept for reporting.
+    """
+
+    serves: Literal["recall", "budget"]
+    threshold: float
+    certificate: Certificate | None
+    false_alarms: FalseAlarms
+
+
+@dataclass(frozen=True, slots=True)
+class KindOutcome:
+    """How one kind of anomaly fares.
+
+    Attributes:
+        label: the kind.
+        n_events: its events that are not blind.
+        n_caught: those that alarm.
+        lowest_score: of its events; -inf where no threshold catches one.
+    """
+
+    label: str
+    n_events: int
+    n_caught: int
+    lowest_score: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration settled.
+
+    Attributes:
+        threshold: enter threshold of the decider.
+        certificate: the recall proven at it; None where none can be given.
+        withheld: why there is no certificate; "" if there is one.
+        false_alarms: on normal footage that played no part in the threshold.
+        conflict: both ends, where the recall asked for and the budget exclude each other; else empty.
+        events: every labelled event.
+        kinds: by label.
+        notes: what the user should be told besides.
+        config: the decider's settings.
+        tolerance_s, count: as given.
+    """
+
+    threshold: float
+    certificate: Certificate | None
+    withheld: str
+    false_alarms: FalseAlarms
+    conflict: tuple[OperatingPoint, ...]
+    events: tuple[EventOutcome, ...]
+    kinds: tuple[KindOutcome, ...]
+    notes: tuple[str, ...]
+    config: DeciderConfig
+    tolerance_s: float
+    count: Count
+
+    def text(self) -> str:
+        """All of it in plain words, one thing a line."""
+        caught = sum(one.caught for one in self.events)
+        seen = sum(one.outcome != "blind" for one in self.events)
+        lines = [f"Threshold {self.threshold:.6g}; it catches {caught} of {seen} labelled events."]
+        lines += (self.certificate.text() if self.certificate else f"No certificate: {self.withheld}").split(
+            "\n"
+        )
+        lines.append(self.false_alarms.text())
+        for end in self.conflict:
+            proven = f"recall {percent(end.certificate.recall)}" if end.certificate else "no recall"
+            price = end.false_alarms.text()
+            lines.append(f"For the {end.serves}: threshold {end.threshold:.6g}, {proven} proven; {price}")
+        lines += [
+            f"{kind.label}: {kind.n_caught} of {kind.n_events} caught, lowest score {kind.lowest_score:.4g}"
+            for kind in self.kinds
+        ]
+        return "\n".join([*lines, *self.notes])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; scores that are not finite become null."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, float) and not math.isfinite(value):
+                return None
+            if isinstance(value, Mapping):
+                return {key: plain(one) for key, one in value.items()}
+            return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+        return {key: plain(value) for key, value in asdict(self).items()}

@@ -1,0 +1,210 @@
+"""Labelled events and normal footage to a threshold, its certificate and its price."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from anomaly.calibration import checks
+from anomaly.calibration.budget import split_holdout, threshold_for_budget
+from anomaly.calibration.certificate import CERTIFYING, certify, just_below, threshold_rank
+from anomaly.calibration.events import (
+    Count,
+    Event,
+    EventOutcome,
+    counting_units,
+    event_outcomes,
+    event_scores,
+)
+from anomaly.calibration.false_alarms import MINIMUM_S, false_alarms, normal_windows
+from anomaly.calibration.result import Calibration, KindOutcome, OperatingPoint
+from anomaly.calibration.series import Decided, Series, by_source, decide
+from anomaly.errors import CalibrationError, UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from anomaly.decider import DeciderConfig
+
+
+def calibrate(
+    labeled: Sequence[Series],
+    events: Sequence[Event],
+    holdout: Sequence[Series],
+    config: DeciderConfig,
+    *,
+    target_recall: float = 0.95,
+    confidence: float = 0.95,
+    budget_per_hour: float | None = None,
+    prefer: Literal["recall", "budget"] = "recall",
+    count: Count = "clip",
+    tolerance_s: float = 1.0,
+    settings_tried: int = 1,
+    max_chance_hit: float = 0.10,
+    guard_s: float = 10.0,
+) -> Calibration:
+    """Set the threshold from labelled events and say what it is worth.
+
+    The threshold is the k-th smallest score of what counts as one event, k being the largest rank that
+    proves the target (`threshold_rank`). Where the events are too few for the target, it is their lowest
+    score, or lower still where the budget allows. A budget that this threshold breaks makes a conflict: both
+    ends are told, and `prefer` decides. The budget is spent on one half of the hold-out and reported on the
+    other. Both ends keep the bound: a rank was fixed beforehand, or a budget that never saw the events; and
+    taking the higher or the lower of the two does too, as the bound falls with the misses in either.
+
+    Args:
+        labeled: scored series in which the events lie.
+        events: labelled incidents (`join_events`).
+        holdout: scored series of normal footage that nothing was learned from.
+        config: the decider; single pictures are decided with `config.for_images()`.
+        target_recall: in (0, 1]; 1 is answered with the most that can be proven.
+        confidence: in (0, 1).
+        budget_per_hour: false alarms an hour that are acceptable; None = no limit.
+        prefer: which end wins where target and budget exclude each other.
+        count: what is independent (`counting_units`).
+        tolerance_s: how far outside its label an event may be noticed.
+        settings_tried: settings compared on these same events before this one was chosen.
+        max_chance_hit: no certificate where normal stretches as long as the events reach the
+            threshold more often than this: catching by always alarming proves nothing.
+        guard_s: seconds between the halves where the hold-out is one series.
+
+    Raises:
+        UsageError: an argument out of range.
+        LabelsError: an event of a video that is not in `labeled`.
+        CalibrationError: no event, constant scores, events that no threshold can catch, or a detector
+            to which every anomaly is more normal than anything normal.
+    """
+    _check(target_recall, confidence, budget_per_hour, tolerance_s, settings_tried)
+    if not events:
+        raise CalibrationError(checks.NO_EVENT)
+    decided = {name: decide(one, config) for name, one in by_source(labeled).items()}
+    normal = [decide(one, config) for one in holdout]
+    checks.refuse_constant([*decided.values(), *normal])
+    scores = event_scores(events, decided, tolerance_s)
+    checks.refuse_unseen(events, scores, normal)
+    certifying = _certifying(events)
+    units = counting_units(certifying, scores, count)
+    if not len(units):
+        raise CalibrationError(
+            f"no frame lies in any event that counts ({checks.some([str(event) for event in certifying])}); "
+            "check the labels' times against the footage"
+        )
+    n_counted = sum(
+        event.certifies for event, score in zip(certifying, scores, strict=True) if score == score
+    )
+    unit = "event" if n_counted == len(units) else "clip"
+    rank = threshold_rank(len(units), target_recall, confidence, settings_tried)
+    lowest = float(np.sort(units)[max(rank, 1) - 1])
+    checks.refuse_never_caught(events, scores, lowest, config)
+    for_recall = just_below(lowest)
+
+    spend: list[Decided] = []
+    if budget_per_hour is not None and sum(one.series.seconds.sum() for one in normal) >= 2 * MINIMUM_S:
+        spend, normal = ([decide(one, config) for one in part] for part in split_holdout(holdout, guard_s))
+    lengths = [_window_s(event, decided[event.video], tolerance_s) for event in events]
+    windows = normal_windows(normal, lengths)
+    for_budget = None
+    if budget_per_hour is not None:
+        for_budget = threshold_for_budget(
+            spend, budget_per_hour, windows=normal_windows(spend, lengths), max_chance_hit=max_chance_hit
+        )
+
+    def point(serves: Literal["recall", "budget"], threshold: float) -> OperatingPoint:
+        missed = None if threshold <= for_recall else int((units < threshold).sum())
+        certificate = certify(
+            len(units), target_recall, confidence, n_missed=missed, settings_tried=settings_tried, unit=unit
+        )
+        certificate = replace(certificate, covers=_covers(certifying, scores))
+        return OperatingPoint(
+            serves,
+            threshold,
+            certificate,
+            false_alarms(normal, threshold, confidence=confidence, windows=windows),
+        )
+
+    chosen = point("recall", for_recall)
+    conflict: tuple[OperatingPoint, ...] = ()
+    if for_budget is not None and for_budget > for_recall:
+        conflict = (chosen, point("budget", for_budget))
+        chosen = conflict[prefer == "budget"]
+    elif for_budget is not None and rank == 0:
+        chosen = point("recall", for_budget)
+
+    withheld = checks.chance_verdict(chosen.false_alarms, max_chance_hit)
+    if not any(event.certifies for event in events):
+        withheld = checks.NOT_INDEPENDENT
+    shares = windows.shares(scores)
+    outcomes = event_outcomes(
+        events, decided, chosen.threshold, tolerance_s, None if np.isnan(shares).any() else shares.tolist()
+    )
+    notes = checks.notes_on(outcomes, windows)
+    if budget_per_hour is not None and for_budget is None:
+        notes.append(
+            f"The budget was not used: under {2 * MINIMUM_S:.0f} s of normal footage to spend and check it."
+        )
+    return Calibration(
+        threshold=chosen.threshold,
+        certificate=None if withheld else chosen.certificate,
+        withheld=withheld,
+        false_alarms=chosen.false_alarms,
+        conflict=conflict,
+        events=outcomes,
+        kinds=kind_outcomes(outcomes),
+        notes=tuple(notes),
+        config=config,
+        tolerance_s=tolerance_s,
+        count=count,
+    )
+
+
+def kind_outcomes(outcomes: Sequence[EventOutcome]) -> tuple[KindOutcome, ...]:
+    """How each kind of anomaly fares, the worst first; an event of two kinds is in both."""
+    kinds: dict[str, list[EventOutcome]] = {}
+    for one in outcomes:
+        for label in one.event.labels if one.outcome != "blind" else ():
+            kinds.setdefault(label, []).append(one)
+    rows = [
+        KindOutcome(label, len(ones), sum(one.caught for one in ones), min(one.score for one in ones))
+        for label, ones in kinds.items()
+    ]
+    return tuple(sorted(rows, key=lambda row: (row.n_caught / row.n_events, row.lowest_score, row.label)))
+
+
+def _check(
+    target_recall: float,
+    confidence: float,
+    budget_per_hour: float | None,
+    tolerance_s: float,
+    settings_tried: int,
+) -> None:
+    threshold_rank(1, target_recall, confidence, settings_tried)
+    if budget_per_hour is not None and not budget_per_hour >= 0:
+        raise UsageError(
+            f"calibration.false_alarms_per_hour={budget_per_hour} is negative; give false alarms an hour"
+        )
+    if not tolerance_s >= 0:
+        raise UsageError(f"labels.slack_s={tolerance_s} is negative; give seconds, 0 or more")
+
+
+def _certifying(events: Sequence[Event]) -> list[Event]:
+    """The events as they count: where none certifies, all do, to set a threshold without a certificate."""
+    if any(event.certifies for event in events):
+        return list(events)
+    return [replace(event, found=CERTIFYING[0]) for event in events]
+
+
+def _window_s(event: Event, decided: Decided, tolerance_s: float) -> float:
+    single = len(decided.series.times) == 1
+    return 0.0 if single else event.end_s - event.start_s + 2 * tolerance_s
+
+
+def _covers(events: Sequence[Event], scores: NDArray[np.float64]) -> str:
+    """Which anomalies the certificate speaks of."""
+    counted = [e for e, score in zip(events, scores, strict=True) if e.certifies and not np.isnan(score)]
+    kinds = Counter(label for event in counted for label in event.labels)
+    listed = checks.some([f"{n} {label}" for label, n in kinds.most_common()])
+    return f"for anomalies drawn like these {len(counted)} labelled ({listed}); other kinds are not covered."

@@ -1,0 +1,163 @@
+"""The exact bound: against Clopper-Pearson, exact fractions, MAPIE and simulation; and its words."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from anomaly.calibration import Certificate, certify, events_needed, just_below, recall_bound, threshold_rank
+from anomaly.errors import SchemaError, UsageError
+
+levels = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 400), st.data(), levels)
+def test_the_bound_is_that_of_clopper_and_pearson(n, data, confidence):
+    missed = data.draw(st.integers(0, n))
+    exact = binomtest(n - missed, n, alternative="greater").proportion_ci(confidence, method="exact").low
+    assert recall_bound(n, missed, confidence) == pytest.approx(exact, abs=1e-12)
+
+
+def misses_at_most(k, n, recall):
+    """P(Bin(n, 1 - recall) <= k) in exact arithmetic."""
+    hit = Fraction(recall)
+    return sum(comb(n, i) * (1 - hit) ** i * hit ** (n - i) for i in range(k + 1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 120), st.sampled_from([0.5, 0.8, 0.9, 0.95]), levels)
+def test_the_rank_is_the_largest_that_proves_the_target(n, target, confidence):
+    rank = threshold_rank(n, target, confidence)
+    error = 1 - Fraction(confidence)
+    slack = Fraction(1, 10**12)
+    if rank:
+        assert misses_at_most(rank - 1, n, target) <= error + slack
+        assert recall_bound(n, rank - 1, confidence) >= target - 1e-12
+    assert misses_at_most(rank, n, target) >= error - slack
+    assert recall_bound(n, rank, confidence) <= target + 1e-12
+
+
+@pytest.mark.parametrize(("target", "events"), [(0.9, 29), (0.95, 59), (0.99, 299)])
+def test_events_needed_with_none_missed(target, events):
+    assert events_needed(target, 0.95) == events
+    assert threshold_rank(events, target, 0.95) == 1
+    assert threshold_rank(events - 1, target, 0.95) == 0
+
+
+def test_six_events_certify_0_607_and_say_how_many_more_are_needed():
+    certificate = certify(6, 0.95, 0.95)
+    assert round(certificate.recall, 3) == 0.607
+    assert certificate.recall == 0.05 ** (1 / 6) or certificate.recall == pytest.approx(0.05 ** (1 / 6))
+    assert certificate.more_events_needed == 53
+    text = certificate.text()
+    assert "60.7 %" in text
+    assert "53 more" in text
+    assert "not proven" in text
+    assert "other kinds are not covered" in text
+
+
+def test_enough_events_prove_the_target_and_may_miss_some():
+    certificate = certify(300, 0.95, 0.95)
+    assert certificate.n_missed_allowed == 8
+    assert certificate.recall >= 0.95
+    assert certificate.reaches_target
+    assert certificate.more_events_needed == 0
+
+
+def test_a_threshold_that_misses_more_tells_how_many_events_would_make_up_for_it():
+    certificate = certify(60, 0.95, 0.95, n_missed=3)
+    assert certificate.recall == recall_bound(60, 3, 0.95) < 0.95
+    total = 60 + certificate.more_events_needed
+    assert recall_bound(total, 3, 0.95) >= 0.95 > recall_bound(total - 1, 3, 0.95)
+
+
+def test_a_target_of_one_is_answered_with_what_can_be_proven():
+    certificate = certify(100, 1.0, 0.95)
+    assert certificate.recall == pytest.approx(0.05**0.01)
+    assert certificate.more_events_needed is None
+    assert "no number of examples can prove that" in certificate.text()
+
+
+@pytest.mark.parametrize("confidence", [1.0, 0.0, 1.2, float("nan")])
+def test_a_confidence_of_one_is_refused_in_one_line(confidence):
+    with pytest.raises(UsageError, match=r"calibration\.confidence=.* outside \(0, 1\)"):
+        certify(10, 0.9, confidence)
+
+
+@pytest.mark.parametrize("target", [0.0, 1.01, float("nan")])
+def test_a_target_out_of_range_is_refused(target):
+    with pytest.raises(UsageError, match="target_recall"):
+        certify(10, target, 0.95)
+
+
+def test_looking_at_settings_costs():
+    assert recall_bound(59, 0, 0.95, settings_tried=100) == pytest.approx(0.0005 ** (1 / 59))
+    assert threshold_rank(59, 0.95, 0.95, settings_tried=2) == 0
+    assert events_needed(0.95, 0.95, settings_tried=100) == 149
+    assert "100 settings were compared" in certify(200, 0.95, 0.95, settings_tried=100).text()
+
+
+def test_certificates_survive_json_and_refuse_what_is_not_one():
+    certificate = certify(6, 0.95, 0.95)
+    values = json.loads(json.dumps(certificate.to_json()))
+    assert Certificate.from_json(values) == certificate
+    with pytest.raises(SchemaError, match="recall"):
+        Certificate.from_json({key: value for key, value in values.items() if key != "recall"})
+    for recall in (1.0, "0.9", None):
+        with pytest.raises(SchemaError, match=f"recall {recall}"):
+            Certificate.from_json({**values, "recall": recall})
+
+
+@given(st.floats(1e-30, 1e30))
+def test_a_threshold_is_never_rounded_upward(score):
+    threshold = just_below(score)
+    for stored in (np.float32(threshold), json.loads(json.dumps(threshold)), float(f"{threshold:.17g}")):
+        assert float(stored) < score * (1 - 2e-8)
+        assert np.float32(stored) < np.float32(score)
+    assert threshold > score * (1 - 3e-7)
+
+
+def test_simulated_recall_falls_below_the_bound_no_more_often_than_allowed():
+    chance = np.random.default_rng(0)
+    draws = 4000
+    for n, target in [(6, 0.95), (30, 0.9), (59, 0.95), (200, 0.95)]:
+        certificate = certify(n, target, 0.95)
+        scores = np.sort(chance.random((draws, n)), axis=1)
+        recall = 1 - scores[:, certificate.n_missed_allowed]  # of uniform scores above that threshold
+        broken = (recall < certificate.recall).mean()
+        assert broken <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / draws)
+        assert broken >= 0.05 - 4 * np.sqrt(0.05 * 0.95 / draws)  # exact, so not wasteful either
+
+
+@pytest.mark.filterwarnings("ignore:No predict parameters")
+@pytest.mark.parametrize("n", [40, 100, 300])
+@pytest.mark.parametrize("procedure", ["fixed_sequence", "bonferroni_holm"])
+def test_the_threshold_is_at_or_above_mapies_at_the_same_level(n, procedure):
+    risk_control = pytest.importorskip("mapie.risk_control")
+    chance = np.random.default_rng(n)
+    scores = np.r_[chance.beta(5, 2, n), chance.beta(2, 5, n)]
+    truth = np.r_[np.ones(n), np.zeros(n)].astype(int)
+    candidates = np.unique(scores[:n])
+    if procedure == "bonferroni_holm":
+        candidates = candidates[:: max(1, n // 40)]
+    controller = risk_control.BinaryClassificationController(
+        lambda x: np.c_[1 - x[:, 0], x[:, 0]],
+        risk_control.recall,
+        target_level=0.9,
+        confidence_level=0.95,
+        list_predict_params=candidates,
+        fwer_method=procedure,
+    )
+    controller.calibrate(scores[:, None], truth)
+    valid = np.asarray(controller.valid_predict_params, dtype=float)
+    ours = np.sort(scores[:n])[threshold_rank(n, 0.9, 0.95) - 1]
+    assert len(valid) or procedure == "bonferroni_holm"
+    assert not len(valid) or ours >= valid.max()

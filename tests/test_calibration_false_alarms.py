@@ -1,0 +1,138 @@
+"""The price of a threshold: rates, time in alarm, hits by chance, budgets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import poisson
+from score_series import normal_series
+
+from anomaly.calibration import Series, decide, false_alarms, normal_windows
+from anomaly.calibration.budget import split_holdout, threshold_for_budget
+from anomaly.calibration.false_alarms import poisson_bounds
+from anomaly.decider import DeciderConfig, alarms
+
+PLAIN = DeciderConfig(smoothing_s=0, min_duration_s=0, max_duration_s=60, leave_ratio=1, join_gap_s=0)
+
+
+def footage(seconds, fps=1.0, spikes=(), name="n"):
+    scores = np.full(int(seconds * fps), 0.1)
+    scores[list(spikes)] = 1.0
+    return decide(Series(name, np.arange(len(scores)) / fps, scores), PLAIN)
+
+
+def test_none_seen_in_two_hours_is_at_most_one_and_a_half_an_hour():
+    price = false_alarms([footage(7200)], 0.5)
+    assert price.per_hour == 0
+    assert price.per_hour_at_most == pytest.approx(1.498, abs=1e-3)
+    assert "at most 1.5 at 95 %" in price.text()
+    assert (
+        false_alarms([footage(7200, spikes=range(0, 7200, 30))], 0.5)
+        .text()
+        .startswith("240 false alarms in 2 hours of normal footage: 120 an hour")
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 40])
+def test_the_poisson_bounds_are_exact(count):
+    low, high = poisson_bounds(count, 2.0, 0.95)
+    assert poisson.cdf(count, 2 * high) == pytest.approx(0.05)
+    if count:
+        assert poisson.sf(count - 1, 2 * low) == pytest.approx(0.05)
+
+
+def test_alarms_hours_and_time_in_alarm_are_counted():
+    price = false_alarms([footage(3600, spikes=[10, 11, 50]), footage(3600, spikes=[7], name="m")], 0.5)
+    assert (price.n_alarms, price.hours, price.per_hour) == (3, 2.0, 1.5)
+    assert price.alarm_time_share == pytest.approx(4 / 7200)
+    assert (price.n_frames, price.n_frames_in_alarm) == (7200, 4)
+
+
+def test_under_a_minute_there_is_no_rate_and_under_half_an_hour_a_warning():
+    short = false_alarms([footage(50, spikes=[3])], 0.5)
+    assert short.per_hour is None
+    assert short.per_hour_at_most is None
+    assert "Only 50 s" in short.text()
+    assert "less than half an hour" in false_alarms([footage(600)], 0.5).text()
+    assert "less than half an hour" not in false_alarms([footage(1800)], 0.5).text()
+
+
+def test_holes_in_the_footage_are_no_hours():
+    times = np.r_[np.arange(100.0), np.arange(5000.0, 5100.0)]
+    price = false_alarms([decide(Series("n", times, np.full(200, 0.1)), PLAIN)], 0.5)
+    assert price.hours == pytest.approx(200 / 3600)
+
+
+def test_pictures_have_a_share_and_no_rate():
+    pictures = [decide(Series(f"{i}.png", [0.0], [i / 10]), PLAIN) for i in range(10)]
+    price = false_alarms(pictures, 0.75)
+    assert price.per_hour is None
+    assert price.alarm_time_share == 0.2
+    assert "2 of 10 normal pictures alarm: 20 %" in price.text()
+
+
+def test_without_normal_footage_nothing_is_claimed():
+    price = false_alarms([], 0.5)
+    assert price.per_hour is None
+    assert "nothing can be said" in price.text()
+
+
+def test_a_detector_that_always_alarms_is_split_into_many_false_alarms_and_hits_every_window():
+    one = decide(Series("n", np.arange(3600.0), np.ones(3600)), PLAIN)
+    price = false_alarms([one], 0.5, windows=normal_windows([one], [10.0]))
+    assert price.n_alarms == 60
+    assert price.alarm_time_share == 1
+    assert price.chance_hit_rate == 1
+
+
+def test_the_chance_hit_rate_grows_with_the_length_of_the_events():
+    one = footage(1000, spikes=range(0, 1000, 100))
+    for length, expected in [(9.0, 0.1), (49.0, 0.5), (200.0, 1.0)]:
+        rate = normal_windows([one], [length]).hit_rate(0.5)
+        # Lengths are rounded up by 10 % at most; the spikes do not fill the last window wholly.
+        assert expected - 0.04 <= rate <= min(1.0, 1.15 * expected + 0.03)
+    assert normal_windows([one], [9.0, 200.0]).hit_rate(0.5) == pytest.approx(0.55, abs=0.03)
+
+
+def test_chance_hits_of_events_longer_than_the_hold_out_are_told_apart():
+    windows = normal_windows([footage(30, spikes=[20])], [1000.0])
+    assert windows.truncated == 1
+    assert windows.hit_rate(0.5) == 1.0
+    assert normal_windows([], [5.0]).hit_rate(0.5) is None
+
+
+def test_whole_series_are_dealt_to_two_halves_and_one_series_is_cut_with_a_guard():
+    series = [one.series for one in (footage(100, name="a"), footage(300, name="b"), footage(210, name="c"))]
+    spend, report = split_holdout(series, 10)
+    assert sorted([sorted(s.source for s in spend), sorted(s.source for s in report)]) == [["a", "c"], ["b"]]
+    (first,), (second,) = split_holdout(series[:1], 10)
+    assert second.times[0] - first.times[-1] >= 10
+    assert len(first.times) + len(second.times) >= 88
+
+
+@pytest.mark.parametrize("budget", [0.0, 6.0, 60.0])
+def test_the_budget_is_kept_and_not_wasted(budget):
+    config = DeciderConfig(smoothing_s=0.3, join_gap_s=0.5)
+    holdout = [decide(one, config) for one in normal_series(2, seconds=1200)]
+    threshold = threshold_for_budget(holdout, budget)
+
+    def rate(level):
+        return sum(len(alarms(h.series.times, h.series.scores, config, level)) for h in holdout) / (
+            2400 / 3600
+        )
+
+    assert rate(threshold) <= budget
+    assert all(rate(threshold * factor) <= budget for factor in (1.001, 1.01, 1.1))
+    assert rate(threshold * 0.97) > budget
+
+
+def test_a_budget_that_allows_the_split_alarms_of_an_endless_one_does_not_lower_the_threshold_to_nothing():
+    holdout = [
+        footage(3600, spikes=range(0, 3600, 30))
+    ]  # from 0.1 down: one endless alarm, 60 pieces an hour
+    windows = normal_windows(holdout, [2.0])
+    assert threshold_for_budget(holdout, 60.0, windows=windows, max_chance_hit=0.1) >= 1.0
+
+
+def test_a_budget_needs_a_minute_of_footage():
+    assert threshold_for_budget([footage(59)], 1.0) is None

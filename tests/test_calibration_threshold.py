@@ -1,0 +1,283 @@
+"""Calibration as a whole: what it sets, proves, withholds and refuses."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from score_series import labelled_clips, noise, normal_series
+
+from anomaly.calibration import (
+    Event,
+    Series,
+    calibrate,
+    calibrate_cameras,
+    decide,
+    event_scores,
+    recall_bound,
+)
+from anomaly.decider import DeciderConfig, alarms
+from anomaly.errors import CalibrationError, LabelsError, UsageError
+
+CONFIG = DeciderConfig(
+    smoothing_s=0.3, min_duration_s=0.2, max_duration_s=30, leave_ratio=0.9, join_gap_s=0.5
+)
+
+
+def test_the_threshold_is_the_ranked_event_score_and_the_deciders_alarms_bear_it_out():
+    series, events = labelled_clips(120)
+    result = calibrate(series, events, normal_series(), CONFIG)
+    decided = {one.source: decide(one, CONFIG) for one in series}
+    scores = np.sort(event_scores(events, decided, 1.0))
+    assert result.certificate.n_missed_allowed == 1  # P(Bin(120, 0.05) <= 1) = 0.016, <= 2 = 0.056
+    assert scores[0] < result.threshold < scores[1]
+    assert result.threshold == pytest.approx(scores[1])
+    assert result.certificate.recall == recall_bound(120, 1, 0.95) >= 0.95
+    assert [one.outcome for one in result.events].count("missed") == 1
+    for one, row in zip(series, result.events, strict=True):
+        found = [a for a in alarms(one.times, one.scores, CONFIG, result.threshold) if 3 <= a.start_s < 7]
+        assert bool(found) == (row.outcome == "caught")
+
+
+def test_six_events_get_0_607_and_the_words_for_it():
+    series, events = labelled_clips(6)
+    result = calibrate(series, events, normal_series(), CONFIG)
+    assert round(result.certificate.recall, 3) == 0.607
+    assert "60.7 %" in result.text()
+    assert "53 more labelled events" in result.text()
+    assert all(one.outcome == "caught" for one in result.events)
+
+
+def test_with_too_few_events_the_budget_may_lower_the_threshold_but_never_raise_it():
+    series, events = labelled_clips(6)
+    plain = calibrate(series, events, normal_series(), CONFIG)
+    generous = calibrate(series, events, normal_series(), CONFIG, budget_per_hour=20)
+    strict = calibrate(series, events, normal_series(level=3.0), CONFIG, budget_per_hour=0, max_chance_hit=1)
+    assert generous.threshold < plain.threshold
+    assert generous.certificate.recall == plain.certificate.recall
+    assert strict.threshold == plain.threshold
+
+
+def test_where_recall_and_budget_exclude_each_other_both_ends_are_shown_and_recall_wins():
+    series, events = labelled_clips(60, height=0.3)
+    options = {"budget_per_hour": 1.0, "max_chance_hit": 1.0}
+    result = calibrate(series, events, normal_series(), CONFIG, **options)
+    recall_end, budget_end = result.conflict
+    assert result.threshold == recall_end.threshold < budget_end.threshold
+    assert recall_end.certificate.recall >= 0.95 > budget_end.certificate.recall
+    assert recall_end.false_alarms.per_hour > 1
+    assert "For the budget" in result.text()
+    told = calibrate(series, events, normal_series(), CONFIG, prefer="budget", **options)
+    assert told.threshold == budget_end.threshold
+    missed = sum(not one.caught for one in told.events)
+    assert told.certificate.recall == recall_bound(60, missed, 0.95)
+    assert told.certificate.more_events_needed > 0
+
+
+def test_the_budget_is_spent_on_one_part_and_reported_on_another():
+    series, events = labelled_clips(60)
+    quiet, loud = normal_series(1, seed=1), normal_series(1, seed=2, spread=0.5)
+    loud = [Series("loud", loud[0].times, loud[0].scores)]
+    whole = calibrate(series, events, quiet + loud, CONFIG, max_chance_hit=1)
+    half = calibrate(series, events, quiet + loud, CONFIG, budget_per_hour=100, max_chance_hit=1)
+    assert whole.false_alarms.n_frames == 12000
+    assert half.false_alarms.n_frames == 6000
+
+
+def test_a_detector_that_always_alarms_gets_no_certificate():
+    chance = np.random.default_rng(0)
+    series, events = labelled_clips(60)
+    loud = [Series(one.source, one.times, 5 + chance.random(len(one.times))) for one in series]
+    holdout = [Series("n", np.arange(6000) / 10, 5 + chance.random(6000))]
+    result = calibrate(loud, events, holdout, CONFIG)
+    assert result.certificate is None
+    assert result.false_alarms.chance_hit_rate > 0.9
+    assert "by chance" in result.text()
+    assert result.false_alarms.n_alarms >= 600 / CONFIG.max_duration_s
+
+
+def test_without_normal_footage_there_is_a_threshold_but_no_certificate():
+    series, events = labelled_clips(60)
+    result = calibrate(series, events, [], CONFIG)
+    assert result.certificate is None
+    assert "no normal footage" in result.withheld
+    assert result.threshold > 0
+
+
+def test_hold_out_of_under_a_minute_gives_no_rate_and_says_so():
+    series, events = labelled_clips(60)
+    result = calibrate(series, events, normal_series(1, seconds=50), CONFIG, budget_per_hour=1)
+    assert result.false_alarms.per_hour is None
+    assert "Only 50 s" in result.text()
+    assert "budget was not used" in result.text()
+
+
+def test_only_events_found_independently_certify():
+    series, events = labelled_clips(40)
+    more_series, more = labelled_clips(30, seed=3, found="alarm")
+    more_series = [Series("own" + one.source, one.times, one.scores) for one in more_series]
+    more = [Event("own" + one.video, one.start_s, one.end_s, one.labels, one.found) for one in more]
+    result = calibrate(series + more_series, events + more, normal_series(), CONFIG)
+    assert result.certificate.n_events == 40
+    assert len(result.events) == 70
+    assert "30 of 70" in result.text()
+    own = calibrate(more_series, more, normal_series(), CONFIG)
+    assert own.certificate is None
+    assert "found by the detector itself" in own.withheld
+    assert all(one.caught for one in own.events)
+
+
+def test_clips_with_several_events_count_once():
+    series, events = labelled_clips(30)
+    events = events + [Event(one.video, 8.5, 9, ("late",)) for one in events[:20]]
+    by_clip = calibrate(series, events, normal_series(), CONFIG, max_chance_hit=1)
+    by_event = calibrate(series, events, normal_series(), CONFIG, max_chance_hit=1, count="event")
+    assert (by_clip.certificate.n_events, by_clip.certificate.unit) == (30, "clip")
+    assert (by_event.certificate.n_events, by_event.certificate.unit) == (50, "event")
+    assert by_clip.certificate.recall < by_event.certificate.recall
+    assert "30 labelled clips" in by_clip.text()
+
+
+def test_kinds_are_told_apart_and_the_worst_comes_first():
+    series, events = labelled_clips(60)
+    weak = [Event(one.video, 8.0, 9.0, ("stain",)) for one in events[:3]]
+    result = calibrate(series, [*events, *weak], normal_series(), CONFIG, count="event", tolerance_s=0)
+    assert result.kinds[0].label == "stain"
+    assert {kind.label: kind.n_events for kind in result.kinds} == {"stain": 3, "dent": 30, "scratch": 30}
+    assert "look normal to the detector" in " ".join(result.notes)
+    stain = next(one for one in result.events if one.event.labels == ("stain",))
+    scratch = next(one for one in result.events if one.event.labels == ("scratch",))
+    assert stain.normal_share > 0.2 > 0.02 > scratch.normal_share
+
+
+def test_blind_events_are_told_and_not_counted():
+    series, events = labelled_clips(60)
+    result = calibrate(series, [*events, Event("clip000", 100, 101, ("dent",))], normal_series(), CONFIG)
+    assert result.certificate.n_events == 60
+    assert "clip000@100-101" in " ".join(result.notes)
+    assert result.events[-1].outcome == "blind"
+
+
+def test_pictures_calibrate_like_videos():
+    chance = np.random.default_rng(0)
+    bad = [Series(f"bad{i}.png", [0.0], [1 + chance.random()]) for i in range(60)]
+    good = [Series(f"good{i}.png", [0.0], [chance.random()]) for i in range(200)]
+    result = calibrate(bad, [Event(one.source, 0, 1, ("crack",)) for one in bad], good, CONFIG)
+    assert result.certificate.recall >= 0.95
+    assert result.false_alarms.alarm_time_share == 0
+    assert result.false_alarms.per_hour is None
+
+
+def test_ties_count_as_caught_after_a_round_trip_through_float32_and_json():
+    series, events = labelled_clips(60)
+    level = float(np.float64(1) / 3 + 1)
+    tied = [Series(one.source, one.times, np.where(one.scores > 1.5, level, 1.0)) for one in series]
+    plain = DeciderConfig(0, 0, 60, 1, 0)
+    result = calibrate(tied, events, [Series("n", np.arange(600.0), np.r_[np.ones(599), 0.9])], plain)
+    stored = json.loads(json.dumps(result.to_json(), allow_nan=False))["threshold"]
+    for threshold in (stored, float(np.float32(stored))):
+        assert all(alarms(one.times, one.scores, plain, threshold) for one in tied)
+
+
+def test_a_target_of_one_is_answered():
+    series, events = labelled_clips(60)
+    result = calibrate(series, events, normal_series(), CONFIG, target_recall=1.0)
+    assert all(one.caught for one in result.events)
+    assert result.certificate.recall == pytest.approx(0.05 ** (1 / 60))
+    assert "no number of examples" in result.text()
+
+
+def test_trying_settings_costs_recall():
+    series, events = labelled_clips(60)
+    once = calibrate(series, events, normal_series(), CONFIG)
+    often = calibrate(series, events, normal_series(), CONFIG, settings_tried=100)
+    assert often.certificate.recall < once.certificate.recall
+    assert often.certificate.settings_tried == 100
+
+
+def test_no_labels_and_labels_only_of_normal_are_refused():
+    with pytest.raises(CalibrationError, match="name no anomaly"):
+        calibrate(normal_series(), [], normal_series(), CONFIG)
+
+
+def test_anomalies_that_score_below_everything_normal_are_listed():
+    series, events = labelled_clips(7)
+    dull = [Series(one.source, one.times, one.scores * 0.01) for one in series]
+    with pytest.raises(CalibrationError, match=r"does not see .*clip000@4-6 \(.*and 2 more"):
+        calibrate(dull, events, normal_series(), CONFIG)
+
+
+def test_constant_scores_are_refused():
+    series, events = labelled_clips(5)
+    flat = [Series(one.source, one.times, np.full(len(one.times), 0.7)) for one in series]
+    with pytest.raises(CalibrationError, match=r"every frame scores 0\.7"):
+        calibrate(flat, events, [Series("n", np.arange(100.0), np.full(100, 0.7))], CONFIG)
+
+
+def test_nan_scores_are_refused_by_name():
+    with pytest.raises(CalibrationError, match=r"clip.mp4: 1 of 3 scores .* nan at 1.000 s"):
+        Series("clip.mp4", np.arange(3.0), np.array([1, np.nan, 2]))
+
+
+def test_events_too_short_for_the_decider_are_refused_with_the_remedy():
+    series, events = labelled_clips(5)
+    slow = DeciderConfig(smoothing_s=0, min_duration_s=20)
+    with pytest.raises(CalibrationError, match=r"min_duration_s"):
+        calibrate(series, events, normal_series(), slow)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("confidence", 1.0), ("target_recall", 0.0), ("target_recall", 1.5), ("budget_per_hour", -1.0)],
+)
+def test_arguments_out_of_range_are_refused_by_name(option, value):
+    series, events = labelled_clips(5)
+    with pytest.raises(UsageError, match=f"{option}={value}"):
+        calibrate(series, events, normal_series(), CONFIG, **{option: value})
+
+
+def test_events_of_unknown_videos_are_refused():
+    series, _ = labelled_clips(3)
+    with pytest.raises(LabelsError, match="elsewhere"):
+        calibrate(series, [Event("elsewhere", 0, 1, ("x",))], normal_series(), CONFIG)
+
+
+def test_two_series_of_one_name_are_refused():
+    series, events = labelled_clips(3)
+    with pytest.raises(CalibrationError, match="two series"):
+        calibrate([*series, series[0]], events, normal_series(), CONFIG)
+
+
+def test_cameras_with_enough_events_get_their_own_certificate_and_the_others_the_pooled_one():
+    chance = np.random.default_rng(0)
+    bright, bright_events = labelled_clips(60)
+    dark, dark_events = labelled_clips(10, seed=5)
+    bright = [Series("b" + s.source, s.times, s.scores * 4, "bright") for s in bright]
+    dark = [Series("d" + s.source, s.times, s.scores, "dark") for s in dark]
+    events = [
+        Event(name + e.video, e.start_s, e.end_s, e.labels)
+        for name, some in (("b", bright_events), ("d", dark_events))
+        for e in some
+    ]
+    holdout = [
+        Series("nb", np.arange(6000) / 10, 4 * noise(chance, 6000), "bright"),
+        Series("nd", np.arange(6000) / 10, noise(chance, 6000), "dark"),
+    ]
+    result = calibrate_cameras(bright + dark, events, holdout, CONFIG)
+    assert set(result.own) == {"bright"}
+    assert result.own["bright"].certificate.recall >= 0.95
+    assert result.pooled.certificate.n_events == 70
+    assert "dark: " in result.assumption
+    assert "bright: " not in result.assumption
+    assert result.threshold("dark") == result.pooled.threshold
+    assert result.scales["bright"].ordinary == pytest.approx(4 * result.scales["dark"].ordinary, rel=0.1)
+    scaled = result.scales["bright"].apply(holdout[0]).scores
+    assert np.median(scaled) == pytest.approx(1)
+    assert np.quantile(scaled, 0.99) == pytest.approx(2)
+
+
+def test_a_camera_without_normal_footage_is_refused():
+    series, events = labelled_clips(3)
+    with pytest.raises(CalibrationError, match="no normal footage"):
+        calibrate_cameras(series, events, [], CONFIG)
