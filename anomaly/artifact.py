@@ -1,0 +1,250 @@
+"""The model folder: written whole or not at all, verified before anything in it is used.
+
+    model.json                      what the model is, and the sha256 of every other file
+    banks/<branch>.safetensors      rows and where each came from
+    projection.safetensors          the frozen projection
+    scores.npz                      hold-out scores, and calibration scores once there are any
+    thresholds/<runtime>-<precision>.json    threshold and certificate
+
+Nothing is unpickled and no class is looked up by a name that a folder gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomaly.errors import CorruptModelError, ModelError, SchemaError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCHEMA = 1
+#: Files that calibration writes anew; a checksum of each array is inside (they are zip archives).
+_REWRITTEN = ("scores.npz",)
+#: Files that calibration adds after the folder was written; they carry their own digests.
+_ADDED_FOLDERS = ("thresholds",)
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with one spelling for one value, for digests."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of a JSON-able value."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sign(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with a digest of itself, so that a changed byte shows."""
+    body = {key: value for key, value in document.items() if key != "digest"}
+    return {**body, "digest": digest_of(body)}
+
+
+def read_signed(path: Path) -> dict[str, Any]:
+    """Read a JSON document and check its own digest.
+
+    Raises:
+        CorruptModelError: not JSON, or changed since it was written.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CorruptModelError(
+            f"{str(path)!r} is not the JSON it was written as; restore it from a copy or fit again"
+        ) from error
+    if not isinstance(document, dict) or sign(document).get("digest") != document.get("digest"):
+        raise CorruptModelError(
+            f"{str(path)!r} was changed after it was written; restore it from a copy or fit again"
+        )
+    return document
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace a file whole: a reader, or a power cut, sees the old bytes or the new ones."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a signed JSON document, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, json.dumps(sign(document), indent=1, allow_nan=False).encode() + b"\n")
+
+
+def save_folder(folder: Path, files: Mapping[str, bytes], description: Mapping[str, Any]) -> None:
+    """Write a model folder under a temporary name and rename it into place.
+
+    An existing model is replaced only once the new one is complete and on the disk.
+
+    Args:
+        folder: where the model goes.
+        files: every file but `model.json`: relative path to contents.
+        description: what goes into `model.json`; schema and digests are added.
+
+    Raises:
+        ModelError: the place is taken by something that is not a model folder.
+        OSError: the disk is full, or may not be written; what was there before is untouched.
+    """
+    recover(folder)
+    if folder.exists() and not (
+        folder.is_dir() and ((folder / "model.json").is_file() or not any(folder.iterdir()))
+    ):
+        raise ModelError(
+            f"{str(folder)!r} exists and is no model folder; give another --model, or move it away"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for name, data in files.items():
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(path, data)
+        listed = {
+            name: hashlib.sha256(data).hexdigest()
+            for name, data in sorted(files.items())
+            if name not in _REWRITTEN
+        }
+        write_json(partial / "model.json", {**description, "schema": SCHEMA, "files": listed})
+        _sync_folder(partial)
+        old = _old_name(folder)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(partial, folder)
+        _sync_folder(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def recover(folder: Path) -> None:
+    """Finish a replacement that was cut off between its two renames."""
+    old = _old_name(folder)
+    if old.is_dir() and not folder.exists():
+        os.replace(old, folder)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Verify a model folder and return its `model.json`.
+
+    Raises:
+        ModelError: there is no model.
+        SchemaError: written by a newer (or unknown) version.
+        CorruptModelError: a file missing, changed, or not one of the model's.
+    """
+    recover(folder)
+    path = folder / "model.json"
+    if not path.is_file():
+        what = "holds no model.json" if folder.is_dir() else "is not there"
+        raise ModelError(
+            f"model folder {str(folder)!r} {what}; make one with `python -m anomaly fit --model {folder}`"
+        )
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8")).get("schema")
+    except (ValueError, UnicodeDecodeError, AttributeError):
+        schema = SCHEMA  # not JSON: read_signed says so
+    if schema != SCHEMA:
+        raise SchemaError(
+            f"model folder {str(folder)!r} has schema {schema!r}, this version reads {SCHEMA}; "
+            "update the program, or fit the model again with this one"
+        )
+    description = read_signed(path)
+    listed: dict[str, str] = description["files"]
+    for name, digest in listed.items():
+        file = folder / name
+        if not file.is_file():
+            raise CorruptModelError(
+                f"model file {str(file)!r} is missing; restore it from a copy or fit again"
+            )
+        if file_digest(file) != digest:
+            raise _changed(file)
+    for name in _REWRITTEN:
+        if not (folder / name).is_file():
+            raise CorruptModelError(
+                f"model file {str(folder / name)!r} is missing; restore it from a copy or fit again"
+            )
+        if not _archive_is_whole(folder / name):
+            raise _changed(folder / name)
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if file.is_symlink():
+            raise CorruptModelError(
+                f"model folder holds a link, {str(file)!r}; remove it, a model holds only its own files"
+            )
+        if file.is_dir() or name in listed or name == "model.json" or name in _REWRITTEN:
+            continue
+        if name.split("/")[0] in _ADDED_FOLDERS and file.suffix == ".json":
+            continue
+        if file.name.startswith(".") and file.name.endswith(".partial"):
+            continue  # left by a write that was cut off; never read
+        raise CorruptModelError(
+            f"{str(file)!r} is not one of the model's files; remove it, a model holds only what it was written with"
+        )
+    return description
+
+
+def scoring_digest(description: Mapping[str, Any]) -> str:
+    """Identity of all that a frame's raw score hangs on: bank, backbone, preprocessing, regions, scale."""
+    return digest_of(
+        {
+            "branches": description["branches"],
+            "regions": description["regions"],
+            "files": {
+                name: digest for name, digest in description["files"].items() if name.endswith(".safetensors")
+            },
+        }
+    )
+
+
+def _changed(file: Path) -> CorruptModelError:
+    return CorruptModelError(
+        f"model file {str(file)!r} was changed after it was written; restore it from a copy or fit again"
+    )
+
+
+def _archive_is_whole(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def _old_name(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def _sync_folder(folder: Path) -> None:
+    # Windows cannot open a folder; the rename itself is still whole there.
+    with contextlib.suppress(PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

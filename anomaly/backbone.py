@@ -1,0 +1,257 @@
+"""Frozen timm models as one function from frames to patch features, for CNNs and ViTs alike.
+
+A backbone is described by a `BackboneSpec`; `Backbone.extract` takes pictures of any size and
+returns one feature vector a patch. Weights come from `anomaly.weights`; there is no path on
+which random weights are used.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+
+from anomaly.errors import UsageError, WeightsError
+from anomaly.resize import resize, resize_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from anomaly.types import ImageArray
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What a backbone is, apart from its weights.
+
+    Attributes:
+        name: our name, as in `configs/backbone/NAME.yaml`.
+        architecture: timm's name of the network.
+        layers: which intermediate outputs are used (timm's `forward_intermediates` indices).
+        stride: input height and width must be multiples of this (pixels).
+        grid_stride: pixels of the network's input a patch covers along each axis.
+        neighbourhood: side of the square of map cells that each feature is averaged over (odd; 1 = none),
+            as in PatchCore (Roth et al. 2022): a patch is described together with what is around it.
+        mean, std: per channel, for pictures scaled to 0..1.
+        input_pixels: the area that an input size chosen automatically aims at.
+    """
+
+    name: str
+    architecture: str
+    layers: tuple[int, ...]
+    stride: int
+    grid_stride: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    input_pixels: int
+    neighbourhood: int = 3
+
+
+def choose_input_size(
+    spec: BackboneSpec, footage: tuple[int, int], max_upscale: float = 2.0
+) -> tuple[int, int]:
+    """The network's input size for footage of one size.
+
+    Keeps the footage's shape as nearly as multiples of the stride allow, aims at
+    `spec.input_pixels`, and enlarges no side more than `max_upscale` times: beyond that the
+    network only sees more blur.
+
+    Args:
+        spec: the backbone.
+        footage: (H, W) of the footage, in pixels.
+        max_upscale: the largest enlargement along a side.
+
+    Returns:
+        (h, w), multiples of `spec.stride`, at least one stride each.
+    """
+    height, width = footage
+    scale = min(math.sqrt(spec.input_pixels / (height * width)), max_upscale)
+
+    def side(pixels: int) -> int:
+        return max(spec.stride, round(pixels * scale / spec.stride) * spec.stride)
+
+    return side(height), side(width)
+
+
+class Backbone:
+    """A frozen network that turns frames into patch features.
+
+    Args:
+        spec: what the network is.
+        weights: its state dict, already loaded and checked (`anomaly.weights.load_weights`).
+        input_size: (h, w) of the network's input, multiples of `spec.stride`.
+        device: "cpu" or "cuda".
+
+    Raises:
+        UsageError: an input size that is not a multiple of the stride, a layer the network
+            does not have, or weights of another network.
+    """
+
+    def __init__(
+        self,
+        spec: BackboneSpec,
+        weights: dict[str, torch.Tensor],
+        input_size: tuple[int, int],
+        device: str = "cpu",
+    ) -> None:
+        if any(side % spec.stride or side < spec.stride for side in input_size):
+            raise UsageError(
+                f"backbone.input_size {list(input_size)} is not a multiple of the stride of {spec.name}; "
+                f"use multiples of {spec.stride}"
+            )
+        if spec.neighbourhood < 1 or spec.neighbourhood % 2 == 0:
+            raise UsageError(
+                f"backbone.neighbourhood={spec.neighbourhood} has no middle; give an odd number, such as 3"
+            )
+        self.device = _device(device)
+        self.spec = spec
+        self.input_size = input_size
+        self.grid = (input_size[0] // spec.grid_stride, input_size[1] // spec.grid_stride)
+        # On a CPU the maps of one frame still fit its caches; several frames together take longer each.
+        self.batch = 1 if self.device.type == "cpu" else 16
+        # NHWC memory lets the depthwise convolutions of small CNNs run about twice as fast on a CPU.
+        self._network = _build(spec, weights, input_size).to(self.device, memory_format=torch.channels_last)
+        self._mean = torch.tensor(spec.mean, device=self.device).view(1, 3, 1, 1) * 255.0
+        self._std = torch.tensor(spec.std, device=self.device).view(1, 3, 1, 1) * 255.0
+        self.dim = self.extract([np.zeros((*input_size, 3), np.uint8)]).shape[-1]
+
+    def extract(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
+        """Patch features of some frames.
+
+        Args:
+            images: each (H, W, 3) uint8 RGB; sizes may differ from frame to frame.
+
+        Returns:
+            (N, gh * gw, D) float32, patches in row-major order of the grid, layers side by side.
+        """
+        return self.features([resize(image, self.input_size) for image in images])
+
+    def features(self, resized: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Patch features of frames that already have the network's input size.
+
+        Args:
+            resized: each (h, w, 3) float32 in 0..255, from `anomaly.resize.resize`.
+
+        Returns:
+            (N, gh * gw, D) float32.
+        """
+        batch = torch.from_numpy(np.stack(resized)).to(self.device).permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            outputs = self._network.forward_intermediates(
+                (batch - self._mean) / self._std,
+                indices=list(self.spec.layers),
+                norm=False,
+                intermediates_only=True,
+                output_fmt="NCHW",
+            )
+            aligned = [self._align(output) for output in outputs]
+            flat = torch.cat(aligned, dim=1).flatten(2).transpose(1, 2)
+        result: NDArray[np.float32] = flat.float().contiguous().cpu().numpy()
+        return result
+
+    def _align(self, feature_map: torch.Tensor) -> torch.Tensor:
+        """Bring one layer's (N, C, h, w) map to the patch grid."""
+        side = self.spec.neighbourhood
+        if side > 1:
+            feature_map = functional.avg_pool2d(feature_map, side, 1, side // 2, count_include_pad=False)
+        height, width = feature_map.shape[-2:]
+        if (height, width) == self.grid:
+            return feature_map
+        if height % self.grid[0] == 0 and width % self.grid[1] == 0:
+            return functional.avg_pool2d(feature_map, (height // self.grid[0], width // self.grid[1]))
+        rows = torch.from_numpy(resize_matrix(height, self.grid[0])).to(feature_map)
+        columns = torch.from_numpy(resize_matrix(width, self.grid[1])).to(feature_map)
+        return rows @ feature_map @ columns.T
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device {name!r} is not known; use cpu or cuda") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r} is not there; torch sees no such CUDA GPU, use device=cpu")
+    return device
+
+
+def _build(spec: BackboneSpec, weights: dict[str, torch.Tensor], input_size: tuple[int, int]) -> Any:
+    """The network, cut off after the last layer used, with its weights, frozen."""
+    import timm
+
+    is_vit = spec.architecture.startswith("vit_")
+    options: dict[str, Any] = {"img_size": input_size} if is_vit else {}
+    network: Any = timm.create_model(spec.architecture, pretrained=False, num_classes=0, **options)
+    if is_vit:
+        from timm.models.vision_transformer import checkpoint_filter_fn
+
+        # Position embeddings are interpolated from the size they were learned at.
+        weights = checkpoint_filter_fn(weights, network)
+    try:
+        loaded = network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise WeightsError(
+            f"weights do not fit {spec.architecture} ({detail}); import the weights of this network"
+        ) from error
+    if loaded.missing_keys:
+        raise WeightsError(
+            f"weights do not fit {spec.architecture}: {len(loaded.missing_keys)} tensors are missing, "
+            f"the first is {loaded.missing_keys[0]!r}; import the weights of this network"
+        )
+    try:
+        network.prune_intermediate_layers(list(spec.layers), prune_norm=True, prune_head=True)
+    except (AssertionError, IndexError) as error:
+        raise UsageError(
+            f"backbone.layers {list(spec.layers)} are not all in {spec.architecture} ({error}); "
+            "name layers that the network has"
+        ) from error
+    network.eval().requires_grad_(False)
+    return _with_folded_norms(network, input_size)
+
+
+def _with_folded_norms(network: Any, input_size: tuple[int, int]) -> Any:
+    """The same network with every batch norm folded into the convolution before it.
+
+    A frozen batch norm is a scale and a shift, which a convolution can carry. Without passes of
+    their own over large maps, a small CNN takes about a third of the time on a CPU. Modules are
+    paired by the order they were registered in, which need not be the order they run in: the
+    folded network is kept only if it computes the same.
+    """
+    folded = copy.deepcopy(network)
+    pairs = 0
+    for parent in folded.modules():
+        children = list(parent.named_children())
+        for (_, convolution), (name, norm) in itertools.pairwise(children):
+            if isinstance(convolution, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
+                _fold(convolution, norm)
+                # timm's norms carry the activation that follows them.
+                setattr(parent, name, getattr(norm, "act", torch.nn.Identity()))
+                pairs += 1
+    if not pairs:
+        return network
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(1, 3, *input_size, generator=generator)
+    with torch.inference_mode():
+        wanted, found = (
+            one.forward_intermediates(probe, norm=False, intermediates_only=True) for one in (network, folded)
+        )
+    same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(wanted, found, strict=True))
+    return folded if same else network
+
+
+def _fold(convolution: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> None:
+    """Put a frozen batch norm's scale and shift into the convolution before it."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    bias = torch.zeros_like(norm.running_mean) if convolution.bias is None else convolution.bias
+    convolution.weight = torch.nn.Parameter(convolution.weight * scale.view(-1, 1, 1, 1), requires_grad=False)
+    convolution.bias = torch.nn.Parameter(norm.bias + (bias - norm.running_mean) * scale, requires_grad=False)

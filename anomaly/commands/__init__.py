@@ -1,0 +1,1 @@
+"""One file a verb: reads the configuration, calls the program, tells the person what happened."""

@@ -1,0 +1,96 @@
+"""What the person at the terminal sees: progress on standard error, results on standard output."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+#: Results. Wide enough that a path is not broken where the output is no terminal.
+out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
+#: Progress and warnings: a pipe that takes the results does not get them.
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, float, float | None], None]]:
+    """A bar for each stage of a long work; call it with (stage, done, total or None)."""
+    with _progress() as progress:
+        tasks: dict[str, int] = {}
+
+        def tell(stage: str, done: float, total: float | None) -> None:
+            if stage not in tasks:
+                for earlier in tasks.values():
+                    known = progress.tasks[earlier]
+                    progress.update(known.id, total=known.completed or 1, completed=known.completed or 1)
+                tasks[stage] = progress.add_task(stage, total=total)
+            # An estimate that turned out too low grows, so that the bar never claims to be done early.
+            progress.update(
+                progress.tasks[tasks[stage]].id, completed=done, total=max(total, done) if total else None
+            )
+
+        yield tell
+
+
+@contextmanager
+def counter(what: str, total: float | None) -> Iterator[Callable[[int], None]]:
+    """One bar; call it with the units done since the last call."""
+    with _progress() as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        # A file or a pipe gets no bars, and not the empty line that ends them either.
+        disable=not err.is_terminal,
+    )
+
+
+def warn(lines: Sequence[str], *, most: int = 10) -> None:
+    """Things the person should know, a line each; after `most` of them only how many more."""
+    for line in lines[:most]:
+        err.print(f"[yellow]note[/]: {_plain(line)}")
+    if len(lines) > most:
+        err.print(f"[yellow]note[/]: and {len(lines) - most} more like these")
+
+
+def say(text: str) -> None:
+    """Plain text to standard output; brackets in names are not markup."""
+    out.print(_plain(text))
+
+
+def table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """A two-column table of facts."""
+    shown = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    shown.add_column(style="bold")
+    shown.add_column(overflow="fold")
+    for name, value in rows:
+        shown.add_row(_plain(name), _plain(value))
+    out.print(shown)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

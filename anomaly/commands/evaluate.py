@@ -1,0 +1,54 @@
+"""`anomaly evaluate`: figures and a page on labelled footage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anomaly.artifact import write_file
+from anomaly.commands import console
+from anomaly.commands.labeled import score_labeled
+from anomaly.evaluation import evaluate, flat, measure_rate
+from anomaly.model import load_model
+from anomaly.report.evaluation import evaluation_page
+from anomaly.thresholds import holdout_series, load_threshold
+
+if TYPE_CHECKING:
+    from anomaly.config import EvaluateConfig
+
+
+def run(config: EvaluateConfig) -> None:
+    """Measure, print, and write what was asked for."""
+    model = load_model(Path(config.model), device=config.device, offline=config.weights.offline)
+    threshold = load_threshold(model, fps=config.footage.fps)
+    labeled = score_labeled(model, config.labeled, config.videos, config.footage, config.labels, grids=True)
+    found = evaluate(
+        labeled.footage,
+        labeled.events,
+        labeled.scored,
+        holdout_series(model),
+        threshold,
+        slack_s=config.labels.slack_s,
+        grid=model.detector.branches[0].backbone.grid,
+    )
+    videos = [one.source for one in labeled.scored]
+    found.figures["frames_per_second"] = measure_rate(model, videos[0], config.footage.fps)
+    console.table(
+        f"Evaluation on {config.labeled}",
+        [(name, "not known" if value is None else f"{value:.4g}") for name, value in found.figures.items()],
+    )
+    console.say(threshold.headline())
+    if found.alarms is not None:
+        console.say(found.alarms.text())
+    for note in found.notes:
+        console.say(note)
+    if config.json:
+        path = Path(config.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps(flat(found.figures), indent=1, allow_nan=False).encode() + b"\n")
+    page = Path(config.html) if config.html else model.folder.parent / f"{model.folder.name}_evaluation.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    text = evaluation_page(model, found, videos, threshold, config.labeled)
+    write_file(page, text.encode())
+    console.say(f"Look at {page}.")

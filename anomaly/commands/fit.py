@@ -1,0 +1,261 @@
+"""`anomaly fit`: learn what is normal, and write the model folder."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anomaly.artifact import file_digest
+from anomaly.backbone import BackboneSpec
+from anomaly.commands import console
+from anomaly.config import quoted
+from anomaly.decider import DeciderConfig
+from anomaly.errors import LabelsError, UsageError, WeightsError
+from anomaly.fitting import FitOptions, FitReport, fit
+from anomaly.footage.labels import load_labels
+from anomaly.footage.source import find_sources
+from anomaly.model import save_model
+from anomaly.regions import Regions
+from anomaly.review import rank_moments, write_review
+from anomaly.splits import parse_drops
+from anomaly.weights import SOURCES, StoredWeights, load_weights
+
+if TYPE_CHECKING:
+    from anomaly.config import BackboneConfig, FitConfig, RegionsConfig
+    from anomaly.detector import Detector
+    from anomaly.footage.source import Source
+    from anomaly.review import Moment
+
+
+def run(config: FitConfig) -> None:
+    """Fit and save."""
+    sources = find_sources(config.normal_videos)
+    folder = Path(config.model)
+    excluded = parse_drops(config.fit.drop, [source.name for source in sources])
+    if config.except_labels:
+        _exclude_labeled(config, sources, excluded)
+    spec = backbone_spec(config.backbone)
+    check_license(config.backbone.name, config.weights.accept_license)
+    weights, known = load_weights(
+        config.backbone.name,
+        file=Path(config.backbone.file) if config.backbone.file else None,
+        offline=config.weights.offline,
+    )
+    options = FitOptions(
+        fps=config.fit.fps,
+        score_fps=config.footage.fps,
+        holdout=config.fit.holdout,
+        guard_s=config.fit.guard_s,
+        dims=config.projection.dims,
+        shrinkage=config.projection.shrinkage,
+        sample_frames=config.projection.sample_frames,
+        bank_size=config.bank.size,
+        radius=config.bank.radius,
+        seed=config.seed,
+        refuse_damage=refuses(config.footage.on_error),
+    )
+    size = config.backbone.input_size
+    if size is not None and len(size) != 2:
+        raise UsageError(f"backbone.input_size={size} is not [height, width]; give two numbers")
+    with console.stages() as tell:
+        detector, report = fit(
+            sources,
+            spec,
+            weights,
+            regions_of(config.regions),
+            DeciderConfig(),
+            options,
+            input_size=(size[0], size[1]) if size else None,
+            excluded=excluded,
+            device=config.device,
+            progress=tell,
+        )
+    console.warn(report.damaged)
+    save_model(folder, detector, known, _holdout_arrays(report), _facts(config, sources, report))
+    _tell(config, folder, detector, report, known)
+    if config.fit.review:
+        moments = rank_moments(detector, sources, config.fit.review)
+        page = folder.parent / f"{folder.name}_fit_review.html"
+        write_review(page, detector, moments, sources, folder.name, drop_override)
+        console.say(f"Look at {page}: the moments that the rest of the footage explains worst, worst first.")
+    console.say(f"Next: python -m anomaly calibrate --model {folder} --labeled LABELS")
+
+
+def drop_override(moment: Moment) -> str:
+    """What leaves a moment out, quoted for the shell and, where its name needs it, for Hydra."""
+    entry = f"{moment.source}@{moment.start_s:g}-{moment.end_s:g}"
+    plain = re.fullmatch(r"[\w./@-]+", entry) is not None
+    return shlex.quote(f"fit.drop=[{entry if plain else quoted(entry)}]")
+
+
+def backbone_spec(config: BackboneConfig) -> BackboneSpec:
+    """The configured backbone, without its weights."""
+    if config.name not in SOURCES:
+        raise WeightsError(f"backbone {config.name!r} is not known; choose one of {', '.join(SOURCES)}")
+    return BackboneSpec(
+        name=config.name,
+        architecture=SOURCES[config.name].architecture,
+        layers=tuple(config.layers),
+        stride=config.stride,
+        grid_stride=config.grid_stride,
+        mean=(config.mean[0], config.mean[1], config.mean[2]),
+        std=(config.std[0], config.std[1], config.std[2]),
+        input_pixels=config.input_pixels,
+        neighbourhood=config.neighbourhood,
+    )
+
+
+def check_license(name: str, accepted: str) -> None:
+    """Refuse weights whose licence does not allow every use, until it is accepted by name."""
+    source = SOURCES.get(name)
+    if source is not None and not source.free and accepted != name:
+        raise WeightsError(
+            f"the weights of {name} are under {source.license}, which does not allow every use; "
+            f"if yours is allowed, add weights.accept_license={name}"
+        )
+
+
+def refuses(on_error: str) -> bool:
+    """Whether `footage.on_error` says to refuse damaged files."""
+    if on_error not in {"skip", "refuse"}:
+        raise UsageError(f"footage.on_error={on_error!r} is not known; choose skip or refuse")
+    return on_error == "refuse"
+
+
+def regions_of(config: RegionsConfig) -> Regions:
+    """The configured regions."""
+    # Regions itself says what is wrong with a polygon, so it gets them as they were written.
+    look: Any = config.look
+    ignore: Any = config.ignore
+    return Regions(look, ignore, Path(config.mask) if config.mask else None)
+
+
+def _exclude_labeled(
+    config: FitConfig, sources: list[Source], excluded: dict[str, list[tuple[float, float]]]
+) -> None:
+    """Add the labelled intervals, with a margin, to what is not learned from."""
+    assert config.except_labels is not None
+    labeled = load_labels(
+        Path(config.except_labels),
+        Path(config.videos) if config.videos else None,
+        tolerance_s=config.labels.tolerance_s,
+    )
+    by_path = {source.path.resolve(): source.name for source in sources}
+    path_of = {source.name: source.path.resolve() for source in labeled.sources}
+    margin = config.fit.except_margin_s
+    elsewhere: set[str] = set()
+    left_out = False
+    for interval in labeled.intervals:
+        name = by_path.get(path_of[interval.video])
+        if name is None:
+            elsewhere.add(interval.video)
+            continue
+        left_out = True
+        excluded.setdefault(name, []).append((interval.start_s - margin, interval.end_s + margin))
+    if not left_out:
+        # To go on would learn the very anomalies that were meant to stay out.
+        raise LabelsError(
+            f"--except {config.except_labels} labels nothing in the normal footage, its first video is "
+            f"{labeled.intervals[0].video}; give labels of --normal-videos, or --videos with the folder they lie in"
+        )
+    notes = [f"--except labels {name}, which is not among --normal-videos" for name in sorted(elsewhere)]
+    console.warn([*labeled.notes, *notes])
+
+
+def _holdout_arrays(report: FitReport) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {"holdout/sources": np.array(sorted(report.holdout), dtype=np.str_)}
+    for index, name in enumerate(sorted(report.holdout)):
+        times, scores = report.holdout[name]
+        arrays[f"holdout/{index}/times"] = times
+        arrays[f"holdout/{index}/scores"] = scores
+    return arrays
+
+
+def _facts(config: FitConfig, sources: list[Source], report: FitReport) -> dict[str, Any]:
+    by_name = {source.name: source for source in sources}
+    fitted = [
+        {
+            "source": name,
+            "sha256": file_digest(by_name[name].path),
+            "frames": facts["frames"],
+            "last_s": facts["last_s"],
+        }
+        for name, facts in report.sources.items()
+    ]
+    return {
+        "name": config.name or Path(config.model).name,
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": config.seed,
+        "sampling": {"fps": config.footage.fps, "fit_fps": config.fit.fps},
+        "fitted_on": fitted,
+        "fit": {
+            "frames": report.frames,
+            "patches": report.patches,
+            "scale": report.scale,
+            "coverage": asdict(report.coverage) if report.coverage else None,
+            "gain_of_second_half": finite(report.gain_of_second_half),
+            "holdout_sources": sorted(report.holdout),
+            "seconds": report.seconds,
+        },
+    }
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where JSON has no number for it."""
+    return value if math.isfinite(value) else None
+
+
+def _tell(
+    config: FitConfig, folder: Path, detector: Detector, report: FitReport, known: StoredWeights
+) -> None:
+    branch = detector.branches[0]
+    rows = [
+        ("model", str(folder)),
+        ("backbone", f"{branch.backbone.spec.name} at {branch.backbone.input_size[0]}x{branch.backbone.input_size[1]}, weights from {known.origin} ({known.license})"),
+        ("learned from", f"{report.frames} frames of {len(report.sources)} sources, {report.patches:,} patches"),
+        ("bank", f"{len(branch.bank):,} rows of {branch.bank.dim} dimensions ({branch.projection.explained:.0%} of the variance kept)"),
+    ]  # fmt: skip
+    if report.coverage is not None:
+        unit = report.scale
+        rows.append(
+            (
+                "coverage",
+                f"a learned patch is {report.coverage.mean / unit:.2f} from its nearest row on average, "
+                f"{report.coverage.largest / unit:.2f} at most (1 = the score of an ordinary frame)",
+            )
+        )
+    if report.holdout:
+        scores = np.concatenate([series[1] for series in report.holdout.values()])
+        rows.append(
+            (
+                "hold-out",
+                f"{len(scores)} frames of {len(report.holdout)} sources: score median {np.median(scores):.2f}, "
+                f"99 % below {np.quantile(scores, 0.99):.2f}, largest {scores.max():.2f}; "
+                f"patches {report.holdout_mean_distance:.2f} on average, {report.holdout_largest_distance:.2f} at most",
+            )
+        )
+    else:
+        rows.append(
+            ("hold-out", "nothing was held out (too little footage): false alarms cannot be measured")
+        )
+    if math.isfinite(report.gain_of_second_half):
+        gain = report.gain_of_second_half
+        more = (
+            "more footage would still widen the coverage"
+            if gain > 0.05
+            else "more footage of the same kind would add little"
+        )
+        rows.append(
+            ("more footage?", f"half of it lowered the hold-out scores by {max(gain, 0):.0%}: {more}")
+        )
+    rows.append(
+        ("time", f"{report.seconds:.0f} s, {report.frames / max(report.seconds, 1e-9):.1f} frames a second")
+    )
+    console.table("Learned what is normal", rows)

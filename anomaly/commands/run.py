@@ -1,0 +1,82 @@
+"""`anomaly run`: watch footage, write the annotated video, the events and their snapshots."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anomaly.commands import console
+from anomaly.commands.score import named_as, watch_source
+from anomaly.edge.sinks import AnnotatedVideo, EventLog, annotate, write_jpeg
+from anomaly.errors import FootageError, ModelError
+from anomaly.footage.source import find_sources, probe
+from anomaly.model import load_model
+from anomaly.thresholds import load_threshold
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anomaly.config import RunConfig
+    from anomaly.edge.watch import Watched
+    from anomaly.footage.source import Source
+    from anomaly.model import Model
+    from anomaly.thresholds import Threshold
+
+
+def run(config: RunConfig) -> None:
+    """Watch every source; one that cannot be read stops nothing."""
+    sources = find_sources(config.source)
+    model = load_model(Path(config.model), device=config.device, offline=config.weights.offline)
+    threshold = load_threshold(model, fps=config.footage.fps)
+    if config.run.require_certificate and not threshold.certified:
+        raise ModelError(
+            f"{threshold.headline()}; run.require_certificate=true does not run what is not certified"
+        )
+    console.say(threshold.headline())
+    out = Path(config.out)
+    problems: list[str] = []
+    frames = 0
+    with EventLog(out, threshold) as log, console.counter("watching", None) as advance:
+        for source in sources:
+            for _ in _watch(model, source, threshold, config, log, problems):
+                frames += 1
+                advance(1)
+    console.warn(problems)
+    if not frames:
+        raise FootageError(
+            f"not one frame of {len(sources)} sources could be watched; the first problem: {problems[0]}"
+        )
+    console.say(
+        f"{frames} frames of {len(sources)} sources watched, {log.count} events: {out / 'events.jsonl'}"
+    )
+    if config.run.annotate:
+        console.say(f"Look at {out / 'annotated'}.")
+
+
+def _watch(
+    model: Model, source: Source, threshold: Threshold, config: RunConfig, log: EventLog, problems: list[str]
+) -> Iterator[Watched]:
+    annotated = out_path(Path(config.out) / "annotated", source)
+    with ExitStack() as stack:
+        video: AnnotatedVideo | None = None
+        for watched in watch_source(model, source, threshold, config.footage, problems.append):
+            if config.run.annotate and source.kind == "video":
+                if video is None:
+                    annotated.parent.mkdir(parents=True, exist_ok=True)
+                    rate = config.footage.fps or probe(source).fps or 25.0
+                    video = stack.enter_context(
+                        AnnotatedVideo(annotated, threshold, rate, config.run.opacity)
+                    )
+                video.write(watched)
+            elif config.run.annotate:
+                annotated.parent.mkdir(parents=True, exist_ok=True)
+                write_jpeg(annotated, annotate(watched, threshold, config.run.opacity))
+            for event in watched.ended:
+                log.write(event)
+            yield watched
+
+
+def out_path(folder: Path, source: Source) -> Path:
+    """Where the annotated copy of a source goes: its name, as MP4 or JPEG."""
+    return named_as(folder, source.name, ".mp4" if source.kind == "video" else ".jpg")

@@ -1,0 +1,249 @@
+"""Typed configurations, one root a command. Hydra checks names and types against these classes.
+
+Together with `cli.py` and `commands/` this is the only code that knows Hydra: everything below
+takes plain values.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+
+@dataclass
+class BackboneConfig:
+    """The frozen network. `backbone=NAME` chooses a file of `configs/backbone/`."""
+
+    name: str = MISSING
+    layers: list[int] = MISSING
+    stride: int = MISSING
+    grid_stride: int = MISSING
+    mean: list[float] = MISSING
+    std: list[float] = MISSING
+    input_pixels: int = MISSING
+    neighbourhood: int = 3  # each patch feature is averaged over so many cells of its map, each way
+    input_size: list[int] | None = None  # [height, width]; null = from the footage's shape and input_pixels
+    file: str | None = None  # take the weights from this file
+
+
+@dataclass
+class ProjectionConfig:
+    """PCA whitening, learned on a first sample."""
+
+    dims: int = 100
+    shrinkage: float = 0.1
+    sample_frames: int = 200
+
+
+@dataclass
+class BankConfig:
+    """The memory bank."""
+
+    size: int = 15_000  # rows at most
+    radius: float | None = None  # instead of a size: cover every patch to within this distance
+
+
+@dataclass
+class FootageConfig:
+    """How footage is read."""
+
+    fps: float | None = 10.0  # frames a second that are scored; null = every frame
+    on_error: str = "skip"  # a damaged file: skip (named; what is readable is used) or refuse
+
+
+@dataclass
+class RegionsConfig:
+    """What of the picture counts: polygons of [x, y] in 0..1, or a mask image (white counts)."""
+
+    look: list[list[list[float]]] = field(default_factory=list)
+    ignore: list[list[list[float]]] = field(default_factory=list)
+    mask: str | None = None
+
+
+@dataclass
+class LabelsConfig:
+    """How labels are read."""
+
+    tolerance_s: float = 1.0  # moments (video,time_s,label) are widened by this on either side
+    slack_s: float = 0.5  # an event may be noticed this much before or after its label
+    gap_s: float = 1.0  # intervals of a video closer than this are one event
+    unlisted: str = "ignore"  # videos that the labels do not name: ignore, or normal
+    count: str = "clip"  # what is independent: clip (its events count once) or event
+
+
+@dataclass
+class DeciderSettings:
+    """How scores become events."""
+
+    smoothing_s: float = 0.5
+    min_duration_s: float = 0.0
+    max_duration_s: float = 60.0
+    leave_ratio: float = 0.9
+    join_gap_s: float = 1.0
+
+
+@dataclass
+class WeightsConfig:
+    """Licences of weights that are not free for every use must be accepted by the backbone's name."""
+
+    accept_license: str = ""
+    offline: bool = False
+
+
+@dataclass
+class FitSettings:
+    """What `fit` does with the footage."""
+
+    fps: float | None = 5.0  # frames a second that are learned from
+    holdout: float = 0.2  # share of the normal footage kept aside
+    guard_s: float = 2.0  # seconds left out between learned and held-out blocks of one clip
+    except_margin_s: float = 1.0  # seconds left out around labelled intervals (--except)
+    drop: list[str] = field(default_factory=list)  # clip@start-end, seconds
+    review: int = 24  # moments shown in fit_review.html; 0 = no review
+
+
+@dataclass
+class FitConfig:
+    """`anomaly fit`."""
+
+    normal_videos: list[str] = MISSING
+    model: str = MISSING
+    except_labels: str | None = None
+    videos: str | None = None
+    name: str | None = None
+    seed: int = 0
+    device: str = "cpu"
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+    bank: BankConfig = field(default_factory=BankConfig)
+    footage: FootageConfig = field(default_factory=FootageConfig)
+    regions: RegionsConfig = field(default_factory=RegionsConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    fit: FitSettings = field(default_factory=FitSettings)
+
+
+@dataclass
+class CalibrationSettings:
+    """What the threshold aims at."""
+
+    target_recall: float = 0.95
+    confidence: float = 0.95
+    false_alarms_per_hour: float | None = None  # a budget; where it conflicts, recall wins
+    recall_wins: bool = True
+
+
+@dataclass
+class CalibrateConfig:
+    """`anomaly calibrate`."""
+
+    model: str = MISSING
+    labeled: str = MISSING
+    videos: str | None = None
+    out: str | None = None
+    device: str = "auto"
+    footage: FootageConfig = field(default_factory=FootageConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    decider: DeciderSettings = field(default_factory=DeciderSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+
+
+@dataclass
+class EvaluateConfig:
+    """`anomaly evaluate`."""
+
+    model: str = MISSING
+    labeled: str = MISSING
+    videos: str | None = None
+    json: str | None = None
+    html: str | None = None
+    device: str = "auto"
+    footage: FootageConfig = field(default_factory=FootageConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+
+
+@dataclass
+class ScoreConfig:
+    """`anomaly score`."""
+
+    model: str = MISSING
+    source: list[str] = MISSING
+    out: str = MISSING
+    heatmaps: str | None = None
+    device: str = "auto"
+    footage: FootageConfig = field(default_factory=FootageConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+
+
+@dataclass
+class RunSettings:
+    """What `run` writes and insists on."""
+
+    opacity: float = 0.55  # of the heatmap in the annotated video
+    annotate: bool = True  # write the annotated video
+    require_certificate: bool = False  # refuse to run what is not certified
+
+
+@dataclass
+class RunConfig:
+    """`anomaly run`."""
+
+    model: str = MISSING
+    source: list[str] = MISSING
+    out: str = "outputs/run"
+    device: str = "auto"
+    footage: FootageConfig = field(default_factory=FootageConfig)
+    run: RunSettings = field(default_factory=RunSettings)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+
+
+@dataclass
+class DemoConfig:
+    """`anomaly demo`."""
+
+    out: str = "demo"
+    seed: int = 0
+
+
+@dataclass
+class WeightsCommandConfig:
+    """`anomaly weights`."""
+
+    action: str = MISSING
+    network: str | None = None
+    file: str | None = None
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+
+
+SCHEMAS: dict[str, type] = {
+    "fit": FitConfig,
+    "calibrate": CalibrateConfig,
+    "evaluate": EvaluateConfig,
+    "score": ScoreConfig,
+    "run": RunConfig,
+    "demo": DemoConfig,
+    "weights": WeightsCommandConfig,
+}
+
+
+def quoted(value: str) -> str:
+    """A text as Hydra's grammar takes it literally, whatever it holds."""
+    # OmegaConf reads ${ as a reference, and a run of backslashes before it as escapes.
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    # Hydra reads a run of backslashes as escapes only before a quote.
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", literal)
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return "'" + escaped + "\\" * trailing + "'"
+
+
+def register() -> None:
+    """Tell Hydra the schemas of all roots (`fit_schema`, …), so that it checks every override."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for command, schema in SCHEMAS.items():
+        store.store(name=f"{command}_schema", node=schema)

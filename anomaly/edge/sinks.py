@@ -1,0 +1,125 @@
+"""Where frames and events go. A sink is a context manager; `write` takes what was watched."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import cv2
+
+from anomaly.footage.clips import VideoWriter
+from anomaly.heatmap import draw_box, heat_range, overlay
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from anomaly.edge.watch import Event, Watched
+    from anomaly.thresholds import Threshold
+    from anomaly.types import ImageArray
+
+_ALARM = (230, 60, 40)
+_CALM = (70, 160, 90)
+
+
+class EventLog:
+    """`events.jsonl`: one line an event, with a snapshot of its worst frame beside it.
+
+    A line is on the disk before the next frame is looked at, so that a kill loses nothing that was told.
+    """
+
+    def __init__(self, folder: Path, threshold: Threshold) -> None:
+        self._folder = folder
+        self._threshold = threshold
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = (self._folder / "events.jsonl").open("w", encoding="utf-8")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def write(self, event: Event) -> None:
+        """Write one event and its snapshot."""
+        self.count += 1
+        image = event.frame.image
+        size = image.shape[0], image.shape[1]
+        box = event.look.box(size)
+        low, high = heat_range(self._threshold.value)
+        snapshot = f"snapshots/event_{self.count:04d}.jpg"
+        path = self._folder / snapshot
+        path.parent.mkdir(exist_ok=True)
+        write_jpeg(path, draw_box(overlay(image, event.look.heatmap(size), low, high), box))
+        line = {
+            "event": self.count,
+            "source": event.source,
+            "camera": event.camera,
+            "start_s": round(event.start_s, 6),
+            "peak_s": round(event.peak_s, 6),
+            "end_s": round(event.end_s, 6),
+            "score": event.score,
+            "threshold": self._threshold.value,
+            "certified": self._threshold.certified,
+            "continued": event.continued,
+            "box": [box.x0, box.y0, box.x1, box.y1],
+            "snapshot": snapshot,
+        }
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+class AnnotatedVideo:
+    """The footage with its heatmap laid over, the score, and a red frame while an alarm is on."""
+
+    def __init__(self, path: Path, threshold: Threshold, fps: float, opacity: float) -> None:
+        self._writer = VideoWriter(path, fps=fps)
+        self._threshold = threshold
+        self._opacity = opacity
+
+    def __enter__(self) -> Self:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, trace)
+
+    def write(self, watched: Watched) -> None:
+        """Write one frame."""
+        self._writer.write(annotate(watched, self._threshold, self._opacity), watched.frame.pts_s)
+
+
+def annotate(watched: Watched, threshold: Threshold, opacity: float) -> ImageArray:
+    """One frame as the operator sees it: heatmap, score bar, and whether an alarm is on."""
+    image = watched.frame.image
+    height, width = image.shape[:2]
+    low, high = heat_range(threshold.value)
+    drawn = overlay(image, watched.look.heatmap((height, width)), low, high, opacity)
+    colour = _ALARM if watched.decision.alarm else _CALM
+    if watched.decision.alarm:
+        cv2.rectangle(drawn, (0, 0), (width - 1, height - 1), _ALARM, max(2, height // 80))
+    # The bar's middle is the threshold: left of it is calm, right of it alarms.
+    bar = max(4, height // 40)
+    share = (watched.decision.score - low) / max(2 * ((threshold.value or high) - low), 1e-9)
+    cv2.rectangle(drawn, (0, height - bar), (int(min(max(share, 0.0), 1.0) * width), height - 1), colour, -1)
+    cv2.line(drawn, (width // 2, height - 2 * bar), (width // 2, height - 1), (255, 255, 255), 1)
+    text = f"{watched.decision.score:.2f}" + (f" / {threshold.value:.2f}" if threshold.value else "")
+    if not threshold.certified:
+        text += " UNCERTIFIED"
+    scale = max(0.35, height / 700)
+    place = (6, int(26 * scale) + 4)
+    cv2.putText(drawn, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(drawn, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
+    return drawn
+
+
+def write_jpeg(path: Path, image: ImageArray) -> None:
+    """Write a picture (H, W, 3) uint8 RGB as JPEG; raises OSError where it cannot be written."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    path.write_bytes(data.tobytes())

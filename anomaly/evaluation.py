@@ -1,0 +1,183 @@
+"""Figures of a calibrated model on labelled footage it was not calibrated on."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anomaly.calibration import Decided, decide, event_outcomes, false_alarms, normal_windows
+from anomaly.errors import AnomalyError
+from anomaly.footage.masks import read_mask
+from anomaly.footage.source import read_frames
+from anomaly.heatmap import anomaly_map
+from anomaly.metrics import PixelMetrics, auroc, average_precision
+from anomaly.scoring import look_at
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from anomaly.calibration import Event, EventOutcome, FalseAlarms, Series
+    from anomaly.footage.labels import LabeledFootage
+    from anomaly.footage.source import Source
+    from anomaly.model import Model
+    from anomaly.scoring import Scored
+    from anomaly.thresholds import Threshold
+
+#: Frames that the rate is measured on: enough to be past the warm-up, few enough not to wait for.
+_RATE_FRAMES = 40
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        figures: one flat table of numbers; None where a figure has no meaning for this footage.
+        decided: decided series by source name.
+        truth: (n,) bool by source name: frames inside a label.
+        outcomes: every event.
+        alarms: false alarms on normal footage, None without a threshold.
+        notes: what the reader should know.
+    """
+
+    figures: dict[str, float | int | None]
+    decided: Mapping[str, Decided]
+    truth: Mapping[str, NDArray[np.bool_]]
+    outcomes: tuple[EventOutcome, ...]
+    alarms: FalseAlarms | None
+    notes: tuple[str, ...]
+
+
+def evaluate(
+    footage: LabeledFootage,
+    events: Sequence[Event],
+    scored: Sequence[Scored],
+    holdout: Sequence[Series],
+    threshold: Threshold,
+    *,
+    slack_s: float,
+    grid: tuple[int, int],
+) -> Evaluation:
+    """Measure scores against labels.
+
+    False alarms are counted on the footage that `fit` held out and on labelled sources without an
+    event; the time around the events of other sources is left out, since labels rarely end
+    where an anomaly's traces do.
+
+    Args:
+        footage: sources, intervals, masks.
+        events: joined events.
+        scored: raw scores; with grids where masks are to be measured.
+        holdout: hold-out series of the model.
+        threshold: of the model; its value may be None.
+        slack_s: how far outside its label an event may be noticed.
+        grid: the patch grid.
+    """
+    decided = {one.source.name: decide(one.series, threshold.decider) for one in scored}
+    truth = {one.source.name: inside(footage, one) for one in scored}
+    labels = np.concatenate([truth[name] for name in decided])
+    smoothed = np.concatenate([decided[name].decision for name in decided])
+    raw = np.concatenate([decided[name].series.scores for name in decided])
+    still = all(one.source.kind == "image" for one in scored)
+    figures: dict[str, float | int | None] = {
+        "n_sources": len(scored),
+        "n_frames": len(labels),
+        "n_anomalous_frames": int(labels.sum()),
+        "n_events": len(events),
+    }
+    notes: list[str] = []
+    both = bool(labels.any()) and not bool(labels.all())
+    if not both:
+        notes.append("All frames are of one class: no AUROC can be given.")
+    figures["frame_auroc"] = auroc(labels, smoothed) if both else None
+    figures["frame_ap"] = average_precision(labels, smoothed) if both else None
+    figures["frame_auroc_raw"] = auroc(labels, raw) if both else None
+    if still:
+        figures["image_auroc"] = figures["frame_auroc"]
+        figures["image_ap"] = figures["frame_ap"]
+    outcomes: tuple[EventOutcome, ...] = ()
+    alarms: FalseAlarms | None = None
+    if threshold.value is not None:
+        value = threshold.value
+        outcomes = tuple(event_outcomes(events, decided, value, slack_s, None))
+        seen = [one for one in outcomes if one.outcome != "blind"]
+        in_alarm = np.concatenate([one.in_alarm(value) for one in decided.values()])
+        with_events = {event.video for event in events}
+        normal = [*(decide(one, threshold.decider) for one in holdout)]
+        normal += [one for name, one in decided.items() if name not in with_events and not truth[name].any()]
+        lengths = [event.end_s - event.start_s + 2 * slack_s for event in events if np.isfinite(event.end_s)]
+        alarms = false_alarms(normal, value, windows=normal_windows(normal, lengths))
+        figures |= {
+            "event_recall": sum(one.caught for one in seen) / len(seen) if seen else None,
+            "events_caught_by_running_alarm": sum(one.outcome == "running" for one in outcomes),
+            "frame_recall": float(in_alarm[labels].mean()) if labels.any() else None,
+            "certified_recall": threshold.certificate.recall
+            if threshold.certified and threshold.certificate
+            else None,
+            "false_alarms": alarms.n_alarms,
+            "false_alarms_per_hour": alarms.per_hour,
+            "false_alarms_per_hour_at_least": alarms.per_hour_at_least,
+            "false_alarms_per_hour_at_most": alarms.per_hour_at_most,
+            "normal_hours": alarms.hours,
+            "alarm_time_share": alarms.alarm_time_share,
+            "chance_hit_rate": alarms.chance_hit_rate,
+            "threshold": value,
+        }
+    else:
+        notes.append(threshold.headline())
+        names = ("event_recall", "frame_recall", "certified_recall", "false_alarms_per_hour")
+        figures |= dict.fromkeys((*names, "alarm_time_share", "chance_hit_rate", "threshold"), None)
+    figures |= _pixel_figures(footage.masks, scored, grid)
+    return Evaluation(figures, decided, truth, outcomes, alarms, tuple(notes))
+
+
+def inside(footage: LabeledFootage, one: Scored) -> NDArray[np.bool_]:
+    """(n,) bool: which frames of a source lie inside one of its labels."""
+    marked = np.zeros(len(one.times), bool)
+    for interval in footage.of(one.source.name):
+        marked |= (one.times >= interval.start_s) & (one.times < interval.end_s)
+    return marked
+
+
+def _pixel_figures(
+    masks: Mapping[str, Path], scored: Sequence[Scored], grid: tuple[int, int]
+) -> dict[str, float | int | None]:
+    """Pixel AUROC and AUPRO over the sources that have masks, and their normal neighbours among images."""
+    measured = [one for one in scored if one.grids is not None]
+    if not measured:
+        return {}
+    metrics = PixelMetrics()
+    for one in measured:
+        assert one.grids is not None
+        path = masks.get(one.source.name)
+        for index, distances in zip(one.frames.tolist(), one.grids, strict=True):
+            mask = np.zeros(one.size, bool) if path is None else read_mask(path, index, one.size)
+            metrics.update(anomaly_map(distances, grid, one.size), mask)
+    try:
+        return {"pixel_auroc": metrics.auroc(), "aupro": metrics.aupro()}
+    except AnomalyError:
+        return {}  # not one marked pixel, or nothing but marked ones
+
+
+def measure_rate(model: Model, source: Source, fps: float | None) -> float:
+    """Frames a second from decoding to score, on the first frames of a source, nothing from a cache."""
+    frames = look_at(model, islice(read_frames(source, fps=fps, on_damage=lambda _: None), _RATE_FRAMES))
+    count, started = 0, time.perf_counter()
+    for _ in frames:
+        count += 1
+    return count / (time.perf_counter() - started)
+
+
+def flat(figures: Mapping[str, float | int | None]) -> dict[str, Any]:
+    """The figures as JSON takes them."""
+    return {
+        name: None if isinstance(value, float) and not np.isfinite(value) else value
+        for name, value in figures.items()
+    }

@@ -1,0 +1,165 @@
+"""From patch distances to what a person sees and what a threshold compares.
+
+The score comes from the patch distances themselves, never from the picture of them, so that
+neither the display's size nor its smoothness touches the threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anomaly.resize import resize_matrix
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from anomaly.types import ImageArray
+
+
+@dataclass(frozen=True)
+class Box:
+    """A region of a frame, in pixels, half-open: x0 <= x < x1, y0 <= y < y1."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+
+def frame_score(
+    distances: NDArray[np.float32], top_share: float = 0.01, counts: NDArray[np.bool_] | None = None
+) -> float:
+    """Score of a frame: the mean of its largest patch distances.
+
+    Args:
+        distances: (P,) float32, the distance of every patch to the bank.
+        top_share: share of the patches that enter the mean, in (0, 1]; at least one does.
+        counts: (P,) bool, patches that count (regions); None = all.
+
+    Returns:
+        The score; higher = more anomalous. 0 where no patch counts.
+    """
+    kept = distances if counts is None else distances[counts]
+    if kept.size == 0:
+        return 0.0
+    top = max(1, round(top_share * kept.size))
+    largest = np.partition(kept, kept.size - top)[kept.size - top :]
+    # Summed in order, so that the result does not depend on how the partition left them.
+    return float(np.sort(largest).mean(dtype=np.float64))
+
+
+@lru_cache(maxsize=32)
+def _axes(grid: tuple[int, int], size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return resize_matrix(grid[0], size[0]), resize_matrix(grid[1], size[1])
+
+
+def anomaly_map(
+    distances: NDArray[np.float32],
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    counts: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float32]:
+    """The heatmap: patch distances, interpolated to the frame's size.
+
+    Args:
+        distances: (gh * gw,) float32.
+        grid: (gh, gw).
+        size: (H, W) of the result.
+        counts: (gh * gw,) bool; patches that do not count are shown as 0.
+
+    Returns:
+        (H, W) float32, in units of `distances`.
+    """
+    shown = distances if counts is None else np.where(counts, distances, np.float32(0))
+    rows, columns = _axes(grid, size)
+    heatmap: NDArray[np.float32] = rows @ shown.reshape(grid).astype(np.float32) @ columns.T
+    return heatmap
+
+
+def anomaly_box(
+    distances: NDArray[np.float32],
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    counts: NDArray[np.bool_] | None = None,
+) -> Box:
+    """The box around the worst region: patches connected to the worst one.
+
+    A patch belongs to it while its distance is nearer to the worst patch's than to the
+    median's.
+
+    Args:
+        distances: (gh * gw,) float32.
+        grid: (gh, gw).
+        size: (H, W) of the frame the box is for.
+        counts: (gh * gw,) bool; patches that do not count are left out.
+
+    Returns:
+        The box in pixels of the frame.
+    """
+    from scipy import ndimage
+
+    kept = np.ones(distances.shape, bool) if counts is None else counts
+    if not kept.any():
+        return Box(0, 0, size[1], size[0])
+    shown = np.where(kept, distances, -np.inf)
+    worst = int(shown.argmax())
+    level = (float(shown[worst]) + float(np.median(distances[kept]))) / 2
+    regions, _ = ndimage.label((shown >= level).reshape(grid), structure=np.ones((3, 3)))
+    ys, xs = np.nonzero(regions == regions.flat[worst])
+    height, width = size
+    return Box(
+        x0=int(xs.min() * width / grid[1]),
+        y0=int(ys.min() * height / grid[0]),
+        x1=int(np.ceil((xs.max() + 1) * width / grid[1])),
+        y1=int(np.ceil((ys.max() + 1) * height / grid[0])),
+    )
+
+
+def heat_range(threshold: float | None) -> tuple[float, float]:
+    """Patch distances shown as nothing and as full colour.
+
+    Below the score of an ordinary frame (1) nothing is shown; full colour lies as far above the
+    threshold as makes a patch that alone could raise an alarm stand out.
+    """
+    return 1.0, max(1.25, 1.0 + 4.0 * ((threshold or 1.25) - 1.0))
+
+
+def overlay(
+    image: ImageArray, heatmap: NDArray[np.float32], low: float, high: float, opacity: float = 0.55
+) -> ImageArray:
+    """Lay a heatmap over a picture.
+
+    Cold regions stay as they are; the hotter, the more the colour covers. The colours
+    (inferno) rise in lightness too, so that they read without colour vision and in print.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        heatmap: (H, W) float32.
+        low: the value shown as nothing.
+        high: the value shown at full colour, > low.
+        opacity: of the hottest region, 0..1.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    import cv2
+
+    share = np.clip((heatmap - low) / max(high - low, 1e-9), 0.0, 1.0)
+    levels = np.round(share * 255).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    alpha = (share * opacity)[..., None].astype(np.float32)
+    mixed: ImageArray = np.round(image * (1 - alpha) + colours * alpha).astype(np.uint8)
+    return mixed
+
+
+def draw_box(image: ImageArray, box: Box, colour: tuple[int, int, int] = (255, 64, 64)) -> ImageArray:
+    """A copy of the picture with the box drawn in, 2 pixels wide."""
+    import cv2
+
+    drawn = image.copy()
+    cv2.rectangle(drawn, (box.x0, box.y0), (box.x1 - 1, box.y1 - 1), colour, 2)
+    return drawn

@@ -1,0 +1,84 @@
+"""PCA whitening of patch features, learned on a first sample and frozen before the bank starts.
+
+After whitening every direction of normal variation weighs the same, so that a small change in
+a quiet direction counts as much as a large one in a noisy direction: distances become
+(truncated, shrunk) Mahalanobis distances between patches. Shrinkage towards a sphere
+(Ledoit & Wolf 2004, with a fixed weight) keeps directions that hold only noise from being
+blown up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """A frozen affine map from backbone features to the space the bank lives in.
+
+    Attributes:
+        mean: (D,) float32, subtracted first.
+        components: (D, d) float32, multiplied second.
+        explained: share of the sample's variance that the d directions hold, 0..1.
+    """
+
+    mean: NDArray[np.float32]
+    components: NDArray[np.float32]
+    explained: float
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the projected space."""
+        return int(self.components.shape[1])
+
+    def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Project features.
+
+        Args:
+            features: (..., D) float32.
+
+        Returns:
+            (..., d) float32.
+        """
+        flat = np.asarray(features.reshape(-1, features.shape[-1]) - self.mean, np.float32)
+        projected = flat @ self.components
+        return projected.reshape(*features.shape[:-1], self.dim)
+
+
+def fit_projection(sample: NDArray[np.float32], dims: int, shrinkage: float) -> Projection:
+    """Learn the projection from a sample of patch features.
+
+    Args:
+        sample: (N, D) float32, N >= 2, finite.
+        dims: directions kept; more than D or N - 1 are not to be had and are cut.
+        shrinkage: 0..1, how far the covariance is pulled towards a sphere before whitening.
+
+    Returns:
+        The projection; its directions are ordered from the largest variance to the smallest.
+    """
+    count, width = sample.shape
+    mean = sample.mean(axis=0, dtype=np.float64)
+    centred = sample.astype(np.float64) - mean
+    covariance = centred.T @ centred / max(count - 1, 1)
+    total = float(np.trace(covariance))
+    # A sample without any variation (one flat picture) still needs a map that is not infinite.
+    sphere = max(total / width, 1e-12)
+    shrunk = (1.0 - shrinkage) * covariance + shrinkage * sphere * np.eye(width)
+    variances, directions = np.linalg.eigh(shrunk)
+    keep = np.argsort(-variances, kind="stable")[: max(1, min(dims, width, count - 1))]
+    basis = directions[:, keep]
+    # The sign of an eigenvector is arbitrary; fixing it keeps the bank the same byte for byte.
+    signs = np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(basis.shape[1])])
+    basis = basis * np.where(signs == 0, 1.0, signs)
+    held = float(np.einsum("ij,jk,ki->", basis.T, covariance, basis))
+    return Projection(
+        mean=mean.astype(np.float32),
+        components=(basis / np.sqrt(np.maximum(variances[keep], 1e-12))).astype(np.float32),
+        explained=held / total if total > 0 else 1.0,
+    )

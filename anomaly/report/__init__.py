@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: no network, no scripts from elsewhere, every name escaped."""

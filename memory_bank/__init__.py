@@ -1,0 +1,45 @@
+"""Normal patches from hours of footage in bounded memory, searched for the nearest one.
+
+`StreamingCoreset` keeps the rows while frames arrive and finishes as a `MemoryBank`, which finds
+the nearest normal patch and says where it came from. `kcenter_greedy` is the reference that
+`kcenter_select` reproduces far faster. Higher distance = more anomalous. Nothing here knows of
+images, backbones or models: it works on float32 rows.
+"""
+
+from memory_bank.bank import Members, MemoryBank
+from memory_bank.checkpoint import load_checkpoint, save_checkpoint
+from memory_bank.coreset import StreamingCoreset
+from memory_bank.errors import MemoryBankError
+from memory_bank.index import KINDS, Index, build_index, recall
+from memory_bank.kcenter import Selection, kcenter_greedy, kcenter_select
+from memory_bank.merge import Forgotten, Merged, add_rows, forget_source, merge_banks
+from memory_bank.origins import Origins
+from memory_bank.reweight import reweighted
+from memory_bank.settings import CoresetConfig, Coverage
+from memory_bank.temporal import TemporalSearch
+
+__all__ = [
+    "KINDS",
+    "CoresetConfig",
+    "Coverage",
+    "Forgotten",
+    "Index",
+    "Members",
+    "MemoryBank",
+    "MemoryBankError",
+    "Merged",
+    "Origins",
+    "Selection",
+    "StreamingCoreset",
+    "TemporalSearch",
+    "add_rows",
+    "build_index",
+    "forget_source",
+    "kcenter_greedy",
+    "kcenter_select",
+    "load_checkpoint",
+    "merge_banks",
+    "recall",
+    "reweighted",
+    "save_checkpoint",
+]

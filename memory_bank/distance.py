@@ -1,0 +1,155 @@
+"""Distances between patches and rows, as blocked matrix products.
+
+Both metrics are worked as a Euclidean distance in one *working space*, where the triangle
+inequality holds: "euclidean" is the space itself, "cosine" is the unit sphere, on which the
+squared chord is 2 - 2 cos. Place, where it counts, is two more dimensions of that space.
+Products only *choose* the nearest row; the distance given out is measured again as a sum of
+squared differences, because |x|² + |c|² - 2 x·c loses its digits where x and c are close.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from memory_bank.errors import MemoryBankError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats: TypeAlias = NDArray[np.float32]
+
+Metric: TypeAlias = Literal["euclidean", "cosine"]
+METRICS: tuple[Metric, ...] = ("euclidean", "cosine")
+
+# A product block of 2^22 float32 is 16 MiB: it stays in the last-level cache while its minimum is taken.
+_BLOCK_ELEMENTS = 1 << 22
+
+
+def check_metric(metric: str) -> Metric:
+    """The metric's name, or MemoryBankError."""
+    for known in METRICS:
+        if metric == known:
+            return known
+    raise MemoryBankError(f"unknown metric {metric!r}; use one of {', '.join(METRICS)}")
+
+
+def working_rows(
+    features: Floats,
+    metric: Metric,
+    place_weight: float = 0.0,
+    y: Floats | None = None,
+    x: Floats | None = None,
+) -> Floats:
+    """Features in the working space.
+
+    Args:
+        features: (N, D) float32. All-zero rows stay zero under "cosine".
+        metric: "euclidean" or "cosine".
+        place_weight: distance that one whole picture height (or width) counts for; 0 leaves place out.
+        y, x: (N,) float32 in 0..1; needed where place_weight > 0.
+
+    Returns:
+        (N, D) or, with place, (N, D + 2) float32, C-contiguous.
+    """
+    rows = np.ascontiguousarray(features, dtype=np.float32)
+    if metric == "cosine":
+        norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+        scale: Floats = np.where(norms > 0, norms, np.float32(1))
+        rows = np.divide(rows, scale, dtype=np.float32)
+    if place_weight > 0:
+        if y is None or x is None:
+            raise MemoryBankError("this bank counts place in its metric; give y and x of every patch")
+        place = np.stack([y, x], axis=1) * np.float32(place_weight)
+        rows = np.concatenate([rows, place.astype(np.float32)], axis=1)
+    return np.ascontiguousarray(rows, dtype=np.float32)
+
+
+def to_metric(distances: Floats, metric: Metric) -> Floats:
+    """Working-space distances as distances of the metric (cosine distance = chord² / 2)."""
+    if metric == "cosine":
+        return distances * distances * np.float32(0.5)
+    return distances
+
+
+def from_metric(distance: float, metric: Metric) -> float:
+    """A distance of the metric in the working space."""
+    return float(np.sqrt(2.0 * distance)) if metric == "cosine" else float(distance)
+
+
+def squared_norms(rows: Floats) -> Floats:
+    """(N,) float32, the squared length of each row."""
+    norms: Floats = np.einsum("ij,ij->i", rows, rows)
+    return norms
+
+
+def block_length(columns: int) -> int:
+    """How many rows of a product with `columns` columns make one block."""
+    return max(64, _BLOCK_ELEMENTS // max(columns, 1))
+
+
+def exact_distances(rows: Floats, others: Floats) -> Floats:
+    """Distances of paired rows, by differences: (N, D) and (N, D), or (N, D) and (N, k, D)."""
+    if others.ndim == 3:
+        difference = rows[:, None, :] - others
+        distances: Floats = np.sqrt(np.einsum("ikj,ikj->ik", difference, difference))
+        return distances
+    difference = rows - others
+    paired: Floats = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+    return paired
+
+
+def nearest(
+    queries: Floats, rows: Floats, k: int = 1, norms: Floats | None = None
+) -> tuple[Floats, NDArray[np.int64]]:
+    """The k nearest rows of each query in the working space.
+
+    Args:
+        queries: (N, D) float32.
+        rows: (M, D) float32, M >= k.
+        k: how many.
+        norms: (M,) float32, `squared_norms(rows)`, where the caller keeps them.
+
+    Returns:
+        distances (N, k) float32 measured by differences, ascending; indices (N, k) int64. Of equally
+        near rows the lower index comes first.
+    """
+    half = (squared_norms(rows) if norms is None else norms) * np.float32(0.5)
+    indices = np.empty((len(queries), k), dtype=np.int64)
+    step = block_length(len(rows))
+    for start in range(0, len(queries), step):
+        block = queries[start : start + step]
+        # |x - c|² / 2 without the part that is the same for every row.
+        product = block @ rows.T
+        np.subtract(half, product, out=product)
+        if k == 1:
+            indices[start : start + step, 0] = product.argmin(axis=1)
+        else:
+            part = np.argpartition(product, k - 1, axis=1)[:, :k] if k < len(rows) else None
+            indices[start : start + step] = np.arange(len(rows))[None, :] if part is None else part
+    return remeasure(queries, rows, indices)
+
+
+def remeasure(queries: Floats, rows: Floats, indices: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
+    """Measure chosen rows again by differences, and order each query's choice.
+
+    Args:
+        queries: (N, D) float32.
+        rows: (M, D) float32.
+        indices: (N, k) int64 into rows.
+
+    Returns:
+        distances (N, k) float32 ascending, and the indices in that order (ties: lower index first).
+    """
+    count, k = indices.shape
+    distances = np.empty((count, k), dtype=np.float32)
+    step = block_length(k * rows.shape[1])
+    for start in range(0, count, step):
+        chosen = indices[start : start + step]
+        distances[start : start + step] = exact_distances(queries[start : start + step], rows[chosen])
+    if k > 1:
+        order = np.lexsort((indices, distances), axis=1)
+        distances = np.take_along_axis(distances, order, axis=1)
+        indices = np.take_along_axis(indices, order, axis=1)
+    return distances, indices

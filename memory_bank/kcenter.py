@@ -1,0 +1,235 @@
+"""Coreset selection by greedy k-center: pick the patch farthest from everything picked so far.
+
+Gonzalez (1985): the largest distance of any patch to its nearest pick is at most twice the best
+that any choice of as many picks could reach. `kcenter_greedy` is that algorithm as written, one
+pass over all patches a pick. `kcenter_select` makes the same picks far faster:
+
+- *Lazily*: the distance to the nearest pick only ever falls, so a stale one is an upper bound.
+  Only patches whose bound is among the largest are brought up to date; a patch covered early
+  is never looked at again.
+- *In blocks*: the patches with the largest bounds are brought up to date with one matrix product,
+  and picks are made among them for as long as the farthest of them is at least as far as any
+  bound outside. Each such pick is the one the plain algorithm would have made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memory_bank.distance import exact_distances, squared_norms
+from memory_bank.errors import MemoryBankError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from memory_bank.distance import Floats
+
+# Below this share of |x|² + |c|² a squared distance from a product is mostly rounding, and measured again.
+_ROUNDING = 1e-4
+_SMALLEST_BATCH, _LARGEST_BATCH = 256, 2048
+_REFRESH_ROWS, _REFRESH_PICKS = 512, 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """What a selection picked.
+
+    Attributes:
+        indices: (K,) int64 into the rows given, in the order picked. K is smaller than asked for
+            where every patch is already covered (duplicates) or lies within the radius.
+        radius: largest Euclidean distance of any row given to its nearest pick (or earlier centre).
+        gaps: (K,) float32, how far each pick was from all before it; the first of a fresh
+            selection is inf.
+    """
+
+    indices: NDArray[np.int64]
+    radius: float
+    gaps: Floats
+
+
+def _check(rows: NDArray[Any], size: int | None, radius: float | None) -> Floats:
+    if rows.ndim != 2 or not len(rows):
+        raise MemoryBankError(f"selection needs rows of shape (N, D) with N >= 1, got {rows.shape}")
+    if size is not None and size < 1:
+        raise MemoryBankError(f"selection size must be at least 1, got {size}")
+    if radius is not None and not radius >= 0:
+        raise MemoryBankError(f"selection radius must be 0 or more, got {radius}")
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    # A sum over each row first: a million rows need no second array of their size.
+    if not np.isfinite(rows.sum(axis=1, dtype=np.float64)).all():
+        bad = int(np.flatnonzero(~np.isfinite(rows.sum(axis=1, dtype=np.float64)))[0])
+        raise MemoryBankError(f"row {bad} of the selection's input holds NaN or infinity; leave it out")
+    return rows
+
+
+def kcenter_greedy(rows: Floats, size: int, seed: int = 0) -> Selection:
+    """Exact greedy k-center as published: the reference that `kcenter_select` is tested against.
+
+    Args:
+        rows: (N, D) float32, finite.
+        size: picks wanted; fewer are made where the rows left are all duplicates of picks.
+        seed: chooses the first pick.
+
+    Returns:
+        The selection, its radius at most twice the optimum (Gonzalez 1985).
+    """
+    rows = _check(rows, size, None)
+    first = int(np.random.default_rng(seed).integers(len(rows)))
+    picks, gaps = [first], [np.inf]
+    distances = exact_distances(rows, rows[first][None, :])
+    while len(picks) < size:
+        farthest = int(distances.argmax())
+        if distances[farthest] <= 0:
+            break
+        picks.append(farthest)
+        gaps.append(float(distances[farthest]))
+        np.minimum(distances, exact_distances(rows, rows[farthest][None, :]), out=distances)
+    return Selection(np.array(picks, np.int64), float(distances.max()), np.array(gaps, np.float32))
+
+
+class _Greedy:
+    """Upper bounds on every row's squared distance to the picks, brought up to date on demand."""
+
+    def __init__(self, rows: Floats, bounds: Floats, size: int) -> None:
+        # [x, 1] · [-2c, |c|²] = |x - c|² - |x|²: one product, no second pass over it. Centred, because
+        # shorter rows lose fewer digits in products.
+        self.extended = np.empty((len(rows), rows.shape[1] + 1), np.float32)
+        self.rows: Floats = self.extended[:, :-1]
+        np.subtract(rows, rows.mean(axis=0), out=self.rows)
+        self.extended[:, -1] = 1.0
+        self.norms = squared_norms(self.rows)
+        self.bounds = bounds
+        self.stamps = np.zeros(len(rows), np.int64)  # how many picks each bound has seen
+        self.picks: list[int] = []
+        self.gaps: list[float] = []
+        self.centres = np.empty((min(size, 1024), rows.shape[1] + 1), np.float32)
+        self.largest_norm = 0.0
+
+    def pick(self, index: int, squared_gap: float) -> None:
+        count = len(self.picks)
+        if count == len(self.centres):
+            self.centres = np.concatenate([self.centres, np.empty_like(self.centres)])
+        self.centres[count, :-1] = -2 * self.rows[index]
+        self.centres[count, -1] = self.norms[index]
+        self.largest_norm = max(self.largest_norm, float(self.norms[index]))
+        self.picks.append(index)
+        self.gaps.append(float(np.sqrt(squared_gap)))
+        self.bounds[index] = 0.0
+
+    def refresh(self, chosen: NDArray[np.int64], floor: float) -> None:
+        """Bring the bounds of `chosen` up to date with all picks, or at least below `floor`."""
+        count = len(self.picks)
+        while len(chosen):
+            chosen = chosen[(self.stamps[chosen] < count) & (self.bounds[chosen] >= floor)]
+            chosen = chosen[np.argsort(self.stamps[chosen], kind="stable")]
+            for start in range(0, len(chosen), _REFRESH_ROWS):
+                block = chosen[start : start + _REFRESH_ROWS]
+                since = int(self.stamps[block[0]])
+                until = min(since + _REFRESH_PICKS, count)
+                self._meet(block, since, until)
+
+    def _meet(self, block: NDArray[np.int64], since: int, until: int) -> None:
+        centres = self.centres[since:until]
+        norms = self.norms[block]
+        squared = (self.extended[block] @ centres.T).min(axis=1) + norms
+        for i in np.flatnonzero(squared <= _ROUNDING * (norms + self.largest_norm)):
+            picked = self.rows[self.picks[since:until]]
+            squared[i] = (exact_distances(picked, self.rows[block[i]][None, :]) ** 2).min()
+        self.bounds[block] = np.minimum(self.bounds[block], squared)
+        self.stamps[block] = np.maximum(self.stamps[block], until)
+
+    def pick_among(self, chosen: NDArray[np.int64], floor: float, size: int) -> int:
+        """Greedy picks among up-to-date rows for as long as the farthest is above `floor`; how many."""
+        rows, norms = self.rows[chosen], self.norms[chosen]
+        squared = self.bounds[chosen].copy()
+        pairs = rows @ rows.T
+        before = len(self.picks)
+        while len(self.picks) < size:
+            best = int(squared.argmax())
+            gap = float(squared[best])
+            if gap < floor or gap <= 0.0:
+                break
+            self.pick(int(chosen[best]), gap)
+            to_pick = norms + norms[best] - 2 * pairs[best]
+            doubtful = np.flatnonzero(to_pick <= _ROUNDING * (norms + norms[best]))
+            to_pick[doubtful] = exact_distances(rows[doubtful], rows[best][None, :]) ** 2
+            np.minimum(squared, to_pick, out=squared)
+        self.bounds[chosen] = squared
+        self.stamps[chosen] = len(self.picks)
+        return len(self.picks) - before
+
+
+def kcenter_select(
+    rows: Floats,
+    size: int | None = None,
+    radius: float | None = None,
+    *,
+    seed: int = 0,
+    slack: float = 0.0,
+    distances: Floats | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Selection:
+    """Greedy k-center, lazily and in blocked products.
+
+    With slack 0 it makes the picks of `kcenter_greedy` (up to float32 rounding between equally far
+    patches). With slack e every pick is at least (1 - e) times as far out as the farthest patch,
+    so the radius is at most 2 / (1 - e) times the optimum.
+
+    Args:
+        rows: (N, D) float32, finite. Columns are centred inside.
+        size: most picks to make; None for no limit (then `radius` is needed).
+        radius: stop once every row is within this distance; None to stop by size only.
+        seed: chooses the first pick, unless `distances` is given.
+        slack: in [0, 1).
+        distances: (N,) float32, distance of each row to the nearest of centres already there. They
+            count as picked before the first; the selection's radius then includes them.
+        progress: called with the number of picks made since its last call.
+
+    Returns:
+        The selection. `radius` is the true largest distance, not a bound.
+    """
+    rows = _check(rows, size, radius)
+    if size is None and radius is None:
+        raise MemoryBankError("give a selection a size, a radius or both")
+    if not 0 <= slack < 1:
+        raise MemoryBankError(f"selection slack must be in [0, 1), got {slack}")
+    limit = len(rows) if size is None else min(size, len(rows))
+    if distances is None:
+        greedy = _Greedy(rows, np.full(len(rows), np.inf, np.float32), limit)
+        greedy.pick(int(np.random.default_rng(seed).integers(len(rows))), np.inf)
+        greedy.refresh(np.flatnonzero(np.isinf(greedy.bounds)), 0.0)
+    else:
+        greedy = _Greedy(rows, np.asarray(distances, np.float32) ** 2, limit)
+    squared_radius = 0.0 if radius is None else float(radius) ** 2
+    batch, told = _SMALLEST_BATCH, 0
+    while True:
+        if batch < len(rows):
+            order = np.argpartition(greedy.bounds, len(rows) - batch - 1)
+            chosen, outside = order[len(rows) - batch :], float(greedy.bounds[order[len(rows) - batch - 1]])
+        else:
+            chosen, outside = np.arange(len(rows)), 0.0
+        # Lower indices first, so that of equally far patches the reference's choice is made.
+        chosen = np.sort(chosen[greedy.bounds[chosen] > squared_radius])
+        floor = max(outside * (1 - slack) ** 2, np.nextafter(squared_radius, np.inf))
+        greedy.refresh(chosen, floor)
+        true_largest = float(greedy.bounds[chosen].max(initial=0.0))
+        done = len(greedy.picks) >= limit or true_largest <= squared_radius or true_largest <= 0.0
+        if done and true_largest >= outside:
+            break
+        if done and outside <= squared_radius:
+            true_largest = float(greedy.bounds.max())
+            break
+        if done:
+            continue
+        contenders = chosen[greedy.bounds[chosen] >= floor]
+        picked = greedy.pick_among(contenders, floor, limit) if len(contenders) else 0
+        batch = int(np.clip(8 * picked, _SMALLEST_BATCH, _LARGEST_BATCH))
+        if progress is not None:
+            progress(len(greedy.picks) - told)
+            told = len(greedy.picks)
+    final = float(np.sqrt(max(true_largest, 0.0)))
+    return Selection(np.array(greedy.picks, np.int64), final, np.array(greedy.gaps, np.float32))

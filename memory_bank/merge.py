@@ -1,0 +1,241 @@
+"""Banks of several cameras, days or machines made one; rows added; sources forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memory_bank.bank import Members, MemoryBank
+from memory_bank.distance import from_metric, nearest, to_metric
+from memory_bank.errors import MemoryBankError
+from memory_bank.kcenter import kcenter_select
+from memory_bank.ledger import fall_together
+from memory_bank.origins import Origins
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from memory_bank.distance import Floats, Metric
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a merge cost, in the metric's units.
+
+    Attributes:
+        bound: no patch behind any input is further from a row than this: the largest distance of an
+            input row to its nearest kept row, plus the largest radius of the inputs.
+        largest, mean: measured distance of the inputs' rows to their nearest kept row.
+        rows_before, rows: rows of all inputs, and of the result.
+    """
+
+    bound: float
+    largest: float
+    mean: float
+    rows_before: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What a bank lost with a source, in the metric's units.
+
+    Attributes:
+        rows: rows dropped, which stood for that source alone.
+        patches: fitted patches of that source, no longer stood for.
+        largest, mean: distance of the dropped rows to the nearest row left; 0 where none was dropped.
+    """
+
+    rows: int
+    patches: int
+    largest: float
+    mean: float
+
+
+def _joined(banks: Sequence[MemoryBank]) -> MemoryBank:
+    """All rows of banks of one kind, in order."""
+    if not banks:
+        raise MemoryBankError("nothing to merge; give at least one bank")
+    first = banks[0]
+    for bank in banks[1:]:
+        for what, mine, theirs in (
+            ("dimensions", first.dim, bank.dim),
+            ("metric", first.metric, bank.metric),
+            ("place_weight", first.place_weight, bank.place_weight),
+        ):
+            if mine != theirs:
+                raise MemoryBankError(
+                    f"banks of {what} {mine} and {theirs} do not merge; fit both with one configuration"
+                )
+    sources = list(dict.fromkeys(name for bank in banks for name in bank.sources))
+    cameras = list(dict.fromkeys(name for bank in banks for name in bank.cameras))
+    origins, members, start = [], [], 0
+    for bank in banks:
+        renumber = (
+            np.array([sources.index(name) for name in bank.sources]),
+            np.array([cameras.index(name) for name in bank.cameras]),
+        )
+        origins.append(bank.origins.relabel(*renumber))
+        witness = bank.members.witness.relabel(*renumber)
+        members.append(Members(bank.members.row + np.int32(start), bank.members.count, witness))
+        start += len(bank)
+    return first.replace(
+        rows=np.concatenate([bank.rows for bank in banks]),
+        origins=Origins.concat(origins),
+        sources=sources,
+        cameras=cameras,
+        members=Members(
+            np.concatenate([part.row for part in members]),
+            np.concatenate([part.count for part in members]),
+            Origins.concat([part.witness for part in members]),
+        ),
+        keys=np.concatenate([bank.keys for bank in banks]),
+        storage="float16" if all(bank.storage == "float16" for bank in banks) else "float32",
+    )
+
+
+def merge_banks(
+    banks: Sequence[MemoryBank],
+    size: int | None = None,
+    *,
+    radii: Sequence[float] | None = None,
+    random_share: float = 0.25,
+    seed: int = 0,
+    slack: float = 0.0,
+) -> tuple[MemoryBank, Merged]:
+    """One bank of several; the result hangs on their order only through equal distances.
+
+    The random rows stay a random sample of all that was fitted (those with the smallest keys); the rest
+    is chosen by greedy k-center around them. By the triangle inequality the radius is at most the
+    selection's plus the largest input's.
+
+    Args:
+        banks: of one D, metric and place_weight.
+        size: most rows of the result; None keeps all distinct rows.
+        radii: for each bank the largest distance of its fitted patches to their nearest row (a
+            `Coverage.largest_bound`), in the metric's units; left out, 0, and the bound speaks of rows.
+        random_share: of `size`, 0..1; as the banks were fitted with.
+        seed, slack: of the selection.
+
+    Raises:
+        MemoryBankError: banks that do not fit each other.
+    """
+    if size is not None and size < 1:
+        raise MemoryBankError(f"size of a merged bank must be at least 1, got {size}")
+    if not 0 <= random_share <= 1:
+        raise MemoryBankError(f"random_share must be between 0 and 1, got {random_share}")
+    if radii is not None and len(radii) != len(banks):
+        raise MemoryBankError(f"{len(banks)} banks need as many radii, got {len(radii)}")
+    union = _joined(banks)
+    distinct = np.sort(np.unique(union.working, axis=0, return_index=True)[1])
+    kept = distinct
+    if size is not None and len(distinct) > size:
+        kept, drawn = _choose(union, distinct, size, random_share, seed, slack)
+        # A random row that is kept for what it covers is no longer part of the random sample.
+        union = union.replace(keys=np.where(np.isin(np.arange(len(union)), drawn), union.keys, np.inf))
+    merged, distances = _keep(union, kept)
+    largest = float(distances.max())
+    inputs = max((from_metric(radius, union.metric) for radius in radii or [0.0]), default=0.0)
+    return merged, Merged(
+        bound=_metric(largest + inputs, union.metric),
+        largest=_metric(largest, union.metric),
+        mean=float(to_metric(distances, union.metric).mean()),
+        rows_before=len(union),
+        rows=len(merged),
+    )
+
+
+def _choose(
+    bank: MemoryBank, distinct: NDArray[np.int64], size: int, random_share: float, seed: int, slack: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of the distinct rows stay, ascending, and which of those as random ones."""
+    rows, keys = bank.working[distinct], bank.keys[distinct]
+    drawn = np.argsort(keys, kind="stable")[: min(round(size * random_share), int(np.isfinite(keys).sum()))]
+    distances = nearest(rows, rows[drawn])[0][:, 0] if len(drawn) else None
+    picked = drawn[:0]
+    if size > len(drawn):
+        picked = kcenter_select(rows, size - len(drawn), seed=seed, slack=slack, distances=distances).indices
+    return np.sort(distinct[np.concatenate([drawn, picked])]), distinct[drawn]
+
+
+def _keep(bank: MemoryBank, kept: NDArray[np.int64]) -> tuple[MemoryBank, Floats]:
+    """The bank with some rows only, the others' members moved to the nearest; and how far each row moved."""
+    distances, index = nearest(bank.working, bank.working[kept])
+    members = bank.members
+    moved = fall_together(index[members.row, 0], members.count, members.witness)
+    changed = bank.replace(
+        rows=bank.rows[kept], origins=bank.origins.take(kept), members=moved, keys=bank.keys[kept]
+    )
+    return changed, distances[:, 0]
+
+
+def add_rows(bank: MemoryBank, extra: MemoryBank, radius: float = 0.0) -> MemoryBank:
+    """The bank and those rows of another that it does not cover.
+
+    Args:
+        bank: stays as it is; its rows keep their numbers in the result.
+        extra: normal patches to add, as a bank of their own.
+        radius: rows of `extra` within this distance (the metric's units) of a row are only counted.
+
+    Raises:
+        MemoryBankError: banks that do not fit each other, or a negative radius.
+    """
+    if not radius >= 0:
+        raise MemoryBankError(f"radius must be 0 or more, got {radius}")
+    union = _joined([bank, extra])
+    distances = nearest(extra.working, bank.working)[0][:, 0]
+    new = kcenter_select(extra.working, radius=from_metric(radius, bank.metric), distances=distances).indices
+    return _keep(union, np.concatenate([np.arange(len(bank)), len(bank) + np.sort(new)]))[0]
+
+
+def forget_source(bank: MemoryBank, source: str) -> tuple[MemoryBank, Forgotten]:
+    """The bank without a source: a row goes only when it stood for no other source.
+
+    A row that came from the forgotten source and stays is told by a patch of another source that it stood for.
+
+    Raises:
+        MemoryBankError: no such source, or nothing would be left.
+    """
+    if source not in bank.sources:
+        raise MemoryBankError(f"the bank holds no source {source!r}; it has {', '.join(bank.sources)}")
+    number = bank.sources.index(source)
+    members = bank.members
+    others = np.flatnonzero(members.witness.source != number)
+    kept = np.unique(members.row[others]).astype(np.int64)
+    if not len(kept):
+        raise MemoryBankError(
+            f"every row stands for {source!r} alone; fit a new bank instead of forgetting it"
+        )
+    sources = tuple(name for name in bank.sources if name != source)
+    renumber = np.array([sources.index(name) if name != source else -1 for name in bank.sources])
+    same = np.arange(len(bank.cameras))
+    new_row = np.full(len(bank), -1)
+    new_row[kept] = np.arange(len(kept))
+    left = members.take(others)
+    first = np.searchsorted(left.row, kept)  # members stand in the order of rows
+    own = bank.origins.take(kept)
+    gone = own.source == number
+    stand_in = left.witness.take(first)
+    origins = Origins(
+        **{name: np.where(gone, getattr(stand_in, name), getattr(own, name)) for name in Origins.DTYPES}
+    )
+    remaining = bank.replace(
+        rows=bank.rows[kept],
+        origins=origins.relabel(renumber, same),
+        sources=sources,
+        members=Members(new_row[left.row].astype(np.int32), left.count, left.witness.relabel(renumber, same)),
+        keys=bank.keys[kept],
+    )
+    dropped = np.setdiff1d(np.arange(len(bank)), kept)
+    lost = np.zeros(1, np.float32)
+    if len(dropped):
+        lost = to_metric(nearest(bank.working[dropped], remaining.working)[0][:, 0], bank.metric)
+    patches = int(members.count[members.witness.source == number].sum())
+    return remaining, Forgotten(len(dropped), patches, float(lost.max()), float(lost.mean()))
+
+
+def _metric(distance: float, metric: Metric) -> float:
+    return float(to_metric(np.array(distance, np.float32), metric))
