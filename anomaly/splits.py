@@ -115,7 +115,7 @@ def _split_clip(
         start = end + guard
 
 
-_DROP = re.compile(r"^(?P<clip>.+)@(?P<start>[0-9.]+)-(?P<end>[0-9.]+|end)$")
+_DROP = re.compile(r"^(?P<clip>.+)@(?P<start>[0-9]+(?:[.][0-9]*)?)-(?P<end>[0-9]+(?:[.][0-9]*)?|end)$")
 
 
 def parse_drops(drops: Sequence[str], names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:

@@ -8,6 +8,7 @@ is read once, with `weights_only=True`, and kept as safetensors.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -190,7 +191,8 @@ def keep(tensors: Tensors, stored: StoredWeights) -> Path | None:
         os.replace(note, path.with_suffix(".json"))
     except OSError:
         # A read-only home is no reason to refuse weights that were found and checked.
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         return None
     return path
 

@@ -112,9 +112,9 @@ def annotate(watched: Watched, threshold: Threshold, opacity: float) -> ImageArr
     text = f"{watched.decision.score:.2f}" + (f" / {threshold.value:.2f}" if threshold.value else "")
     if not threshold.certified:
         text += " UNCERTIFIED"
-    scale = max(0.35, height / 700)
+    scale = max(0.42, height / 700)
     place = (6, int(26 * scale) + 4)
-    cv2.putText(drawn, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(drawn, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 2, cv2.LINE_AA)
     cv2.putText(drawn, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
     return drawn
 
