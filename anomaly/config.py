@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -57,8 +58,9 @@ class FootageConfig:
 class RegionsConfig:
     """What of the picture counts: polygons of [x, y] in 0..1, or a mask image (white counts)."""
 
-    look: list[list[list[float]]] = field(default_factory=list)
-    ignore: list[list[list[float]]] = field(default_factory=list)
+    # Lists of lists would refuse the 0 and 1 of a corner as no floats; Regions checks polygons better.
+    look: list[Any] = field(default_factory=list)
+    ignore: list[Any] = field(default_factory=list)
     mask: str | None = None
 
 

@@ -35,6 +35,8 @@ MOMENT_S = 1.0
 GUARD_S = 15.0
 #: A moment is judged by the mean of this many of its least explained rows.
 WORST_ROWS = 5
+#: Rows compared with all others at a time: their distances are a few arrays of this many times the bank.
+_BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ def isolation(bank: MemoryBank) -> NDArray[np.float32]:
     time_s = bank.origins.time_s
     whole_clips = len(bank.sources) >= CLIPS_FOR_WHOLE_HOLDOUT
     nearest = np.zeros(len(rows), np.float32)
-    for start in range(0, len(rows), 2048):
-        part = slice(start, start + 2048)
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        part = slice(start, start + _BLOCK_ROWS)
         squared = norms[part, None] + norms[None, :] - 2.0 * (rows[part] @ rows.T)
         same = source[part, None] == source[None, :]
         if not whole_clips:
@@ -117,12 +119,13 @@ def rank_moments(detector: Detector, sources: Sequence[Source], most: int) -> li
 
 
 def _merged(moments: Sequence[Moment]) -> list[Moment]:
-    """Neighbouring moments of one source as one, where both are among the worst."""
+    """Neighbouring moments of one source as one, where both are nearer to the worst than to the usual."""
     merged: list[Moment] = []
+    usual = float(np.median([moment.score for moment in moments])) if moments else 0.0
     for moment in moments[:500]:
         for index, other in enumerate(merged):
             near = moment.start_s <= other.end_s + MOMENT_S and other.start_s <= moment.end_s + MOMENT_S
-            if other.source == moment.source and near and moment.score > 0.5 * other.score:
+            if other.source == moment.source and near and moment.score > (usual + other.score) / 2:
                 start, end = min(other.start_s, moment.start_s), max(other.end_s, moment.end_s)
                 merged[index] = Moment(other.source, start, end, other.peak_s, other.score)
                 break

@@ -91,7 +91,7 @@ def stages(model: Any, clips: list[Path]) -> Figures:
     for stage, seconds in spent.items():
         name = stage.replace(" ", "_").replace("-", "_")
         figures[f"stage_{name}_seconds"] = seconds
-        if frames[stage] > 1:
+        if stage != "reading headers":
             figures[f"stage_{name}_frames_per_second"] = frames[stage] / seconds
     return figures
 

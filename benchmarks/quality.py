@@ -121,7 +121,7 @@ def frame_interval(model: Path, rows: list[list[str]]) -> Figures:
 
 
 def ped2(work: Path, data: Path, quick: bool) -> Figures:
-    folder = thin_ped2(data / "ped2", work / "ped2", train=2, test=2) if quick else data / "ped2"
+    folder = thin_ped2(data / "ped2", work / "ped2", train=1, test=2) if quick else data / "ped2"
     model, labels, videos = work / "model", folder / "labels.csv", folder / "test"
     figures: Figures = {"fit_seconds": fit(model, folder / "train")}
     # Before the calibration, so that the patch distances that the pixel figures need are cached for it.
@@ -139,7 +139,7 @@ def ped2(work: Path, data: Path, quick: bool) -> Figures:
 def tile(work: Path, data: Path, quick: bool) -> Figures:
     folder = data / "magnetic_tile"
     if quick:
-        folder = thin_images(folder, work / "tile", train=40, test=6)
+        folder = thin_images(folder, work / "tile", train=24, test=4)
     model = work / "model"
     figures: Figures = {"fit_seconds": fit(model, folder / "train" / "good")}
     found = evaluate(model, folder)
@@ -156,7 +156,7 @@ def bottles(work: Path, data: Path, quick: bool) -> Figures:
 
 
 def conveyor(work: Path, data: Path, quick: bool) -> Figures:
-    camera = SceneConfig(128, 80, 4.0) if quick else SceneConfig(fps=5.0)
+    camera = SceneConfig(128, 80, 3.0) if quick else SceneConfig(fps=5.0)
     # Faults of motion are measured apart: a model of single pictures cannot see them, and calibrating
     # on them would only pull the threshold down to what is normal.
     kinds = [kind for kind in KINDS if kind not in MOTION_KINDS]
@@ -164,7 +164,7 @@ def conveyor(work: Path, data: Path, quick: bool) -> Figures:
     seen = write_footage(
         work / "conveyor",
         seed=0,
-        normal_clips=6 if quick else 10,
+        normal_clips=5 if quick else 10,
         normal_s=10.0 if quick else 60.0,
         labeled_clips=per_kind * len(kinds),
         test_clips=per_kind * len(kinds),
@@ -262,7 +262,7 @@ def main() -> None:
         with workplace() as work:
             found = PARTS[name](work, data, options.quick)
         found["seconds"] = time.perf_counter() - started
-        show(name + (" (quick: thinned footage, no result)" if options.quick else ""), found)
+        show(name + (" (quick: too little footage for a result)" if options.quick else ""), found)
         figures |= {f"{name}_{key}": value for key, value in found.items()}
     figures["seconds"] = time.perf_counter() - begin
     write_json(options.json, figures)

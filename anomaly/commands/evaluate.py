@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from anomaly.config import EvaluateConfig
 
 
+_MOST_MISSES = 20
+
+
 def run(config: EvaluateConfig) -> None:
     """Measure, print, and write what was asked for."""
     model = load_model(Path(config.model), device=config.device, offline=config.weights.offline)
@@ -41,6 +44,11 @@ def run(config: EvaluateConfig) -> None:
     console.say(threshold.headline())
     if found.alarms is not None:
         console.say(found.alarms.text())
+    missed = [one for one in found.outcomes if one.outcome == "missed"]
+    for one in missed[:_MOST_MISSES]:
+        console.say(f"Missed: {one.event}, {', '.join(one.event.labels)}, score {one.score:.3f}")
+    if len(missed) > _MOST_MISSES:
+        console.say(f"and {len(missed) - _MOST_MISSES} more missed events; the page lists them all")
     for note in found.notes:
         console.say(note)
     if config.json:

@@ -1,0 +1,134 @@
+"""One small model for the whole test session, fitted and calibrated through the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from anomaly import cli
+from anomaly.conveyor import ConveyorFootage, SceneConfig, write_footage
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Every command that looks at the small footage takes five frames a second of it.
+FPS = "footage.fps=5"
+FIT = (
+    "bank.size=300",
+    "projection.sample_frames=10",
+    "projection.dims=48",
+    "backbone.input_size=[96,160]",
+    "fit.fps=2",
+    "profile=cpu",
+    "weights.offline=true",
+    FPS,
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command line came to."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def message(self) -> str:
+        """The error, which must be one line."""
+        lines = [line for line in self.err.splitlines() if line.startswith("anomaly: ")]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        return lines[0].removeprefix("anomaly: ")
+
+
+def invoke(*arguments: object) -> Done:
+    """Run a command line in this process; torch is imported once for all of them."""
+    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = cli.run([str(argument) for argument in arguments])
+    finally:
+        sys.argv = argv
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+def succeed(*arguments: object) -> str:
+    """Run a command line that must work; its standard output."""
+    done = invoke(*arguments)
+    assert done.status == 0, done.err
+    return done.out
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Of a process that finds the program from any folder."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **extra}
+
+
+def start(*arguments: object, cwd: Path, **extra: str) -> subprocess.Popen[str]:
+    """Start a command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "anomaly", *(str(argument) for argument in arguments)],
+        cwd=cwd, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def process(*arguments: object, cwd: Path, **extra: str) -> Done:
+    """Run a command line in a process of its own."""
+    child = start(*arguments, cwd=cwd, **extra)
+    out, err = child.communicate(timeout=240)
+    return Done(child.returncode, out, err)
+
+
+@dataclass(frozen=True)
+class SmallModel:
+    """A model of the built-in conveyor: 3 normal clips, 3 with a foreign object, 1 clean.
+
+    Attributes:
+        footage: what it was made from; `footage.test` is new to it.
+        folder: the model.
+        fit_out, calibrate_out: what the two commands printed.
+    """
+
+    footage: ConveyorFootage
+    folder: Path
+    fit_out: str
+    calibrate_out: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scores_cached_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test reads or leaves scores in the user's own cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANOMALY_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> ConveyorFootage:
+    """A minute of conveyor footage in 160x96; shared, not to be changed."""
+    return write_footage(
+        tmp_path_factory.mktemp("conveyor") / "line", seed=3, normal_clips=3, normal_s=8.0, labeled_clips=3,
+        test_clips=2, clean_clips=1, clip_s=8.0, kinds=("foreign",), config=SceneConfig(160, 96), workers=1,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def small_model(
+    footage: ConveyorFootage, tmp_path_factory: pytest.TempPathFactory, scores_cached_elsewhere: Path
+) -> SmallModel:
+    """A calibrated model; shared, not to be changed (`copytree` it)."""
+    folder = tmp_path_factory.mktemp("small") / "model"
+    fit_out = succeed("fit", "--normal-videos", footage.normal, "--model", folder, *FIT)
+    calibrate_out = succeed(
+        "calibrate", "--model", folder, "--labeled", footage.labeled_csv, "--videos", footage.labeled,
+        "--target-recall", 0.5, FPS,
+    )  # fmt: skip
+    return SmallModel(footage, folder, fit_out, calibrate_out)

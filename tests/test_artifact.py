@@ -1,0 +1,248 @@
+"""The model folder: whole or not at all, and nothing in it is used unverified."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_model import FPS, SmallModel, environment, invoke
+
+from anomaly.artifact import read_description, read_signed, recover, save_folder, scoring_digest, write_json
+from anomaly.errors import CorruptModelError, ModelError, SchemaError
+
+FACTS = {"branches": [], "regions": {}, "name": "x"}
+
+
+def saved(folder: Path, content: bytes = b"rows", name: str = "x") -> Path:
+    scores = folder.parent / "scores.npz"
+    np.savez(scores, a=np.arange(3))
+    files = {
+        "banks/a.safetensors": content,
+        "projection.safetensors": b"map",
+        "scores.npz": scores.read_bytes(),
+    }
+    save_folder(folder, files, {**FACTS, "name": name})
+    scores.unlink()
+    return folder
+
+
+def test_what_is_saved_is_read_back_and_nothing_else_is_left(tmp_path: Path):
+    (tmp_path / "models").mkdir()
+    folder = saved(tmp_path / "models" / "line1")
+    assert read_description(folder)["name"] == "x"
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["line1"]
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
+        "banks/a.safetensors", "model.json", "projection.safetensors", "scores.npz",
+    }  # fmt: skip
+
+
+def test_a_model_is_replaced_whole(tmp_path: Path):
+    folder = saved(tmp_path / "model", b"old", "old")
+    (folder / "thresholds").mkdir()
+    write_json(folder / "thresholds" / "torch-fp32.json", {"threshold": 1.0})
+    saved(folder, b"new", "new")
+    assert read_description(folder)["name"] == "new"
+    assert not (folder / "thresholds").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"precious")
+    (tmp_path / "file").write_bytes(b"precious")
+    for name in ("photos", "file"):
+        with pytest.raises(ModelError, match="no model folder"):
+            saved(tmp_path / name)
+    assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"precious"
+    assert (tmp_path / "file").read_bytes() == b"precious"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "scores.npz") == ["file", "photos"]
+    (tmp_path / "empty").mkdir()
+    assert read_description(saved(tmp_path / "empty"))["name"] == "x"
+
+
+def test_a_replacement_cut_off_between_its_renames_is_finished(tmp_path: Path):
+    folder = saved(tmp_path / "model", name="old")
+    folder.rename(tmp_path / ".model.replaced")
+    assert read_description(folder)["name"] == "old"
+    recover(folder)
+    assert read_description(folder)["name"] == "old"
+
+
+def test_a_signed_document_shows_a_changed_value(tmp_path: Path):
+    path = tmp_path / "a.json"
+    write_json(path, {"threshold": 1.5})
+    assert read_signed(path)["threshold"] == 1.5
+    path.write_text(path.read_text().replace("1.5", "9.5"))
+    with pytest.raises(CorruptModelError, match="was changed"):
+        read_signed(path)
+    for text in ("[]", "1", "{}", "{", "\xff"):
+        path.write_bytes(text.encode("latin1"))
+        with pytest.raises(CorruptModelError, match="restore it"):
+            read_signed(path)
+
+
+def test_the_scoring_digest_hangs_on_what_scores_and_on_nothing_else(tmp_path: Path):
+    def digest(**changes: object) -> str:
+        base = {
+            "branches": [{"scale": 1.0}],
+            "regions": {},
+            "files": {"banks/a.safetensors": "1"},
+            "name": "n",
+        }
+        return scoring_digest({**base, **changes})
+
+    assert digest() == digest(name="other", fit={"seconds": 3})
+    different = {
+        digest(), digest(branches=[{"scale": 2.0}]), digest(regions={"look": []}), digest(files={"banks/a.safetensors": "2"}),
+    }  # fmt: skip
+    assert len(different) == 4
+
+
+# The real folder, through the command line.
+
+
+@pytest.fixture
+def copy(small_model: SmallModel, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_model.folder, tmp_path / "model"))
+
+
+def refused(model: Path, footage: Path) -> str:
+    """The one line with which `score` refuses a model."""
+    done = invoke("score", "--model", model, "--source", footage, "--out", model.parent / "s.csv")
+    assert done.status == 1
+    assert len(done.err.splitlines()) == 1
+    assert "unexpected" not in done.message
+    assert not (model.parent / "s.csv").exists()
+    return done.message
+
+
+FILES = [
+    "model.json", "projection.safetensors", "banks/appearance.safetensors", "scores.npz", "thresholds/torch-fp32.json",
+]  # fmt: skip
+
+
+def test_the_list_of_files_is_the_whole_model(small_model: SmallModel):
+    folder = small_model.folder
+    assert sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    ) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", FILES[:4])
+def test_a_missing_file_is_named(name: str, copy: Path, small_model: SmallModel):
+    (copy / name).unlink()
+    message = refused(copy, small_model.footage.test)
+    assert Path(name).name in message
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_byte_is_found_in_every_file(name: str, share: float, copy: Path, small_model: SmallModel):
+    data = bytearray((copy / name).read_bytes())
+    data[int(len(data) * share)] ^= 0x15
+    (copy / name).write_bytes(data)
+    message = refused(copy, small_model.footage.test)
+    assert str(copy) in message
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_cut_short_is_found(name: str, copy: Path, small_model: SmallModel):
+    for size in (0, (copy / name).stat().st_size // 2):
+        os.truncate(copy / name, size)
+        refused(copy, small_model.footage.test)
+
+
+class _Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_planted_pickle_is_refused_and_not_run(copy: Path, small_model: SmallModel, tmp_path: Path):
+    sign = tmp_path / "it ran"
+    bomb = pickle.dumps(_Bomb(sign))
+    for name in ("banks/extra.pkl", "model.pkl", "banks/appearance.safetensors", "scores.npz"):
+        shutil.rmtree(copy)
+        shutil.copytree(small_model.folder, copy)
+        (copy / name).write_bytes(bomb)
+        assert Path(name).name in refused(copy, small_model.footage.test)
+    # As an array of objects, in an archive that is whole:
+    np.savez(copy / "scores.npz", **{"holdout/sources": np.array([_Bomb(sign)], dtype=object)})
+    footage = small_model.footage
+    done = invoke(
+        "calibrate", "--model", copy, "--labeled", footage.labeled_csv, "--videos", footage.labeled, FPS
+    )
+    assert done.status == 1
+    assert "scores.npz" in done.message
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "banks/more.safetensors", "thresholds/x.py", "__init__.py", "a/b/c"]
+)
+def test_what_the_model_was_not_written_with_is_refused(name: str, copy: Path, small_model: SmallModel):
+    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+    (copy / name).write_text("x")
+    assert Path(name).name in refused(copy, small_model.footage.test)
+
+
+def test_a_link_out_of_the_folder_is_refused(copy: Path, small_model: SmallModel, tmp_path: Path):
+    (copy / "projection.safetensors").rename(tmp_path / "elsewhere")
+    (copy / "projection.safetensors").symlink_to(tmp_path / "elsewhere")
+    assert "link" in refused(copy, small_model.footage.test)
+
+
+@pytest.mark.parametrize("schema", [2, 99, None, "1"])
+def test_another_schema_is_told_before_anything_else(schema: object, copy: Path, small_model: SmallModel):
+    document = json.loads((copy / "model.json").read_text())
+    write_json(copy / "model.json", {**document, "schema": schema, "unheard of": {}})
+    message = refused(copy, small_model.footage.test)
+    assert f"schema {schema!r}" in message
+    with pytest.raises(SchemaError):
+        read_description(copy)
+
+
+@pytest.mark.parametrize("folder", ["none", "empty"])
+def test_no_model_says_how_to_make_one(folder: str, small_model: SmallModel, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    assert "python -m anomaly fit" in refused(tmp_path / folder, small_model.footage.test)
+
+
+SAVE = """
+import sys
+from pathlib import Path
+import resource
+from anomaly.artifact import save_folder, read_description
+limit = int(sys.argv[2])
+if limit:
+    import signal
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    save_folder(Path(sys.argv[1]), {"banks/a.safetensors": bytes(2_000_000)}, {"branches": [], "regions": {}})
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_a_write_that_fails_leaves_the_old_model(tmp_path: Path):
+    folder = saved(tmp_path / "model", name="old")
+    done = subprocess.run(
+        [sys.executable, "-c", SAVE, str(folder), "100000"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "File too large\n"
+    assert read_description(folder)["name"] == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -1,0 +1,123 @@
+"""The benchmarks run from a shell, and their figures hold together."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+SCRIPTS = ("quality", "fit", "thousand_videos")
+
+
+def bench(tmp_path: Path, script: str, *arguments: str, **environment: str) -> tuple[dict[str, Any], str]:
+    """Run a benchmark in a process of its own; its figures and what it printed."""
+    figures = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *arguments, "--json", str(figures)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    assert all(value is None or isinstance(value, int | float | str) for value in found.values())
+    return found, done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_names_the_common_options(tmp_path: Path, script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), "--help"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--quick" in done.stdout
+    assert "--json FILE" in done.stdout
+
+
+def test_quality_says_what_it_leaves_out_where_there_is_no_real_footage(tmp_path: Path) -> None:
+    found, printed = bench(
+        tmp_path, "quality", "--quick", "--only", "tile", ANOMALY_DATA=str(tmp_path / "nothing")
+    )
+    assert "tile left out" in printed
+    assert str(tmp_path / "nothing") in printed.replace("\n", "")
+    assert found["tile_left_out"] == "no real footage"
+    assert "tile_image_auroc" not in found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_quality_on_generated_footage(tmp_path: Path) -> None:
+    found, _ = bench(tmp_path, "quality", "--quick", "--only", "conveyor")
+    assert found["conveyor_n_events"] == 6
+    assert found["conveyor_motion_events"] == 2
+    assert found["conveyor_frame_auroc"] > 0.6
+    assert found["conveyor_pixel_auroc"] > 0.6
+    # Five minutes and the hold-out; too little for a rate, so none is told.
+    assert 5 / 60 - 0.01 < found["conveyor_normal_hours"] < 0.1
+    assert found["conveyor_false_alarms"] >= 0
+    assert found["conveyor_false_alarms_per_hour"] is None
+    # Six events prove no more than this, whatever the detector.
+    assert (found["conveyor_certified_recall"] or 0) <= 0.05 ** (1 / 6) + 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("shared_data")
+def test_quality_on_real_footage(tmp_path: Path) -> None:
+    found: dict[str, Any] = {}
+    for part in ("ped2", "tile", "bottles"):
+        found |= bench(tmp_path, "quality", "--quick", "--only", part)[0]
+    # What `evaluate` says and what the scores in the model folder give are the same figure.
+    assert found["ped2_frame_auroc"] == pytest.approx(found["ped2_frame_auroc_pooled"], abs=1e-9)
+    assert found["ped2_frame_auroc_low"] <= found["ped2_frame_auroc_pooled"] <= found["ped2_frame_auroc_high"]
+    assert found["ped2_pixel_auroc"] > 0.5
+    assert 0 < found["ped2_aupro"] <= 1
+    assert (found["ped2_certified_recall"] or 0) <= found["ped2_certifiable_recall"]
+    assert found["ped2_false_alarms_per_hour"] is None
+    assert found["tile_n_sources"] == 24
+    assert found["tile_image_auroc"] > 0.5
+    assert found["bottles_events"] == 3
+    assert found["bottles_event_recall"] in (0, 1 / 3, 2 / 3, 1)
+    assert found["bottles_false_alarms_per_hour"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_fit_is_flat_in_memory_and_its_pieces_add_up(tmp_path: Path) -> None:
+    found, _ = bench(tmp_path, "fit", "--quick")
+    assert found["peak_growth"] < 1.25
+    assert found["same_bank_as_the_command"] == 1
+    names = ("decode", "resize", "network", "project", "search", "decide")
+    assert sum(found[f"{name}_share"] for name in names) == pytest.approx(1)
+    assert sum(found[f"{name}_ms"] for name in names) == pytest.approx(found["pieces_ms"])
+    # Done together they cannot take many times what they take one by one.
+    assert found["decode_to_decision_ms"] < 3 * found["pieces_ms"]
+    assert found["bank_rows"] <= 15_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_killed_calibration_goes_on_where_it_was(tmp_path: Path) -> None:
+    found, _ = bench(tmp_path, "thousand_videos", "--quick")
+    readable = found["videos"] - found["damaged"]
+    assert found["scored_in_all"] == readable == found["events"]
+    assert found["damaged_named"] == 1
+    assert found["scored_before_kill"] >= found["videos"] // 2
+    assert found["scored_before_kill"] + found["scored_after_kill"] == readable
+    assert found["rescored"] == 0
+    # The kill came before there was a threshold, and both ways lead to the same one.
+    assert found["threshold_before_resume"] == 0
+    assert found["same_threshold"] == 1
+    assert found["same_event_scores"] == 1

@@ -1,0 +1,330 @@
+"""`fit`: what it prints, what it leaves out, what it finds in footage that is not clean, and bad footage."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from clips import cut_file, texture, write_clip
+from small_model import FIT, FPS, SmallModel, invoke, process, succeed
+
+from anomaly.conveyor import PlannedFault, SceneConfig, plan_clip, render_clip
+from anomaly.footage.source import find_sources
+from anomaly.model import load_model
+from anomaly.review import rank_moments
+from memory_bank import MemoryBank
+
+SMALL = (*FIT, "bank.size=120")
+
+
+def bank_of(folder: Path) -> MemoryBank:
+    return load_model(folder, offline=True).detector.branches[0].bank
+
+
+def described(folder: Path) -> dict:
+    return json.loads((folder / "model.json").read_text())
+
+
+def test_it_says_what_it_did(small_model: SmallModel):
+    told = small_model.fit_out
+    for part in ("36 frames of 3 sources", "2,160 patches", "bank", "coverage", "hold-out", "score median 1.00",
+                 "more footage?", "time", "model_fit_review.html", "python -m anomaly calibrate"):  # fmt: skip
+        assert part in told
+    about = described(small_model.folder)
+    assert about["fit"]["frames"] == 36
+    assert about["sampling"] == {"fps": 5.0, "fit_fps": 2.0}
+    assert [one["source"] for one in about["fitted_on"]] == [
+        "normal_01.mp4",
+        "normal_02.mp4",
+        "normal_03.mp4",
+    ]
+    assert about["branches"][0]["bank"]["rows"] == len(bank_of(small_model.folder)) <= 300
+
+
+def test_held_out_time_is_not_in_the_bank(small_model: SmallModel):
+    origins = bank_of(small_model.folder).origins
+    with np.load(small_model.folder / "scores.npz", allow_pickle=False) as scores:
+        starts = [scores[f"holdout/{i}/times"].min() for i in range(3)]
+    for source, start in enumerate(starts):
+        assert origins.time_s[origins.source == source].max() < start
+
+
+def test_the_same_footage_and_seed_give_the_same_bank_in_another_process(
+    small_model: SmallModel, tmp_path: Path
+):
+    done = process("fit", "--normal-videos", small_model.footage.normal, "--model", "m", *FIT, cwd=tmp_path)
+    assert done.status == 0, done.err
+    for name in ("banks/appearance.safetensors", "projection.safetensors"):
+        assert (tmp_path / "m" / name).read_bytes() == (small_model.folder / name).read_bytes()
+    succeed(
+        "fit", "--normal-videos", small_model.footage.normal, "--model", tmp_path / "other", *FIT, "seed=1"
+    )
+    bank = "banks/appearance.safetensors"
+    assert (tmp_path / "other" / bank).read_bytes() != (small_model.folder / bank).read_bytes()
+
+
+def test_dropped_stretches_leave_no_row(small_model: SmallModel, tmp_path: Path):
+    model = tmp_path / "m"
+    drop = "fit.drop=[normal_01.mp4@1-4,normal_02.mp4@0-end]"
+    succeed("fit", "--normal-videos", small_model.footage.normal, "--model", model, *SMALL, drop)
+    bank = bank_of(model)
+    assert set(bank.sources) == {"normal_01.mp4", "normal_03.mp4"}
+    times = bank.origins.time_s[bank.origins.source == bank.sources.index("normal_01.mp4")]
+    assert len(times)
+    assert not ((times >= 1) & (times < 4)).any()
+    witnessed = bank.members.witness
+    first = witnessed.time_s[witnessed.source == bank.sources.index("normal_01.mp4")]
+    assert not ((first >= 1) & (first < 4)).any()
+
+
+def test_dropping_everything_is_told(small_model: SmallModel, tmp_path: Path):
+    done = invoke(
+        "fit", "--normal-videos", small_model.footage.normal / "normal_01.mp4", "--model", tmp_path / "m", *SMALL,
+        "fit.drop=[normal_01.mp4@0-end]",
+    )  # fmt: skip
+    assert done.status == 1
+    assert "no frame is left" in done.message
+    assert not list(tmp_path.iterdir())
+
+
+def test_except_learns_from_everything_outside_the_labels(small_model: SmallModel, tmp_path: Path):
+    footage = small_model.footage
+    labels = tmp_path / "labels.csv"
+    labels.write_text("video,start_s,end_s,label\nlabeled_01.mp4,3,5,foreign\nlabeled_02.mp4,0,8,foreign\n")
+    done = invoke(
+        "fit", "--normal-videos", footage.labeled / "labeled_01.mp4", footage.normal / "normal_01.mp4",
+        "--except", labels, "--videos", footage.labeled, "--model", tmp_path / "m", *SMALL,
+        "fit.except_margin_s=0.6", "fit.holdout=0",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert "labeled_02.mp4, which is not among --normal-videos" in " ".join(done.err.split())
+    bank = bank_of(tmp_path / "m")
+    times = bank.origins.time_s[bank.origins.source == bank.sources.index("labeled_01.mp4")]
+    assert not ((times >= 2.4) & (times < 5.6)).any()
+    assert {2.0, 6.0} <= set(np.round(times, 3))
+
+
+def test_labels_that_touch_none_of_the_footage_are_refused(small_model: SmallModel, tmp_path: Path):
+    footage = small_model.footage
+    done = invoke(
+        "fit", "--normal-videos", footage.normal, "--except", footage.labeled_csv, "--videos", footage.labeled,
+        "--model", tmp_path / "m", *SMALL,
+    )  # fmt: skip
+    assert done.status == 1
+    assert "labels nothing in the normal footage" in done.message
+    assert not list(tmp_path.iterdir())
+
+
+PLANTED = ("bank.size=1500", "projection.sample_frames=24", "projection.dims=48", "backbone.input_size=[128,208]",
+           "fit.fps=2", "fit.holdout=0", "profile=cpu", "footage.fps=2")  # fmt: skip
+
+
+def planted(folder: Path, seed: int, kind: str) -> tuple[float, float]:
+    """Eight clips, clip_3 with a fault for about 5 s: 2 to 3 % of what is learned; returns when."""
+    folder.mkdir()
+    found: list[tuple[float, float]] = []
+    for i in range(8):
+        faults = [PlannedFault(kind, 12.0, severity=1.0)] if i == 3 else []
+        clip = plan_clip(seed + i, 24.0, faults, config=SceneConfig(160, 96, fps=2.0), light_drift=0.0)
+        found += [(label.start_s, label.end_s) for label in clip.labels]
+        write_clip(folder / f"clip_{i}.mp4", [image for image, _, _ in render_clip(clip)], fps=2)
+    (span,) = found
+    return span
+
+
+def test_planted_anomalies_come_first_and_can_be_left_out(tmp_path: Path):
+    normal = tmp_path / "normal"
+    start, end = planted(normal, 40, "spill")
+    succeed("fit", "--normal-videos", normal, "--model", tmp_path / "m", *PLANTED)
+    moments = rank_moments(load_model(tmp_path / "m", offline=True).detector, find_sources([normal]), 5)
+    worst = moments[0]
+    assert worst.source == "clip_3.mp4"
+    assert start <= worst.peak_s < end
+    assert start - 2 <= worst.start_s < worst.end_s <= end + 2
+    assert [moment.score for moment in moments] == sorted((moment.score for moment in moments), reverse=True)
+    page = (tmp_path / "m_fit_review.html").read_text()
+    cards = page.split("<div class=card>")[1:]
+    assert 0 < len(cards) <= 24
+    assert all(card.count('src="data:image/jpeg;base64,') == 2 for card in cards)
+    assert "<h3>clip_3.mp4, " in cards[0]
+    drop = f"fit.drop=[clip_3.mp4@{worst.start_s:g}-{worst.end_s:g}]"
+    assert drop in cards[0]
+    succeed("fit", "--normal-videos", normal, "--model", tmp_path / "m2", *PLANTED, drop)
+    bank = bank_of(tmp_path / "m2")
+    times = bank.origins.time_s[bank.origins.source == bank.sources.index("clip_3.mp4")]
+    assert len(times)
+    assert not ((times >= worst.start_s) & (times < worst.end_s)).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["wrong", "spill", "foreign", "missing"])
+@pytest.mark.parametrize("seed", [40, 80, 120])
+def test_planted_anomalies_of_every_kind_are_among_the_first(seed: int, kind: str, tmp_path: Path):
+    start, end = planted(tmp_path / "normal", seed, kind)
+    succeed("fit", "--normal-videos", tmp_path / "normal", "--model", tmp_path / "m", *PLANTED)
+    detector = load_model(tmp_path / "m", offline=True).detector
+    moments = rank_moments(detector, find_sources([tmp_path / "normal"]), 8)
+    assert any(one.source == "clip_3.mp4" and start <= one.peak_s < end for one in moments)
+
+
+def test_the_review_is_one_page_without_a_network_and_escapes_names(tmp_path: Path):
+    name = "<b>x'\"&,.mp4"
+    (tmp_path / "in").mkdir()
+    write_clip(tmp_path / "in" / name, texture(30, (96, 160)))
+    write_clip(tmp_path / "in" / "plain.mp4", texture(30, (96, 160), seed=1))
+    succeed("fit", "--normal-videos", tmp_path / "in", "--model", tmp_path / "m", *SMALL)
+    page = (tmp_path / "m_fit_review.html").read_text()
+    assert "<b>x" not in page
+    assert "&lt;b&gt;x" in page
+    assert not re.search(r"https?://|<script|src=(?!\"data:)|@import|url\(", page)
+    # What the page says can be typed: through a shell, and through Hydra.
+    entries = [html.unescape(one) for one in re.findall(r"<dd>(&#x27;fit\.drop=.*?)</dd>", page)]
+    odd = next(one for one in entries if "<b>" in one)
+    (override,) = shlex.split(odd)
+    done = invoke("fit", "--normal-videos", tmp_path / "in", "--model", tmp_path / "m2", *SMALL, override)
+    assert done.status == 0, done.err
+    assert described(tmp_path / "m2")["fit"]["frames"] < described(tmp_path / "m")["fit"]["frames"]
+
+
+def test_review_0_writes_no_page(small_model: SmallModel, tmp_path: Path):
+    clip = small_model.footage.normal / "normal_01.mp4"
+    succeed("fit", "--normal-videos", clip, "--model", tmp_path / "m", *SMALL, "fit.review=0")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_regions_keep_patches_out_of_the_bank(small_model: SmallModel, tmp_path: Path):
+    clip = small_model.footage.normal / "normal_01.mp4"
+    left = "regions.look=[[[0,0],[0.5,0],[0.5,1],[0,1]]]"
+    succeed("fit", "--normal-videos", clip, "--model", tmp_path / "m", *SMALL, left)
+    bank = bank_of(tmp_path / "m")
+    assert bank.origins.x.max() <= 0.5
+    assert described(tmp_path / "m")["fit"]["patches"] == described(tmp_path / "m")["fit"]["frames"] * 30
+
+
+def test_an_existing_model_is_replaced_and_its_calibration_with_it(small_model: SmallModel, tmp_path: Path):
+    model = shutil.copytree(small_model.folder, tmp_path / "m")
+    succeed("fit", "--normal-videos", small_model.footage.normal / "normal_01.mp4", "--model", model, *SMALL)
+    assert not (model / "thresholds").exists()
+    out = succeed(
+        "score",
+        "--model",
+        model,
+        "--source",
+        small_model.footage.test / "test_03.mp4",
+        "--out",
+        tmp_path / "s.csv",
+        FPS,
+    )
+    assert "NOT CALIBRATED" in out
+
+
+# Bad footage
+
+
+def images(folder: Path, sizes: list[tuple[int, int]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for i, (height, width) in enumerate(sizes):
+        image = np.random.default_rng(i).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+    return folder
+
+
+def test_a_folder_without_footage(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("x")
+    for path in (tmp_path, tmp_path / "none", tmp_path / "*.mp4"):
+        done = invoke("fit", "--normal-videos", path, "--model", tmp_path / "m", *SMALL)
+        assert done.status == 1
+        assert str(path) in done.message
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_one_frame_is_enough_to_learn_and_says_what_is_missing(tmp_path: Path):
+    write_clip(tmp_path / "one.mp4", texture(1, (96, 160)))
+    images(tmp_path / "one", [(96, 160)])
+    for number, path in enumerate((tmp_path / "one.mp4", tmp_path / "one")):
+        out = succeed("fit", "--normal-videos", path, "--model", tmp_path / f"m{number}", *SMALL)
+        assert "nothing was held out" in out
+        succeed(
+            "score", "--model", tmp_path / f"m{number}", "--source", path, "--out", tmp_path / "s.csv", FPS
+        )
+        (row,) = (tmp_path / "s.csv").read_text().splitlines()[1:]
+        assert np.isfinite(float(row.split(",")[3]))
+
+
+def test_a_picture_of_one_pixel(tmp_path: Path):
+    settings = [one for one in SMALL if "input_size" not in one]
+    folder = images(tmp_path / "in", [(1, 1)])
+    succeed("fit", "--normal-videos", folder, "--model", tmp_path / "m", *settings)
+    assert described(tmp_path / "m")["branches"][0]["input_size"] == [16, 16]
+    succeed(
+        "score",
+        "--model",
+        tmp_path / "m",
+        "--source",
+        folder,
+        "--out",
+        tmp_path / "s.csv",
+        "--heatmaps",
+        tmp_path / "h",
+    )
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 2
+
+
+def test_a_folder_of_mixed_sizes_takes_the_usual_one(tmp_path: Path):
+    settings = [one for one in SMALL if "input_size" not in one]
+    folder = images(tmp_path / "in", [(64, 96), (64, 96), (64, 96), (1, 1), (300, 20), (2, 700)])
+    succeed("fit", "--normal-videos", folder, "--model", tmp_path / "m", *settings)
+    about = described(tmp_path / "m")
+    assert about["branches"][0]["input_size"] == [128, 192]
+    assert len(about["fitted_on"]) + len(about["fit"]["holdout_sources"]) == 6
+
+
+def test_a_text_file_named_mp4_is_named_and_not_followed(small_model: SmallModel, tmp_path: Path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(small_model.footage.normal / "normal_01.mp4", folder / "good.mp4")
+    (folder / "bad.mp4").write_text(
+        f"ffconcat version 1.0\nfile '{small_model.footage.normal / 'normal_02.mp4'}'\n"
+    )
+    done = invoke("fit", "--normal-videos", folder, "--model", tmp_path / "m", *SMALL)
+    assert done.status == 0
+    assert "bad.mp4" in done.err
+    assert [one["source"] for one in described(tmp_path / "m")["fitted_on"]] == ["good.mp4"]
+    alone = invoke("fit", "--normal-videos", folder / "bad.mp4", "--model", tmp_path / "m2", *SMALL)
+    assert alone.status == 1
+    assert "bad.mp4" in alone.message
+    refused = invoke(
+        "fit", "--normal-videos", folder, "--model", tmp_path / "m3", *SMALL, "footage.on_error=refuse"
+    )
+    assert refused.status == 1
+    assert "bad.mp4" in refused.message
+    assert not (tmp_path / "m3").exists()
+
+
+def test_what_is_readable_of_a_truncated_video_is_learned_and_told(tmp_path: Path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    whole = write_clip(tmp_path / "whole.mp4", texture(60, (96, 160)), muxer={"movflags": "faststart"})
+    cut_file(whole, 0.6, folder / "cut.mp4")
+    done = invoke("fit", "--normal-videos", folder, "--model", tmp_path / "m", *SMALL)
+    assert done.status == 0, done.err
+    assert "cut.mp4" in done.err
+    assert 0 < described(tmp_path / "m")["fitted_on"][0]["last_s"] < 5
+    refused = invoke(
+        "fit", "--normal-videos", folder, "--model", tmp_path / "m2", *SMALL, "footage.on_error=refuse"
+    )
+    assert refused.status == 1
+    assert "cut.mp4" in refused.message
+    cut_file(
+        write_clip(tmp_path / "tail.mp4", texture(60, (96, 160))), 0.6, folder / "cut.mp4"
+    )  # without its index
+    lost = invoke("fit", "--normal-videos", folder, "--model", tmp_path / "m3", *SMALL)
+    assert lost.status == 1
+    assert "cut.mp4" in lost.message

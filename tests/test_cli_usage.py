@@ -1,0 +1,212 @@
+"""Flags and overrides in any order, and every misuse told in one line with exit status 2."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from clips import texture, write_clip
+from small_model import FIT, FPS, Done, SmallModel, invoke, process, succeed
+
+from anomaly.config import SCHEMAS
+
+
+def refused(*arguments: object, status: int = 2) -> str:
+    done = invoke(*arguments)
+    assert done.status == status
+    assert done.out == ""
+    assert len(done.err.splitlines()) == 1
+    return done.message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nonsense"], ["'nonsense'", "fit"]),
+        (["fit", "--nonsense", "x"], ["--nonsense"]),
+        (["fit", "--mod", "x"], ["--mod"]),
+        (["fit", "--model"], ["--model", "expected one argument"]),
+        (["fit", "--normal-videos", "--model", "m"], ["--normal-videos", "at least one"]),
+        (["fit", "--model", "m"], ["fit needs --normal-videos", "--help"]),
+        (["fit"], ["--model", "--normal-videos"]),
+        (["score", "--model", "m", "--source", "x"], ["score needs --out"]),
+        (["calibrate", "--model", "m"], ["--labeled"]),
+        (["weights"], ["action"]),
+        (["weights", "dance"], ["'dance'", "list, pull, import or verify"]),
+        (["weights", "pull"], ["efficientnet_lite0"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "bank.sise=3"], ["bank.sise", "sise"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "nothing=3"], ["nothing"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "bank.size=many"], ["many", "bank.size", "nteger"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "fit.fps=[1,2]"], ["fit.fps"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "seed=null"], ["seed"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "bank.size=1,2"], ["bank.size"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "bank.size='1"], ["bank.size"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "backbone=resnet"], ["backbone/resnet", "dinov2_vits14", "efficientnet_lite0"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "profile=tpu"], ["profile/tpu", "cpu", "gpu"]),
+        (["calibrate", "--model", "m", "--labeled", "l", "--target-recall", "high"], ["calibration.target_recall", "high"]),
+        (["run", "--model", "m", "--source", "x", "run.opacity=thick"], ["run.opacity", "thick"]),
+    ],
+)  # fmt: skip
+def test_misuse_is_one_line_that_names_what_was_wrong(
+    arguments: list[str], told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    message = refused(*arguments)
+    for part in told:
+        assert part in message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("fit.holdout=1.5", "fit.holdout=1.5"),
+        ("footage.on_error=ignore", "skip or refuse"),
+        ("backbone.input_size=[96]", "[height, width]"),
+        ("backbone.input_size=[90,160]", "multiples of 16"),
+        ("backbone.layers=[2,99]", "backbone.layers [2, 99]"),
+        ("fit.drop=[normal_01.mp4]", "clip@start-end"),
+        ("fit.drop=[nowhere.mp4@1-2]", "'nowhere.mp4'"),
+        ("fit.drop=[normal_01.mp4@5-2]", "ends before it starts"),
+        ("regions.look=[[[0,0],[1,1]]]", "regions.look"),
+        ("fit.fps=0", "fps"),
+        ("fit.fps=-2", "fps"),
+        ("bank.size=0", "bank.size"),
+        ("bank.radius=-1", "bank.radius"),
+        ("projection.dims=0", "projection.dims"),
+        ("projection.sample_frames=0", "projection.sample_frames"),
+        ("projection.shrinkage=2", "projection.shrinkage"),
+        ("fit.guard_s=-1", "fit.guard_s"),
+        ("device=cuda:99", "device"),
+        ("device=abacus", "device"),
+    ],
+)
+def test_a_value_out_of_range_is_one_line(override: str, told: str, small_model: SmallModel, tmp_path: Path):
+    done = invoke(
+        "fit", "--normal-videos", small_model.footage.normal, "--model", tmp_path / "m", *FIT, override
+    )
+    assert done.status in (1, 2)
+    assert told in done.message
+    assert "unexpected" not in done.message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("labels.unlisted=some", "labels.unlisted"),
+        ("labels.count=day", "labels.count"),
+        ("labels.slack_s=-1", "slack_s"),
+        ("decider.leave_ratio=2", "decider.leave_ratio"),
+        ("calibration.target_recall=1.2", "calibration.target_recall"),
+        ("calibration.confidence=1", "calibration.confidence"),
+        ("calibration.false_alarms_per_hour=-1", "false_alarms_per_hour"),
+    ],
+)
+def test_a_calibration_setting_out_of_range_is_one_line(
+    override: str, told: str, small_model: SmallModel, tmp_path: Path
+):
+    shutil.copytree(small_model.folder, tmp_path / "m")
+    before = (tmp_path / "m/thresholds/torch-fp32.json").read_bytes()
+    footage = small_model.footage
+    done = invoke(
+        "calibrate",
+        "--model",
+        tmp_path / "m",
+        "--labeled",
+        footage.labeled_csv,
+        "--videos",
+        footage.labeled,
+        FPS,
+        override,
+    )
+    assert done.status == 2
+    assert told in done.message
+    assert (tmp_path / "m/thresholds/torch-fp32.json").read_bytes() == before
+
+
+def scored(done: Done, out: Path) -> list[str]:
+    assert done.status == 0, done.err
+    return out.read_text().splitlines()
+
+
+def test_flags_and_overrides_mix_in_any_order(small_model: SmallModel, tmp_path: Path):
+    source, model = small_model.footage.test / "test_01.mp4", small_model.folder
+    first, second = tmp_path / "1.csv", tmp_path / "2.csv"
+    one = invoke("score", "footage.fps=2", "--source", source, "device=cpu", "--out", first, "--model", model)
+    two = invoke(
+        "score", "--model", model, "--out", second, "--source", source, "footage.fps=2", "device=cpu"
+    )
+    assert scored(one, first) == scored(two, second)
+    assert len(first.read_text().splitlines()) == 17
+
+
+def test_the_last_of_two_overrides_counts_and_a_flag_may_be_written_as_one(
+    small_model: SmallModel, tmp_path: Path
+):
+    out = tmp_path / "s.csv"
+    source = small_model.footage.test / "test_01.mp4"
+    done = invoke(
+        "score",
+        f"model={small_model.folder}",
+        f"source=[{source}]",
+        f"out={out}",
+        "footage.fps=5",
+        "footage.fps=1",
+    )
+    assert len(scored(done, out)) == 9
+
+
+def test_paths_with_every_special_character_work_from_fit_to_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / 'a=b, [it\'s] "x" ${HOME} $y \\z; (ü)'
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    write_clip(folder / "day=1, ${x}.mp4", texture(12, (64, 96)))
+    write_clip(tmp_path / "day=2.mp4", texture(12, (64, 96)))
+    model = folder / "m'o\\del"
+    succeed("fit", "--normal-videos", folder, "day=2.mp4", "--model", model, *FIT, "bank.size=50")
+    out = folder / "scores, 'all'.csv"
+    succeed("score", "--source", "day=2.mp4", folder / "day=1, ${x}.mp4", "--model", model, "--out", out, FPS)
+    assert {line.split(",")[0] for line in out.read_text().splitlines()[1:]} == {"day=2.mp4", '"day=1'}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([folder.name, "day=2.mp4"])
+
+
+def test_a_sweep_runs_every_job_and_tells_which_failed(
+    small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    out = "out=${hydra:runtime.output_dir}/s.csv"
+    source = f"source=[{small_model.footage.test / 'test_01.mp4'}]"
+    done = invoke("score", "-m", "--model", small_model.folder, source, out, "footage.fps=2,1,0")
+    assert done.status == 2
+    assert "job 2: " in done.err
+    lengths = {path.parent.name: len(path.read_text().splitlines()) for path in tmp_path.rglob("s.csv")}
+    assert lengths == {"0": 17, "1": 9}
+
+
+def test_cfg_prints_the_configuration_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    printed = succeed("fit", "--normal-videos", "a,b.mp4", "--model", "m", "--cfg", "job", "bank.size=7")
+    assert "size: 7" in printed
+    assert "- a,b.mp4" in printed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_every_command_composes_its_configuration(command: str):
+    assert succeed(command, "--cfg", "job")
+
+
+def test_no_traceback_without_debug_and_one_with_it(tmp_path: Path):
+    calm = process("score", "--model", "none", "--source", tmp_path, "--out", "s.csv", cwd=tmp_path)
+    assert (calm.status, len(calm.err.splitlines())) == (1, 1)
+    assert "Traceback" not in calm.err
+    debug = process(
+        "--debug", "score", "--model", "none", "--source", tmp_path, "--out", "s.csv", cwd=tmp_path
+    )
+    assert debug.status == 1
+    assert "Traceback" in debug.err
+    assert "NoFootageError" in debug.err

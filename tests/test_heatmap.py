@@ -1,0 +1,90 @@
+"""From patch distances to a score, a heatmap and a box."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anomaly.heatmap import Box, anomaly_box, anomaly_map, draw_box, frame_score, heat_range, overlay
+
+
+def test_the_score_is_the_mean_of_the_largest_share():
+    distances = np.random.default_rng(0).permutation(np.arange(200, dtype=np.float32))
+    assert frame_score(distances, 0.01) == pytest.approx((199 + 198) / 2)
+    assert frame_score(distances, 0.001) == 199.0
+    assert frame_score(distances, 1.0) == pytest.approx(99.5)
+
+
+def test_only_patches_that_count_enter_the_score():
+    distances = np.arange(100, dtype=np.float32)
+    counts = distances < 50
+    assert frame_score(distances, 0.02, counts) == 49.0
+    assert frame_score(distances, 0.02, np.zeros(100, bool)) == 0.0
+
+
+def test_the_order_of_patches_does_not_change_the_score():
+    rng = np.random.default_rng(1)
+    distances = rng.gamma(2.0, size=5000).astype(np.float32)
+    scores = {frame_score(rng.permutation(distances)) for _ in range(5)}
+    assert len(scores) == 1
+
+
+def test_the_map_has_the_frames_size_and_its_peak_where_the_patch_is():
+    distances = np.ones(6 * 10, np.float32)
+    distances[2 * 10 + 7] = 4.0
+    heatmap = anomaly_map(distances, (6, 10), (120, 200))
+    assert heatmap.shape == (120, 200)
+    y, x = np.unravel_index(heatmap.argmax(), heatmap.shape)
+    assert 40 <= y < 60
+    assert 140 <= x < 160
+    assert heatmap.max() <= 4.0
+    assert heatmap.min() == pytest.approx(1.0)
+
+
+def test_patches_that_do_not_count_are_dark():
+    counts = np.ones(60, bool)
+    counts[:30] = False
+    heatmap = anomaly_map(np.full(60, 2.0, np.float32), (6, 10), (60, 100), counts)
+    assert heatmap[:25].max() == 0.0
+    assert heatmap[35:].min() == pytest.approx(2.0)
+
+
+def test_the_box_holds_the_worst_region_only():
+    grid = np.ones((8, 12), np.float32)
+    grid[1:3, 2:5] = 5.0
+    grid[6, 10] = 4.9
+    box = anomaly_box(grid.ravel(), (8, 12), (80, 240))
+    assert box == Box(x0=40, y0=10, x1=100, y1=30)
+    counts = np.ones((8, 12), bool)
+    counts[:4] = False
+    assert anomaly_box(grid.ravel(), (8, 12), (80, 240), counts.ravel()) == Box(200, 60, 220, 70)
+
+
+def test_where_nothing_counts_the_box_is_the_frame():
+    assert anomaly_box(np.ones(4, np.float32), (2, 2), (10, 20), np.zeros(4, bool)) == Box(0, 0, 20, 10)
+
+
+def test_cold_regions_stay_as_they_are_and_hot_ones_are_covered():
+    image = np.full((20, 40, 3), 90, np.uint8)
+    heatmap = np.ones((20, 40), np.float32)
+    heatmap[:, 20:] = 9.0
+    before = image.copy()
+    shown = overlay(image, heatmap, 1.0, 3.0)
+    np.testing.assert_array_equal(shown[:, :20], image[:, :20])
+    assert np.abs(shown[:, 20:].astype(int) - 90).max() > 60
+    np.testing.assert_array_equal(image, before)
+
+
+def test_full_colour_lies_above_the_threshold():
+    for threshold in (None, 0.5, 1.0, 1.4, 8.0):
+        low, high = heat_range(threshold)
+        assert high > low == 1.0
+        assert threshold is None or threshold <= 1.0 or high > threshold
+
+
+def test_a_box_is_drawn_on_a_copy():
+    image = np.zeros((40, 40, 3), np.uint8)
+    drawn = draw_box(image, Box(10, 10, 30, 30))
+    assert not image.any()
+    assert drawn[10, 20].any()
+    assert not drawn[20, 20].any()

@@ -1,0 +1,70 @@
+"""The projection whitens: every direction of normal variation weighs the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anomaly.projection import fit_projection
+
+
+def sample(count: int = 4000, width: int = 12) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    scales = np.logspace(1, -1, width)
+    mixing = np.linalg.qr(rng.normal(size=(width, width)))[0]
+    return (rng.normal(size=(count, width)) * scales @ mixing + 5.0).astype(np.float32)
+
+
+def test_without_shrinkage_every_direction_has_unit_variance():
+    data = sample()
+    projection = fit_projection(data, 12, 0.0)
+    projected = projection.apply(data)
+    np.testing.assert_allclose(projected.mean(axis=0), 0.0, atol=1e-3)
+    np.testing.assert_allclose(np.cov(projected.T), np.eye(12), atol=1e-2)
+    assert projection.explained == pytest.approx(1.0, abs=1e-6)
+
+
+def test_directions_go_from_the_largest_variance_to_the_smallest():
+    data = sample()
+    few, all_ = fit_projection(data, 3, 0.1), fit_projection(data, 12, 0.1)
+    np.testing.assert_array_equal(few.components, all_.components[:, :3])
+    assert few.dim == 3
+    assert 0.7 < few.explained < all_.explained == pytest.approx(1.0, abs=1e-6)
+    spread = fit_projection(data, 12, 0.5).apply(data).std(axis=0)
+    assert (np.diff(spread) < 1e-6).all()
+
+
+def test_shrinkage_keeps_quiet_directions_quiet():
+    data = sample()
+    loud = fit_projection(data, 12, 0.0).apply(data)[:, -1].std()
+    quiet = fit_projection(data, 12, 0.3).apply(data)[:, -1].std()
+    assert quiet < 0.2 * loud
+
+
+def test_the_order_of_the_sample_does_not_matter_and_twice_gives_the_same_bytes():
+    data = sample()
+    first, again = fit_projection(data, 6, 0.1), fit_projection(data.copy(), 6, 0.1)
+    assert first.components.tobytes() == again.components.tobytes()
+    shuffled = fit_projection(np.random.default_rng(2).permutation(data), 6, 0.1)
+    np.testing.assert_allclose(first.components, shuffled.components, atol=1e-3)
+
+
+def test_any_leading_shape_is_projected():
+    projection = fit_projection(sample(), 4, 0.1)
+    features = np.random.default_rng(3).normal(size=(2, 5, 12)).astype(np.float32)
+    projected = projection.apply(features)
+    assert projected.shape == (2, 5, 4)
+    assert projected.dtype == np.float32
+    np.testing.assert_allclose(projected[1, 2], projection.apply(features[1, 2][None])[0], atol=1e-6)
+
+
+def test_more_directions_than_the_sample_has_are_cut():
+    assert fit_projection(sample(5), 100, 0.1).dim == 4
+    assert fit_projection(sample(100), 100, 0.1).dim == 12
+    assert fit_projection(sample(2), 100, 0.1).dim == 1
+
+
+def test_a_sample_without_variation_gives_a_finite_map():
+    projection = fit_projection(np.full((50, 6), 3.0, np.float32), 6, 0.1)
+    assert np.isfinite(projection.apply(np.full((1, 6), 3.1, np.float32))).all()
+    assert projection.explained == 1.0

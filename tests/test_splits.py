@@ -1,0 +1,113 @@
+"""What is held out: whole clips, or blocks with a guard; and which stretches are dropped."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from anomaly.errors import UsageError
+from anomaly.footage.source import Source
+from anomaly.splits import is_excluded, parse_drops, plan_holdout
+
+
+def clips(count: int, kind: str = "video") -> list[Source]:
+    return [Source(Path(f"{i}.mp4"), f"{i}.mp4", kind) for i in range(count)]  # type: ignore[arg-type]
+
+
+def test_many_clips_are_held_out_whole_and_never_both():
+    sources = clips(20)
+    learned, held = plan_holdout(sources, dict.fromkeys((s.name for s in sources), 60.0), 0.2, 2.0, 0)
+    assert len(held) == 4
+    assert {span.source.name for span in learned} | {span.source.name for span in held} == {
+        s.name for s in sources
+    }
+    assert not {span.source.name for span in learned} & {span.source.name for span in held}
+    assert all((span.start_s, span.end_s) == (0.0, math.inf) for span in [*learned, *held])
+
+
+def test_the_share_counts_seconds_not_clips():
+    sources = clips(10)
+    durations = {source.name: 1000.0 if source.name == "3.mp4" else 10.0 for source in sources}
+    for seed in range(10):
+        _, held = plan_holdout(sources, durations, 0.2, 2.0, seed)
+        assert held
+        assert sum(durations[span.source.name] for span in held) < 0.5 * 1090
+
+
+def test_another_seed_holds_out_other_clips_and_the_same_seed_the_same():
+    sources = clips(20)
+    durations: dict[str, float | None] = dict.fromkeys((s.name for s in sources), 60.0)
+    picks = {seed: plan_holdout(sources, durations, 0.2, 2.0, seed) for seed in range(5)}
+    assert len({tuple(span.source.name for span in held) for _, held in picks.values()}) > 1
+    assert picks[3] == plan_holdout(sources, durations, 0.2, 2.0, 3)
+
+
+def test_few_clips_are_held_out_in_blocks_with_a_guard():
+    (source,) = clips(1)
+    learned, held = plan_holdout([source], {source.name: 600.0}, 0.2, 2.0, 0)
+    assert len(held) == 5
+    kept = sum(min(span.end_s, 600.0) - span.start_s for span in held)
+    assert kept == pytest.approx(120.0)
+    for one in learned:
+        for other in held:
+            gap = max(other.start_s - one.end_s, one.start_s - other.end_s)
+            assert gap >= 2.0 - 1e-9
+    assert held[-1].end_s == math.inf
+
+
+def test_the_guard_of_a_short_clip_leaves_something_to_learn():
+    (source,) = clips(1)
+    learned, held = plan_holdout([source], {source.name: 1.0}, 0.5, 60.0, 0)
+    assert learned[0].end_s > 0.3
+    assert held[0].start_s == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 50])
+def test_images_are_held_out_one_by_one_and_one_is_always_left(count: int):
+    learned, held = plan_holdout(clips(count, "image"), {}, 0.2, 2.0, 0)
+    assert len(learned) + len(held) == count
+    assert learned
+    assert len(held) == min(max(1, round(0.2 * count)), count - 1)
+
+
+def test_with_share_0_and_without_a_length_nothing_is_held_out():
+    for share, duration in ((0.0, 60.0), (0.2, None)):
+        learned, held = plan_holdout(clips(2), {"0.mp4": duration, "1.mp4": duration}, share, 2.0, 0)
+        assert (len(learned), held) == (2, [])
+    assert plan_holdout(clips(9), {}, 0.0, 2.0, 0)[1] == []
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, math.nan])
+def test_an_impossible_share_is_refused(share: float):
+    with pytest.raises(UsageError, match=r"fit\.holdout"):
+        plan_holdout(clips(2), {}, share, 2.0, 0)
+
+
+def test_drops_are_read_by_name_and_by_the_end_of_a_name():
+    names = ["a.mp4", "day/b.mp4", "night/c@2.mp4"]
+    drops = parse_drops(["a.mp4@1-2.5", "b.mp4@0-end", "night/c@2.mp4@3-4", "a.mp4@7-8"], names)
+    assert drops == {
+        "a.mp4": [(1.0, 2.5), (7.0, 8.0)],
+        "day/b.mp4": [(0.0, math.inf)],
+        "night/c@2.mp4": [(3.0, 4.0)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("drop", "told"),
+    [
+        ("a.mp4", "clip@start-end"), ("a.mp4@1", "clip@start-end"), ("a.mp4@x-y", "clip@start-end"),
+        ("z.mp4@1-2", "no source"), ("b.mp4@1-2", "several sources"), ("a.mp4@2-1", "ends before"),
+        ("a.mp4@1.2.3-4", "clip@start-end"), ("a.mp4@.-4", "clip@start-end"),
+    ],
+)  # fmt: skip
+def test_a_drop_that_cannot_be_meant_is_refused(drop: str, told: str):
+    with pytest.raises(UsageError, match=told) as raised:
+        parse_drops([drop], ["a.mp4", "x/b.mp4", "y/b.mp4"])
+    assert "\n" not in str(raised.value)
+
+
+def test_dropped_stretches_are_half_open():
+    assert [is_excluded([(1.0, 2.0)], t) for t in (0.99, 1.0, 1.99, 2.0)] == [False, True, True, False]
