@@ -125,7 +125,7 @@ def heat_range(threshold: float | None) -> tuple[float, float]:
     Below the score of an ordinary frame (1) nothing is shown; full colour lies as far above the
     threshold as makes a patch that alone could raise an alarm stand out.
     """
-    return 1.0, max(1.5, 1.0 + 4.0 * ((threshold or 1.2) - 1.0))
+    return 1.0, max(1.4, 1.0 + 2.0 * ((threshold or 1.2) - 1.0))
 
 
 def overlay(

@@ -12,7 +12,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-DATA = Path(os.environ.get("ANOMALY_DATA", ROOT.parent / "shared" / "data"))
+DATA = Path(os.environ.get("ANOMALY_DATA") or ROOT.parent / "shared" / "data")
 
 
 def ped2_features(part: str, every: int) -> list[tuple[str, np.ndarray, np.ndarray]]:

@@ -36,7 +36,7 @@ ENOUGH_HOURS = 0.5
 
 def data_folder() -> Path:
     """Where the real footage lies, if it is there."""
-    return Path(os.environ.get("ANOMALY_DATA", ROOT.parent / "shared" / "data"))
+    return Path(os.environ.get("ANOMALY_DATA") or ROOT.parent / "shared" / "data")
 
 
 def fit(model: Path, normal: Path) -> float:

@@ -33,10 +33,6 @@ def execute(path: Path, work: Path) -> nbformat.NotebookNode:
         record_timing=False,
         coalesce_streams=True,
     )
-    if (
-        os.name == "posix"
-    ):  # else the kernel listens on TCP, and warns that others on the machine could listen in
-        client.create_kernel_manager().transport = "ipc"
     client.execute()
     notebook.metadata.pop("widgets", None)
     return notebook

@@ -228,12 +228,17 @@ def test_events_too_short_for_the_decider_are_refused_with_the_remedy():
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
-    [("confidence", 1.0), ("target_recall", 0.0), ("target_recall", 1.5), ("budget_per_hour", -1.0)],
+    ("option", "value", "key"),
+    [
+        ("confidence", 1.0, "confidence"),
+        ("target_recall", 0.0, "target_recall"),
+        ("target_recall", 1.5, "target_recall"),
+        ("budget_per_hour", -1.0, "calibration.false_alarms_per_hour"),
+    ],
 )
-def test_arguments_out_of_range_are_refused_by_name(option, value):
+def test_arguments_out_of_range_are_refused_by_the_name_a_user_types(option, value, key):
     series, events = labelled_clips(5)
-    with pytest.raises(UsageError, match=f"{option}={value}"):
+    with pytest.raises(UsageError, match=f"{key}={value}"):
         calibrate(series, events, normal_series(), CONFIG, **{option: value})
 
 
