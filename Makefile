@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo        the whole chain on built-in footage (about 3 minutes after the installation)"
+	@echo "make demo        the whole chain on built-in footage (some minutes after the installation)"
 	@echo "make test        the tests; needs no network, no GPU"
 	@echo "make test-slow   the long tests"
 	@echo "make check       linters, formatter, types"

@@ -151,7 +151,7 @@ COMMANDS: dict[str, Command] = {
         ),
         Command(
             "demo",
-            "the whole chain on built-in footage, in under three minutes",
+            "the whole chain on built-in footage",
             (
                 Flag("--out", "out", "folder for footage, model and pictures (default: demo)", metavar="DIR", writes=True),
             ),
