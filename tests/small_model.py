@@ -14,17 +14,18 @@ from pathlib import Path
 import pytest
 
 from anomaly import cli
-from anomaly.conveyor import ConveyorFootage, SceneConfig, write_footage
+from anomaly.conveyor import ConveyorFootage, PlannedFault, SceneConfig, plan_clip
+from anomaly.conveyor.film import csv_text, label_rows, write_clip, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Every command that looks at the small footage takes five frames a second of it.
 FPS = "footage.fps=5"
 FIT = (
-    "bank.size=300",
-    "projection.sample_frames=10",
+    "bank.size=1000",
+    "projection.sample_frames=20",
     "projection.dims=48",
     "backbone.input_size=[96,160]",
-    "fit.fps=2",
+    "fit.fps=4",
     "profile=cpu",
     "weights.offline=true",
     FPS,
@@ -88,7 +89,7 @@ def process(*arguments: object, cwd: Path, **extra: str) -> Done:
 
 @dataclass(frozen=True)
 class SmallModel:
-    """A model of the built-in conveyor: 3 normal clips, 3 with a foreign object, 1 clean.
+    """A model of the built-in conveyor: 4 normal clips, 3 with a spill, 1 clean.
 
     Attributes:
         footage: what it was made from; `footage.test` is new to it.
@@ -111,13 +112,34 @@ def scores_cached_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield folder
 
 
+def small_footage(folder: Path, seed: int = 7, kind: str = "spill") -> ConveyorFootage:
+    """A minute of conveyor in 160x96 under steady light; 3 + 2 plain faults and 1 + 1 clean clips."""
+    config = SceneConfig(160, 96)
+    made = ConveyorFootage(
+        folder, folder / "normal", folder / "labeled", folder / "labeled.csv", folder / "test", folder / "test.csv",
+        folder / "masks", seed, config,
+    )  # fmt: skip
+    for room in (made.normal, made.labeled, made.test, made.masks):
+        room.mkdir(parents=True)
+    for i in range(4):
+        clip = plan_clip(1000 * seed + i, 10.0, config=config, light_drift=0.0)
+        write_clip(clip, made.normal / f"normal_{i + 1:02d}.mp4", crf=23)
+    for part, count in (("labeled", 3), ("test", 2)):
+        rows = []
+        for i in range(count + 1):
+            faults = [PlannedFault(kind, 4.0, severity=1.0)] if i < count else []
+            plan = plan_clip(1000 * seed + 10 * count + i, 8.0, faults, config=config, light_drift=0.0)
+            name = f"{part}_{i + 1:02d}"
+            write_clip(plan, folder / part / f"{name}.mp4", crf=23, masks=made.masks / f"{name}.npz")
+            rows += label_rows(plan, f"{name}.mp4")
+        write_text(folder / f"{part}.csv", csv_text("video,start_s,end_s,label", rows))
+    return made
+
+
 @pytest.fixture(scope="session")
 def footage(tmp_path_factory: pytest.TempPathFactory) -> ConveyorFootage:
-    """A minute of conveyor footage in 160x96; shared, not to be changed."""
-    return write_footage(
-        tmp_path_factory.mktemp("conveyor") / "line", seed=3, normal_clips=3, normal_s=8.0, labeled_clips=3,
-        test_clips=2, clean_clips=1, clip_s=8.0, kinds=("foreign",), config=SceneConfig(160, 96), workers=1,
-    )  # fmt: skip
+    """Shared, not to be changed."""
+    return small_footage(tmp_path_factory.mktemp("conveyor") / "line")
 
 
 @pytest.fixture(scope="session")

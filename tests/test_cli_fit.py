@@ -21,7 +21,7 @@ from anomaly.model import load_model
 from anomaly.review import rank_moments
 from memory_bank import MemoryBank
 
-SMALL = (*FIT, "bank.size=120")
+SMALL = (*FIT, "bank.size=120", "fit.fps=2", "projection.sample_frames=10")
 
 
 def bank_of(folder: Path) -> MemoryBank:
@@ -33,25 +33,23 @@ def described(folder: Path) -> dict:
 
 
 def test_it_says_what_it_did(small_model: SmallModel):
-    told = small_model.fit_out
-    for part in ("36 frames of 3 sources", "2,160 patches", "bank", "coverage", "hold-out", "score median 1.00",
-                 "more footage?", "time", "model_fit_review.html", "python -m anomaly calibrate"):  # fmt: skip
+    told, about = small_model.fit_out, described(small_model.folder)
+    frames = about["fit"]["frames"]
+    assert 4 * 7 * 4 <= frames <= 4 * 8 * 4  # four clips of 10 s, a fifth held out, four frames a second
+    assert about["fit"]["patches"] == 60 * frames
+    for part in (f"{frames} frames of 4 sources", f"{60 * frames:,} patches", "bank", "coverage", "hold-out",
+                 "score median 1.00", "more footage?", "time", "model_fit_review.html",
+                 "python -m anomaly calibrate"):  # fmt: skip
         assert part in told
-    about = described(small_model.folder)
-    assert about["fit"]["frames"] == 36
-    assert about["sampling"] == {"fps": 5.0, "fit_fps": 2.0}
-    assert [one["source"] for one in about["fitted_on"]] == [
-        "normal_01.mp4",
-        "normal_02.mp4",
-        "normal_03.mp4",
-    ]
-    assert about["branches"][0]["bank"]["rows"] == len(bank_of(small_model.folder)) <= 300
+    assert about["sampling"] == {"fps": 5.0, "fit_fps": 4.0}
+    assert [one["source"] for one in about["fitted_on"]] == [f"normal_0{i}.mp4" for i in range(1, 5)]
+    assert about["branches"][0]["bank"]["rows"] == len(bank_of(small_model.folder)) <= 1000
 
 
 def test_held_out_time_is_not_in_the_bank(small_model: SmallModel):
     origins = bank_of(small_model.folder).origins
     with np.load(small_model.folder / "scores.npz", allow_pickle=False) as scores:
-        starts = [scores[f"holdout/{i}/times"].min() for i in range(3)]
+        starts = [scores[f"holdout/{i}/times"].min() for i in range(4)]
     for source, start in enumerate(starts):
         assert origins.time_s[origins.source == source].max() < start
 
@@ -75,7 +73,7 @@ def test_dropped_stretches_leave_no_row(small_model: SmallModel, tmp_path: Path)
     drop = "fit.drop=[normal_01.mp4@1-4,normal_02.mp4@0-end]"
     succeed("fit", "--normal-videos", small_model.footage.normal, "--model", model, *SMALL, drop)
     bank = bank_of(model)
-    assert set(bank.sources) == {"normal_01.mp4", "normal_03.mp4"}
+    assert set(bank.sources) == {"normal_01.mp4", "normal_03.mp4", "normal_04.mp4"}
     times = bank.origins.time_s[bank.origins.source == bank.sources.index("normal_01.mp4")]
     assert len(times)
     assert not ((times >= 1) & (times < 4)).any()
@@ -97,7 +95,7 @@ def test_dropping_everything_is_told(small_model: SmallModel, tmp_path: Path):
 def test_except_learns_from_everything_outside_the_labels(small_model: SmallModel, tmp_path: Path):
     footage = small_model.footage
     labels = tmp_path / "labels.csv"
-    labels.write_text("video,start_s,end_s,label\nlabeled_01.mp4,3,5,foreign\nlabeled_02.mp4,0,8,foreign\n")
+    labels.write_text("video,start_s,end_s,label\nlabeled_01.mp4,3,5,spill\nlabeled_02.mp4,0,8,spill\n")
     done = invoke(
         "fit", "--normal-videos", footage.labeled / "labeled_01.mp4", footage.normal / "normal_01.mp4",
         "--except", labels, "--videos", footage.labeled, "--model", tmp_path / "m", *SMALL,
@@ -156,7 +154,8 @@ def test_planted_anomalies_come_first_and_can_be_left_out(tmp_path: Path):
     assert "<h3>clip_3.mp4, " in cards[0]
     drop = f"fit.drop=[clip_3.mp4@{worst.start_s:g}-{worst.end_s:g}]"
     assert drop in cards[0]
-    succeed("fit", "--normal-videos", normal, "--model", tmp_path / "m2", *PLANTED, drop)
+    quick = ("backbone.input_size=[64,96]", "bank.size=300")
+    succeed("fit", "--normal-videos", normal, "--model", tmp_path / "m2", *PLANTED, *quick, drop)
     bank = bank_of(tmp_path / "m2")
     times = bank.origins.time_s[bank.origins.source == bank.sources.index("clip_3.mp4")]
     assert len(times)

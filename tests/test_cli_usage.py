@@ -167,7 +167,9 @@ def test_paths_with_every_special_character_work_from_fit_to_score(
     write_clip(folder / "day=1, ${x}.mp4", texture(12, (64, 96)))
     write_clip(tmp_path / "day=2.mp4", texture(12, (64, 96)))
     model = folder / "m'o\\del"
-    succeed("fit", "--normal-videos", folder, "day=2.mp4", "--model", model, *FIT, "bank.size=50")
+    succeed(
+        "fit", "--normal-videos", folder, "day=2.mp4", "--model", model, *FIT, "bank.size=50", "fit.fps=2"
+    )
     out = folder / "scores, 'all'.csv"
     succeed("score", "--source", "day=2.mp4", folder / "day=1, ${x}.mp4", "--model", model, "--out", out, FPS)
     assert {line.split(",")[0] for line in out.read_text().splitlines()[1:]} == {"day=2.mp4", '"day=1'}
