@@ -1,0 +1,150 @@
+"""The names that others may build on. A change here is a change for them: it belongs in the changelog."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+
+import pytest
+from small_model import ROOT
+
+PUBLIC = {
+    "anomaly.types": """
+        Frame Interval
+    """,
+    "anomaly.errors": """
+        AnomalyError CalibrationError CorruptModelError DamagedFootageError FootageError LabelsError
+        ModelError NoFootageError SchemaError UsageError WeightsError
+    """,
+    "anomaly.footage.source": """
+        IMAGE_SUFFIXES Source SourceInfo VIDEO_SUFFIXES duration_s find_sources fingerprint natural_key
+        probe read_frame_at read_frames
+    """,
+    "anomaly.footage.labels": """
+        LabeledFootage load_labels read_mask
+    """,
+    "anomaly.footage.clips": """
+        VideoWriter
+    """,
+    "anomaly.footage.masks": """
+        read_mask
+    """,
+    "anomaly.regions": """
+        BoolArray Point Polygon Regions
+    """,
+    "anomaly.decider": """
+        Alarm Decider DeciderConfig DeciderState Decision alarms decision_scores in_alarm smooth
+    """,
+    "anomaly.calibration": """
+        Calibration CameraCalibrations Certificate Decided Event EventOutcome FalseAlarms KindOutcome
+        NormalWindows OperatingPoint ScoreScale Series Study calibrate calibrate_cameras certify decide
+        event_outcomes event_scores events_needed false_alarms fit_scale frame_recall join_events just_below
+        kind_outcomes normal_windows recall_bound split_events study threshold_grid threshold_rank
+    """,
+    "anomaly.metrics": """
+        PixelMetrics auroc average_precision bootstrap_interval
+    """,
+    "anomaly.resize": """
+        resize resize_matrix
+    """,
+    "anomaly.backbone": """
+        Backbone BackboneSpec choose_input_size
+    """,
+    "anomaly.weights": """
+        SOURCES StoredWeights WeightsSource fits_network keep load_weights read_file store_folder stored
+        tensor_digest
+    """,
+    "anomaly.projection": """
+        Projection fit_projection
+    """,
+    "anomaly.heatmap": """
+        Box anomaly_box anomaly_map draw_box frame_score heat_range overlay
+    """,
+    "anomaly.detector": """
+        Branch Detector Look Result rescaled
+    """,
+    "anomaly.splits": """
+        BLOCK_PERIOD_S CLIPS_FOR_WHOLE_HOLDOUT Span is_excluded parse_drops plan_holdout
+    """,
+    "anomaly.fitting": """
+        FitOptions FitReport fit span_frames
+    """,
+    "anomaly.review": """
+        GUARD_S MOMENT_S Moment WORST_ROWS isolation rank_moments write_review
+    """,
+    "anomaly.artifact": """
+        SCHEMA canonical digest_of file_digest read_description read_signed recover save_folder
+        scoring_digest sign write_file write_json
+    """,
+    "anomaly.model": """
+        Model load_model save_model software
+    """,
+    "anomaly.thresholds": """
+        RUNTIME Threshold holdout_series load_threshold save_calibration
+    """,
+    "anomaly.scoring": """
+        Scored cache_folder look_at score_source score_sources
+    """,
+    "anomaly.evaluation": """
+        Evaluation evaluate flat inside measure_rate
+    """,
+    "anomaly.edge.watch": """
+        Event Watched watch
+    """,
+    "anomaly.edge.sinks": """
+        AnnotatedVideo EventLog annotate write_jpeg
+    """,
+    "anomaly.conveyor": """
+        Clip ClipLabel ConveyorFootage Fault KINDS MOTION_KINDS PlannedFault SceneConfig plan_clip
+        render_clip write_footage write_short_clips
+    """,
+    "anomaly.cli": """
+        COMMANDS Command Flag describe nvidia_gpu_present run split_overrides to_overrides
+    """,
+    "memory_bank": """
+        CoresetConfig Coverage Forgotten Index KINDS Members MemoryBank MemoryBankError Merged Origins
+        Selection StreamingCoreset TemporalSearch add_rows build_index forget_source kcenter_greedy
+        kcenter_select load_checkpoint merge_banks recall reweighted save_checkpoint
+    """,
+}
+
+
+def offered(module: str) -> list[str]:
+    """`__all__`, or every name without an underscore that the module defines."""
+    path = ROOT.joinpath(*module.split("."))
+    tree = ast.parse(
+        (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
+    )
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        targets = (
+            node.targets
+            if isinstance(node, ast.Assign)
+            else [node.target]
+            if isinstance(node, ast.AnnAssign)
+            else []
+        )
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id == "__all__":
+                return sorted(ast.literal_eval(node.value))  # type: ignore[arg-type, union-attr]
+            if isinstance(target, ast.Name):
+                found.add(target.id)
+    # A single capital is the type variable of a generic function.
+    return sorted(name for name in found if not name.startswith("_") and len(name) > 1)
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_a_module_offers_what_it_promised_and_nothing_by_accident(module: str):
+    assert offered(module) == sorted(PUBLIC[module].split())
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_promised_name_is_there_and_says_what_it_is(module: str):
+    loaded = importlib.import_module(module)
+    assert loaded.__doc__
+    for name in PUBLIC[module].split():
+        value = getattr(loaded, name)
+        if isinstance(value, type) or callable(value):
+            assert value.__doc__, f"{module}.{name} has no docstring"

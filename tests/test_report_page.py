@@ -1,0 +1,47 @@
+"""Pages: one file, nothing from outside, every text escaped."""
+
+from __future__ import annotations
+
+import base64
+
+import cv2
+import numpy as np
+
+from anomaly.report.page import facts_list, jpeg, page, picture, section, table
+
+ODD = '<script>alert(1)</script> & "it\'s"'
+SAFE = "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;it&#x27;s&quot;"
+
+
+def test_every_text_is_escaped():
+    parts = [
+        section(ODD, ODD),
+        picture(["data:,"], ODD, [(ODD, ODD)]),
+        table((ODD,), [(ODD,)]),
+        facts_list([(ODD, ODD)]),
+    ]
+    made = page(ODD, ODD, parts)
+    assert "<script" not in made
+    assert made.count(SAFE) == 3 + 2 + 4 + 2 + 2
+
+
+def test_a_page_forbids_itself_the_network():
+    assert "default-src 'none'; img-src data:" in page("a", "b", [])
+
+
+def test_pictures_that_follow_each_other_lie_in_one_grid():
+    card = picture(["data:,"], "a", [])
+    made = page("t", "i", [card, card, section("next"), card])
+    assert made.count("<div class=cards>") == 2
+    assert made.count("<div") == made.count("</div>")
+
+
+def test_a_picture_is_a_jpeg_of_bounded_size():
+    image = np.zeros((300, 1200, 3), np.uint8)
+    image[..., 0] = 200
+    data = jpeg(image).removeprefix("data:image/jpeg;base64,")
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+    assert decoded.shape == (120, 480, 3)
+    assert decoded[60, 240, 2] > 190  # red stayed red
+    tiny = base64.b64decode(jpeg(np.zeros((1, 2000, 3), np.uint8)).split(",")[1])
+    assert cv2.imdecode(np.frombuffer(tiny, np.uint8), cv2.IMREAD_COLOR).shape == (1, 480, 3)
