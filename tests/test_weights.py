@@ -156,6 +156,7 @@ class _Bomb:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_checkpoint_that_wants_to_run_code_is_refused(store: Path, tmp_path: Path):
     sign = tmp_path / "it ran"
     torch.save({"state_dict": {"a": torch.zeros(1)}, "extra": _Bomb(sign)}, tmp_path / "zip.pth")
