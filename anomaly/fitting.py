@@ -77,8 +77,8 @@ class FitReport:
     Attributes:
         sources: name, frames learned, seconds and codec of each source used.
         frames, patches: learned from.
-    coverage: how far fitted patches are from their nearest row, in distance before scaling.
-    scale: distance that a score of 1 stands for.
+        coverage: how far fitted patches are from their nearest row, in distance before scaling.
+        scale: distance that a score of 1 stands for.
         holdout: per source: times (n,) and scores (n,) of held-out frames.
         holdout_mean_distance, holdout_largest_distance: of held-out patches to their nearest row,
             divided by the scale.

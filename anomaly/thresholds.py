@@ -72,8 +72,9 @@ def save_calibration(
 ) -> Path:
     """Write `scores.npz` and `thresholds/<runtime>.json` into the model folder; returns the latter's path.
 
-    With a `target` only the threshold is written, there, and the model stays as it is. The scores are written first, the threshold that refers to them last: cut off between the two,
-    the model is as good as before.
+    The scores are written first, the threshold that refers to them last: cut off between the two,
+    the model is as good as before. With a `target` only the threshold is written, there, and the
+    model stays as it is.
     """
     path = model.folder / "scores.npz"
     arrays = {} if target else _read_scores(path)
