@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+#: Rows taken to double precision at once.
+_BLOCK = 65_536
+
+
 @dataclass(frozen=True, eq=False)
 class Projection:
     """A frozen affine map from backbone features to the space the bank lives in.
@@ -64,8 +68,11 @@ def fit_projection(sample: NDArray[np.float32], dims: int, shrinkage: float) -> 
     """
     count, width = sample.shape
     mean = sample.mean(axis=0, dtype=np.float64)
-    centred = sample.astype(np.float64) - mean
-    covariance = centred.T @ centred / max(count - 1, 1)
+    covariance = np.zeros((width, width))
+    for begin in range(0, count, _BLOCK):
+        centred = sample[begin : begin + _BLOCK] - mean
+        covariance += centred.T @ centred
+    covariance /= max(count - 1, 1)
     total = float(np.trace(covariance))
     # A sample without any variation (one flat picture) still needs a map that is not infinite.
     sphere = max(total / width, 1e-12)

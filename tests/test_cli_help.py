@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,8 @@ def test_any_text_reaches_the_command_as_it_was_typed(text: str):
 @given(st.lists(st.sampled_from(["${", *"a'\"\\$[{}],=: ~+#?.é"]), max_size=8).map("".join))
 def test_any_mix_of_special_characters_survives(text: str):
     assert through_hydra(text) == [text]
+
+
+def test_the_version_is_the_packages_own(tmp_path: Path):
+    done = process("--version", cwd=tmp_path)
+    assert (done.status, done.out.strip()) == (0, version("anomaly"))

@@ -326,3 +326,18 @@ def test_damage_stops_nothing_and_a_csv_without_frames_replaces_nothing(
             FPS,
         ).message
     )
+
+
+def test_a_second_run_keeps_the_events_of_the_first(small_model: SmallModel, tmp_path: Path):
+    source = small_model.footage.test / "test_01.mp4"
+    run = ["run", "--model", small_model.folder, "--source", source, "--out", tmp_path / "out", FPS]
+    succeed(*run, "run.annotate=false")
+    first = events(tmp_path / "out")
+    pictures = {one["snapshot"]: (tmp_path / "out" / one["snapshot"]).read_bytes() for one in first}
+    said = succeed(*run, "run.annotate=false")
+    (kept,) = (tmp_path / "out" / "earlier").iterdir()
+    assert first
+    assert events(kept) == first
+    assert {name: (kept / name).read_bytes() for name in pictures} == pictures
+    assert events(tmp_path / "out") == first
+    assert "earlier" in str(said)

@@ -38,6 +38,8 @@ def run(config: RunConfig) -> None:
     problems: list[str] = []
     frames = 0
     with EventLog(out, threshold) as log, console.counter("watching", None) as advance:
+        if log.earlier:
+            console.say(f"The events of the run before are kept in {log.earlier}.")
         for source in sources:
             for _ in _watch(model, source, threshold, config, log, problems):
                 frames += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import cv2
@@ -27,16 +28,24 @@ class EventLog:
     """`events.jsonl`: one line an event, with a snapshot of its worst frame beside it.
 
     A line is on the disk before the next frame is looked at, so that a kill loses nothing that was told.
+    Events of an earlier run into the same folder are kept: they move, with their snapshots, to a folder
+    below `earlier/`.
+
+    Attributes:
+        count: events written.
+        earlier: where the events of the run before went, None where there were none.
     """
 
     def __init__(self, folder: Path, threshold: Threshold) -> None:
         self._folder = folder
         self._threshold = threshold
         self.count = 0
+        self.earlier: Path | None = None
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = (self._folder / "events.jsonl").open("w", encoding="utf-8")
+        self.earlier = _set_aside(self._folder)
+        self._file = (self._folder / "events.jsonl").open("x", encoding="utf-8")
         return self
 
     def __exit__(
@@ -71,6 +80,21 @@ class EventLog:
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+
+
+def _set_aside(folder: Path) -> Path | None:
+    """Move the events and snapshots of the run before to a folder of their own, named by when it ended."""
+    log = folder / "events.jsonl"
+    if not log.exists():
+        return None
+    ended = datetime.fromtimestamp(log.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = folder / "earlier" / ended
+    aside.mkdir(parents=True, exist_ok=True)
+    # The log last: as long as it lies in its old place, a move that was cut off is not mistaken for a done one.
+    if (folder / "snapshots").is_dir():
+        (folder / "snapshots").rename(aside / "snapshots")
+    log.rename(aside / log.name)
+    return aside
 
 
 class AnnotatedVideo:
