@@ -5,6 +5,9 @@
     projection.safetensors          the frozen projection
     scores.npz                      hold-out scores, and calibration scores once there are any
     thresholds/<runtime>-<precision>.json    threshold and certificate
+    exemplars/                      crops behind the bank's rows (`anomaly.exemplars`)
+    graph/                          exported graphs (`anomaly.exported`); removable
+    evidence/                       pictures that a certificate is checked on (`anomaly.evidence`); removable
 
 Nothing is unpickled and no class is looked up by a name that a folder gives.
 """
@@ -24,13 +27,17 @@ from typing import TYPE_CHECKING, Any
 from anomaly.errors import CorruptModelError, ModelError, SchemaError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 SCHEMA = 1
 #: Files that calibration writes anew; a checksum of each array is inside (they are zip archives).
 _REWRITTEN = ("scores.npz",)
-#: Files that calibration adds after the folder was written; they carry their own digests.
-_ADDED_FOLDERS = ("thresholds",)
+#: Folders that are added after the model was written, and what they may hold; they carry their own digests.
+_ADDED_FOLDERS = {
+    "thresholds": (".json",),
+    "evidence": (".json", ".npz", ".png"),
+    "graph": (".json", ".onnx", ".xml", ".bin"),
+}
 
 
 def canonical(value: Any) -> bytes:
@@ -95,7 +102,12 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     write_file(path, json.dumps(sign(document), indent=1, allow_nan=False).encode() + b"\n")
 
 
-def save_folder(folder: Path, files: Mapping[str, bytes], description: Mapping[str, Any]) -> None:
+def save_folder(
+    folder: Path,
+    files: Mapping[str, bytes],
+    description: Mapping[str, Any],
+    added: Mapping[str, bytes] | None = None,
+) -> None:
     """Write a model folder under a temporary name and rename it into place.
 
     An existing model is replaced only once the new one is complete and on the disk.
@@ -104,6 +116,7 @@ def save_folder(folder: Path, files: Mapping[str, bytes], description: Mapping[s
         folder: where the model goes.
         files: every file but `model.json`: relative path to contents.
         description: what goes into `model.json`; schema and digests are added.
+        added: files of the folders that are added to a model later (`added_files` reads them), kept as they are.
 
     Raises:
         ModelError: the place is taken by something that is not a model folder.
@@ -121,7 +134,7 @@ def save_folder(folder: Path, files: Mapping[str, bytes], description: Mapping[s
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        for name, data in files.items():
+        for name, data in {**files, **(added or {})}.items():
             path = partial / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, data)
@@ -133,6 +146,49 @@ def save_folder(folder: Path, files: Mapping[str, bytes], description: Mapping[s
         write_json(partial / "model.json", {**description, "schema": SCHEMA, "files": listed})
         _sync_folder(partial)
         old = _old_name(folder)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(partial, folder)
+        _sync_folder(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def added_files(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """The files of some of the folders that were added to a verified model, by relative path."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for name in names
+        for file in sorted((folder / name).rglob("*"))
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    }
+
+
+def replace_subfolder(
+    folder: Path, files: Mapping[str, bytes], index: str, document: Mapping[str, Any]
+) -> None:
+    """Write a folder inside a model folder whole, in place of the one that is there.
+
+    Args:
+        folder: `<model>/<one of the folders that may be added>`.
+        files: relative path to contents.
+        index: name of the signed JSON that lists them.
+        document: what it says besides; `files`, their sha256, is added.
+    """
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    old = _old_name(folder)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        for name, data in files.items():
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Not synced one by one, there may be thousands: what a power cut takes, the digests show.
+            path.write_bytes(data)
+        listed = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+        write_json(partial / index, {**document, "files": listed})
+        shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             os.replace(folder, old)
         os.replace(partial, folder)
@@ -199,9 +255,9 @@ def read_description(folder: Path) -> dict[str, Any]:
             )
         if file.is_dir() or name in listed or name == "model.json" or name in _REWRITTEN:
             continue
-        if name.split("/")[0] in _ADDED_FOLDERS and file.suffix == ".json":
+        if file.suffix in _ADDED_FOLDERS.get(name.split("/")[0], ()):
             continue
-        if file.name.startswith(".") and file.name.endswith(".partial"):
+        if any(part.startswith(".") and part.endswith((".partial", ".replaced")) for part in name.split("/")):
             continue  # left by a write that was cut off; never read
         raise CorruptModelError(
             f"{str(file)!r} is not one of the model's files; remove it, a model holds only what it was written with"

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch
 import torch.nn.functional as functional
 
 from anomaly.errors import UsageError, WeightsError
+from anomaly.extractor import BackboneSpec, choose_input_size
 from anomaly.resize import resize, resize_matrix
 
 if TYPE_CHECKING:
@@ -27,58 +26,67 @@ if TYPE_CHECKING:
 
     from anomaly.types import ImageArray
 
+__all__ = ["Backbone", "BackboneSpec", "PatchFeatures", "choose_input_size"]
 
-@dataclass(frozen=True)
-class BackboneSpec:
-    """What a backbone is, apart from its weights.
+
+class PatchFeatures(torch.nn.Module):
+    """From pictures of the network's input size to one feature vector a patch; what runs, and what is exported.
 
     Attributes:
-        name: our name, as in `configs/backbone/NAME.yaml`.
-        architecture: timm's name of the network.
-        layers: which intermediate outputs are used (timm's `forward_intermediates` indices).
-        stride: input height and width must be multiples of this (pixels).
-        grid_stride: pixels of the network's input a patch covers along each axis.
-        neighbourhood: side of the square of map cells that each feature is averaged over (odd; 1 = none),
-            as in PatchCore (Roth et al. 2022): a patch is described together with what is around it.
-        mean, std: per channel, for pictures scaled to 0..1.
-        input_pixels: the area that an input size chosen automatically aims at.
+        network: timm's network, with `forward_intermediates`.
+        mean, std: (3,) float32, for values in 0..255.
+        spec: what the network is.
+        grid: (gh, gw).
     """
 
-    name: str
-    architecture: str
-    layers: tuple[int, ...]
-    stride: int
-    grid_stride: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    input_pixels: int
-    neighbourhood: int = 3
+    mean: torch.Tensor
+    std: torch.Tensor
 
+    def __init__(self, network: Any, spec: BackboneSpec, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.network = network
+        self.spec = spec
+        self.grid = grid
+        self.register_buffer("mean", torch.tensor(spec.mean) * 255.0)
+        self.register_buffer("std", torch.tensor(spec.std) * 255.0)
 
-def choose_input_size(
-    spec: BackboneSpec, footage: tuple[int, int], max_upscale: float = 2.0
-) -> tuple[int, int]:
-    """The network's input size for footage of one size.
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Features (N, gh * gw, D) float32 of pictures (N, h, w, 3) float32 in 0..255."""
+        return self.stages(pictures)["features"]
 
-    Keeps the footage's shape as nearly as multiples of the stride allow, aims at
-    `spec.input_pixels`, and enlarges no side more than `max_upscale` times: beyond that the
-    network only sees more blur.
+    def stages(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Everything on the way, by name and in order, so that two runtimes can be compared step by step."""
+        # Channels last: next to a product over pixels, OpenVINO takes a channel for a column when it fuses the two.
+        normalised = ((pictures - self.mean) / self.std).permute(0, 3, 1, 2)
+        outputs = self.network.forward_intermediates(
+            normalised,
+            indices=list(self.spec.layers),
+            norm=False,
+            intermediates_only=True,
+            output_fmt="NCHW",
+        )
+        names = [f"layer {index}" for index in self.spec.layers]
+        aligned = [self._align(output) for output in outputs]
+        features = torch.cat(aligned, dim=1).flatten(2).transpose(1, 2)
+        return {
+            "normalised picture": normalised,
+            **dict(zip(names, outputs, strict=True)),
+            "features": features,
+        }
 
-    Args:
-        spec: the backbone.
-        footage: (H, W) of the footage, in pixels.
-        max_upscale: the largest enlargement along a side.
-
-    Returns:
-        (h, w), multiples of `spec.stride`, at least one stride each.
-    """
-    height, width = footage
-    scale = min(math.sqrt(spec.input_pixels / (height * width)), max_upscale)
-
-    def side(pixels: int) -> int:
-        return max(spec.stride, round(pixels * scale / spec.stride) * spec.stride)
-
-    return side(height), side(width)
+    def _align(self, feature_map: torch.Tensor) -> torch.Tensor:
+        """Bring one layer's (N, C, h, w) map to the patch grid."""
+        side = self.spec.neighbourhood
+        if side > 1:
+            feature_map = functional.avg_pool2d(feature_map, side, 1, side // 2, count_include_pad=False)
+        height, width = feature_map.shape[-2:]
+        if (height, width) == self.grid:
+            return feature_map
+        if height % self.grid[0] == 0 and width % self.grid[1] == 0:
+            return functional.avg_pool2d(feature_map, (height // self.grid[0], width // self.grid[1]))
+        rows = torch.from_numpy(resize_matrix(height, self.grid[0])).to(feature_map)
+        columns = torch.from_numpy(resize_matrix(width, self.grid[1])).to(feature_map)
+        return rows @ feature_map @ columns.T
 
 
 class Backbone:
@@ -90,10 +98,16 @@ class Backbone:
         input_size: (h, w) of the network's input, multiples of `spec.stride`.
         device: "cpu" or "cuda".
 
+    Attributes:
+        module: the whole of it as a torch module, for `export`.
+
     Raises:
         UsageError: an input size that is not a multiple of the stride, a layer the network
             does not have, or weights of another network.
     """
+
+    #: Features come as the network gives them; the branch's projection is applied on the host.
+    projected = False
 
     def __init__(
         self,
@@ -118,9 +132,8 @@ class Backbone:
         # On a CPU the maps of one frame still fit its caches; several frames together take longer each.
         self.batch = 1 if self.device.type == "cpu" else 16
         # NHWC memory lets the depthwise convolutions of small CNNs run about twice as fast on a CPU.
-        self._network = _build(spec, weights, input_size).to(self.device, memory_format=torch.channels_last)
-        self._mean = torch.tensor(spec.mean, device=self.device).view(1, 3, 1, 1) * 255.0
-        self._std = torch.tensor(spec.std, device=self.device).view(1, 3, 1, 1) * 255.0
+        network = _build(spec, weights, input_size).to(self.device, memory_format=torch.channels_last)
+        self.module = PatchFeatures(network, spec, self.grid).to(self.device).eval()
         self.dim = self.extract([np.zeros((*input_size, 3), np.uint8)]).shape[-1]
 
     def extract(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
@@ -143,33 +156,11 @@ class Backbone:
         Returns:
             (N, gh * gw, D) float32.
         """
-        batch = torch.from_numpy(np.stack(resized)).to(self.device).permute(0, 3, 1, 2)
+        batch = torch.from_numpy(np.stack(resized)).to(self.device)
         with torch.inference_mode():
-            outputs = self._network.forward_intermediates(
-                (batch - self._mean) / self._std,
-                indices=list(self.spec.layers),
-                norm=False,
-                intermediates_only=True,
-                output_fmt="NCHW",
-            )
-            aligned = [self._align(output) for output in outputs]
-            flat = torch.cat(aligned, dim=1).flatten(2).transpose(1, 2)
+            flat = self.module(batch)
         result: NDArray[np.float32] = flat.float().contiguous().cpu().numpy()
         return result
-
-    def _align(self, feature_map: torch.Tensor) -> torch.Tensor:
-        """Bring one layer's (N, C, h, w) map to the patch grid."""
-        side = self.spec.neighbourhood
-        if side > 1:
-            feature_map = functional.avg_pool2d(feature_map, side, 1, side // 2, count_include_pad=False)
-        height, width = feature_map.shape[-2:]
-        if (height, width) == self.grid:
-            return feature_map
-        if height % self.grid[0] == 0 and width % self.grid[1] == 0:
-            return functional.avg_pool2d(feature_map, (height // self.grid[0], width // self.grid[1]))
-        rows = torch.from_numpy(resize_matrix(height, self.grid[0])).to(feature_map)
-        columns = torch.from_numpy(resize_matrix(width, self.grid[1])).to(feature_map)
-        return rows @ feature_map @ columns.T
 
 
 def _device(name: str) -> torch.device:

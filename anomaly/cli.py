@@ -35,7 +35,7 @@ class Flag:
         many: takes one or more values.
         required: the command cannot do without it.
         metavar: how the value is called in the help.
-        kind: "text" is quoted for Hydra, "number" goes through as it is.
+        kind: "text" is quoted for Hydra, "number" goes through as it is, "switch" takes no value.
         writes: names something the command writes; in a sweep each job writes below its own folder.
     """
 
@@ -97,10 +97,14 @@ COMMANDS: dict[str, Command] = {
                 _VIDEOS,
                 Flag("--target-recall", "calibration.target_recall", "share of the anomalies to come that must be caught", metavar="0..1", kind="number"),
                 Flag("--confidence", "calibration.confidence", "how sure that must be", metavar="0..1", kind="number"),
+                Flag("--report", "report", "the page to read and sign (default: beside the model folder)", metavar="FILE", writes=True),
                 Flag("--out", "out", "write the threshold to this file and leave the model as it is", metavar="FILE", writes=True),
+                Flag("--check", "check", "score the model's evidence again: does the certificate hold on this machine?", kind="switch"),
             ),
             "  python -m anomaly calibrate --model models/line1 --labeled labels.csv\n"
-            "  python -m anomaly calibrate --model models/line1 --labeled labels.csv --videos clips --target-recall 0.9\n",
+            "  python -m anomaly calibrate --model models/line1 --labeled labels.csv --videos clips --target-recall 0.9\n"
+            "  python -m anomaly calibrate --model models/line1 --labeled labels.csv calibration.threshold=1.8\n"
+            "  python -m anomaly calibrate --model models/line1 --check\n",
         ),
         Command(
             "evaluate",
@@ -115,6 +119,23 @@ COMMANDS: dict[str, Command] = {
             "  python -m anomaly evaluate --model models/line1 --labeled test.csv --json figures.json\n",
         ),
         Command(
+            "study",
+            "compare thousands of decider settings on scores that are there already",
+            (
+                Flag("--model", "model", "a calibrated model folder", metavar="DIR"),
+                Flag("--sweep", "sweep", "instead: compare the models that a sweep of `fit` left below this folder", metavar="DIR"),
+                Flag("--labeled", "labeled", "with --sweep: labels to compare the models on", metavar="LABELS"),
+                _VIDEOS,
+                Flag("--target-recall", "calibration.target_recall", "share of the anomalies to come that must be caught", metavar="0..1", kind="number"),
+                Flag("--out", "out", "folder for table and plot (default: beside the model folder)", metavar="DIR", writes=True),
+            ),
+            "  python -m anomaly study --model models/line1\n"
+            "  python -m anomaly study --model models/line1 'study.grid={smoothing_s:[0,0.5,1],min_duration_s:[0,0.5]}' study.apply=true\n"
+            "  python -m anomaly study --model models/line1 -m calibration.target_recall=0.9,0.95 decider.min_duration_s=0,0.5\n"
+            "  python -m anomaly fit --normal-videos day1 --model model -m bank.size=2000,15000 hydra/launcher=joblib hydra.sweep.dir=sweep\n"
+            "  python -m anomaly study --sweep sweep --labeled labels.csv\n",
+        ),
+        Command(
             "score",
             "write a score for every frame, and heatmaps if asked",
             (
@@ -122,8 +143,10 @@ COMMANDS: dict[str, Command] = {
                 Flag("--source", "source", "videos, images, folders of either, or globs", many=True, required=True),
                 Flag("--out", "out", "the CSV to write: source,frame,time_s,score,decision_score,alarm", required=True, metavar="FILE", writes=True),
                 Flag("--heatmaps", "heatmaps", "also write a picture with the heatmap for every frame", metavar="DIR", writes=True),
+                Flag("--explain", "explain", "also write, for each alarm, the frame beside the normal patches most like it", metavar="DIR", writes=True),
             ),
-            "  python -m anomaly score --model models/line1 --source new.mp4 --out scores.csv\n",
+            "  python -m anomaly score --model models/line1 --source new.mp4 --out scores.csv\n"
+            "  python -m anomaly score --model models/line1 --source new.mp4 --out scores.csv --explain explained\n",
         ),
         Command(
             "run",
@@ -134,6 +157,44 @@ COMMANDS: dict[str, Command] = {
                 Flag("--out", "out", "folder for what it writes (default: outputs/run)", metavar="DIR", writes=True),
             ),
             "  python -m anomaly run --model models/line1 --source new.mp4 --out outputs/line1\n",
+        ),
+        Command(
+            "export",
+            "turn a model into a graph that runs without torch, compared with torch and certified at once",
+            (
+                _MODEL,
+                Flag("--runtime", "runtime", "onnxruntime, openvino or tensorrt", required=True, metavar="NAME"),
+                Flag("--precision", "precision", "fp32, fp16, bf16 or int8 (default: fp32; tensorrt: fp16)", metavar="NAME"),
+            ),
+            "  python -m anomaly export --model models/line1 --runtime openvino\n"
+            "  python -m anomaly export --model models/line1 --runtime onnxruntime --precision int8\n"
+            "  python -m anomaly score --model models/line1 --source new.mp4 --out scores.csv runtime=openvino\n",
+        ),
+        Command(
+            "bank",
+            "look into a model's memory, merge models, forget a clip",
+            (
+                Flag("--model", "model", "the model folder; of merge, the one to write", required=True, metavar="DIR", writes=True),
+                Flag("--models", "models", "merge: the models to merge", many=True, metavar="DIR"),
+                Flag("--clip", "clip", "forget: the clip, by the name that `info` shows", metavar="NAME"),
+            ),
+            "  python -m anomaly bank info --model models/line1\n"
+            "  python -m anomaly bank forget --model models/line1 --clip day1.mp4\n"
+            "  python -m anomaly fit --normal-videos day2 --model models/day2 projection.of=models/day1\n"
+            "  python -m anomaly bank merge --models models/day1 models/day2 --model models/both size=20000\n",
+            positional=(Flag("action", "action", "info, merge or forget", metavar="ACTION"),),
+        ),
+        Command(
+            "bench",
+            "measure latency, throughput and memory in every runtime the model can run in here",
+            (
+                _MODEL,
+                Flag("--source", "source", "footage to decode (default: the pictures of the model's evidence)"),
+                Flag("--json", "json", "write the figures as JSON", metavar="FILE", writes=True),
+                Flag("--plot", "plot", "draw the stages of each runtime (PNG)", metavar="FILE", writes=True),
+            ),
+            "  python -m anomaly bench --model models/line1\n"
+            "  python -m anomaly bench --model models/line1 --source new.mp4 --json bench.json --plot bench.png frames=200\n",
         ),
         Command(
             "weights",
@@ -192,6 +253,9 @@ def _parser() -> argparse.ArgumentParser:
         for flag in command.positional:
             sub.add_argument(flag.name, nargs="?", metavar=flag.metavar, help=flag.help)
         for flag in command.flags:
+            if flag.kind == "switch":
+                sub.add_argument(flag.name, dest=flag.name, help=flag.help, action="store_true", default=None)
+                continue
             sub.add_argument(
                 flag.name,
                 dest=flag.name,
@@ -234,7 +298,7 @@ def to_overrides(command: Command, parsed: argparse.Namespace) -> list[str]:
         if flag.many:
             text = "[" + ",".join(quoted(item) for item in value) + "]"
         else:
-            text = value if flag.kind == "number" else quoted(value)
+            text = quoted(value) if flag.kind == "text" else str(value).lower()
         overrides.append(f"{flag.key}={text}")
     return overrides
 
@@ -278,7 +342,7 @@ def describe(error: BaseException) -> tuple[str, int]:
     module = type(error).__module__.split(".")[0]
     if module in {"hydra", "omegaconf", "antlr4"}:
         return _one_line(_configuration_message(error)), UsageError.exit_status
-    if module == "memory_bank":
+    if module in {"memory_bank", "export"}:
         return _one_line(str(error)), 1
     if isinstance(error, ModuleNotFoundError):
         extra = _EXTRAS.get((error.name or "").split(".")[0])
@@ -304,6 +368,8 @@ _EXTRAS = {
     "faiss": "train",
     "onnxruntime": "edge",
     "openvino": "edge",
+    "onnx": "export",
+    "onnxscript": "export",
     "ray": "cluster",
     "tensorrt": "tensorrt",
 }
@@ -350,14 +416,34 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
 
     def job(config: Any) -> None:
         # Hydra prints its own account of an exception; ours is one line, so none may pass through it.
+        if parsed.multirun:
+            sweep_job(config)
+            return
         try:
             execute(config)
         except Exception as error:
-            if parsed.multirun:
-                from hydra.core.hydra_config import HydraConfig
-
-                print(f"anomaly: job {HydraConfig.get().job.num}: {describe(error)[0]}", file=sys.stderr)
             failures.append(error)
+
+    def sweep_job(config: Any) -> None:
+        # Perhaps in another process: what became of it is left in the job's folder.
+        from hydra.core.hydra_config import HydraConfig
+
+        from anomaly.commands.sweeps import is_finished, record_job
+
+        hydra_config = HydraConfig.get()
+        place, overrides = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
+        if is_finished(place, overrides):
+            print(f"job {hydra_config.job.num} was finished before: skipped", file=sys.stderr)
+            return
+        try:
+            execute(config)
+        except Exception as error:
+            if parsed.debug:
+                raise
+            print(f"anomaly: job {hydra_config.job.num}: {describe(error)[0]}", file=sys.stderr)
+            record_job(place, overrides, describe(error))
+        else:
+            record_job(place, overrides, None)
 
     def execute(config: Any) -> None:
         missing = sorted(OmegaConf.missing_keys(config))
@@ -372,6 +458,10 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
         module = importlib.import_module(f"anomaly.commands.{command.name}")
         module.run(OmegaConf.to_object(config))
 
+    if parsed.multirun:
+        from anomaly.commands.sweeps import raise_first_failure, sweep_folder
+
+        folder, overrides = sweep_folder(overrides)
     sys.argv = [sys.argv[0], *overrides]
     if parsed.multirun:
         sys.argv.append("--multirun")
@@ -382,6 +472,12 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
     hydra.main(config_path="pkg://configs", config_name=command.name, version_base="1.3")(job)()
     if failures:
         raise failures[0]
+    if parsed.multirun and not parsed.cfg:
+        if command.name == "study":
+            from anomaly.commands.study import collect_jobs
+
+            collect_jobs(folder)
+        raise_first_failure(folder)
 
 
 def _below_job_folder(command: Command, config: Any) -> None:

@@ -24,7 +24,7 @@ class BackboneConfig:
     mean: list[float] = MISSING
     std: list[float] = MISSING
     input_pixels: int = MISSING
-    neighbourhood: int = 3  # each patch feature is averaged over so many cells of its map, each way
+    neighbourhood: int = 1  # each patch feature is averaged over so many cells of its map, each way
     input_size: list[int] | None = None  # [height, width]; null = from the footage's shape and input_pixels
     file: str | None = None  # take the weights from this file
 
@@ -34,8 +34,9 @@ class ProjectionConfig:
     """PCA whitening, learned on a first sample."""
 
     dims: int = 100
-    shrinkage: float = 0.1
+    shrinkage: float = 0.5
     sample_frames: int = 200
+    of: str | None = None  # take the projection of this model folder, so that the two banks can merge
 
 
 @dataclass
@@ -44,6 +45,14 @@ class BankConfig:
 
     size: int = 15_000  # rows at most
     radius: float | None = None  # instead of a size: cover every patch to within this distance
+    half: bool = False  # keep rows in half precision: half the room, distances within 0.1 %
+
+
+@dataclass
+class ExemplarsConfig:
+    """Small pictures of what the bank's rows were cut from, kept in the model folder for explanations."""
+
+    max_mb: float = 8.0  # 0 = keep none
 
 
 @dataclass
@@ -103,6 +112,9 @@ class FitSettings:
     guard_s: float = 2.0  # seconds left out between learned and held-out blocks of one clip
     except_margin_s: float = 1.0  # seconds left out around labelled intervals (--except)
     drop: list[str] = field(default_factory=list)  # clip@start-end, seconds
+    checkpoint_s: float = 60.0  # seconds between checkpoints, from which an interrupted fit goes on
+    compute: str = "local"  # where: local, or ray (extra "cluster"), shard by shard
+    shard_s: float | None = None  # seconds of footage in a shard; null = one stream (ray: 600)
     review: int = 24  # moments shown in fit_review.html; 0 = no review
 
 
@@ -120,6 +132,7 @@ class FitConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     bank: BankConfig = field(default_factory=BankConfig)
+    exemplars: ExemplarsConfig = field(default_factory=ExemplarsConfig)
     footage: FootageConfig = field(default_factory=FootageConfig)
     regions: RegionsConfig = field(default_factory=RegionsConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)
@@ -133,8 +146,19 @@ class CalibrationSettings:
 
     target_recall: float = 0.95
     confidence: float = 0.95
-    false_alarms_per_hour: float | None = None  # a budget; where it conflicts, recall wins
+    # a budget; it lowers the threshold where the events are too few for the target, and else recall wins
+    false_alarms_per_hour: float | None = 6.0
     recall_wins: bool = True
+    threshold: float | None = None  # set by hand; the certificate pays for it and says so
+    cameras: str = "one"  # one, or folder: the first folder of a source's name is its camera
+
+
+@dataclass
+class EvidenceConfig:
+    """Frames kept in the model folder, on which a certificate can be checked elsewhere."""
+
+    max_mb: float = 64.0  # 0 = keep none
+    tolerance: float = 0.01  # allowed difference of a score; 1 = the score of an ordinary normal frame
 
 
 @dataclass
@@ -142,7 +166,41 @@ class CalibrateConfig:
     """`anomaly calibrate`."""
 
     model: str = MISSING
-    labeled: str = MISSING
+    labeled: str | None = None
+    videos: str | None = None
+    out: str | None = None
+    report: str | None = None
+    check: bool = False
+    device: str = "auto"
+    runtime: str = "auto"  # torch, onnxruntime, openvino, tensorrt, or one with its precision: openvino-bf16
+    footage: FootageConfig = field(default_factory=FootageConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    decider: DeciderSettings = field(default_factory=DeciderSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+
+
+@dataclass
+class StudySettings:
+    """What a study tries, and how it pays for looking."""
+
+    # decider keys to lists of values, such as {smoothing_s: [0, 0.5]}; null = a built-in grid of 60
+    grid: Any = None
+    thresholds: int = 100  # tried with each setting
+    protect: str = "split"  # split: some clips choose, the others certify; correct: all do both, at a price
+    share: float = 0.5  # of the clips that choose
+    seed: int = 0  # of the split
+    apply: bool = False  # write the best setting and its certificate into the model
+
+
+@dataclass
+class StudyConfig:
+    """`anomaly study`."""
+
+    model: str | None = None
+    sweep: str | None = None
+    labeled: str | None = None
     videos: str | None = None
     out: str | None = None
     device: str = "auto"
@@ -151,6 +209,7 @@ class CalibrateConfig:
     decider: DeciderSettings = field(default_factory=DeciderSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
+    study: StudySettings = field(default_factory=StudySettings)
 
 
 @dataclass
@@ -163,6 +222,7 @@ class EvaluateConfig:
     json: str | None = None
     html: str | None = None
     device: str = "auto"
+    runtime: str = "auto"  # torch, onnxruntime, openvino, tensorrt, or one with its precision: openvino-bf16
     footage: FootageConfig = field(default_factory=FootageConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
@@ -176,7 +236,10 @@ class ScoreConfig:
     source: list[str] = MISSING
     out: str = MISSING
     heatmaps: str | None = None
+    explain: str | None = None
+    explain_most: int = 20  # pictures at most; where there are more alarms, of the highest
     device: str = "auto"
+    runtime: str = "auto"  # torch, onnxruntime, openvino, tensorrt, or one with its precision: openvino-bf16
     footage: FootageConfig = field(default_factory=FootageConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
 
@@ -198,9 +261,36 @@ class RunConfig:
     source: list[str] = MISSING
     out: str = "outputs/run"
     device: str = "auto"
+    runtime: str = "auto"  # torch, onnxruntime, openvino, tensorrt, or one with its precision: openvino-bf16
     footage: FootageConfig = field(default_factory=FootageConfig)
     run: RunSettings = field(default_factory=RunSettings)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
+
+
+@dataclass
+class ExportConfig:
+    """`anomaly export`."""
+
+    model: str = MISSING
+    runtime: str = MISSING
+    precision: str | None = None  # null = the runtime's first: fp32, for tensorrt fp16
+    tolerance: float | None = (
+        None  # allowed relative difference to torch; null = 1e-3, in half precision 1e-2
+    )
+    source_size: list[int] | None = None  # [height, width] of the frames that the whole graph takes
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+
+
+@dataclass
+class BenchConfig:
+    """`anomaly bench`."""
+
+    model: str = MISSING
+    source: str | None = None  # footage to decode; null = the pictures of the model's evidence
+    json: str | None = None
+    plot: str | None = None
+    runtime: str = "auto"  # auto = torch and every export that runs here; or one of them
+    frames: int = 100
 
 
 @dataclass
@@ -221,14 +311,29 @@ class WeightsCommandConfig:
     weights: WeightsConfig = field(default_factory=WeightsConfig)
 
 
+@dataclass
+class BankCommandConfig:
+    """`anomaly bank`."""
+
+    action: str = MISSING
+    model: str = MISSING
+    models: list[str] = field(default_factory=list)
+    clip: str | None = None
+    size: int = 15_000  # rows of a merged bank at most
+
+
 SCHEMAS: dict[str, type] = {
     "fit": FitConfig,
     "calibrate": CalibrateConfig,
+    "study": StudyConfig,
     "evaluate": EvaluateConfig,
     "score": ScoreConfig,
     "run": RunConfig,
+    "export": ExportConfig,
+    "bench": BenchConfig,
     "demo": DemoConfig,
     "weights": WeightsCommandConfig,
+    "bank": BankCommandConfig,
 }
 
 

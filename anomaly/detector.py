@@ -1,30 +1,35 @@
 """The detector: branches that turn frames into scores, and a decider that turns scores into events.
 
 A branch extracts patch features, projects them, and measures each patch against its memory bank.
-`Detector.look` does this for several frames at once and keeps no state; `Detector.step` adds the
-decision and carries the state of one camera.
+`Detector.look` does this for several frames at once; `Detector.step` adds the decision and carries
+the state of one camera. Of consecutive frames only those patches are searched that may be among the
+largest distances, on which the score hangs; see `memory_bank.TemporalSearch`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from anomaly.decider import Decider, DeciderConfig, DeciderState, Decision
-from anomaly.heatmap import Box, anomaly_box, anomaly_map, frame_score
+from anomaly.heatmap import Box, anomaly_box, anomaly_map, frame_score, top_count
 from anomaly.regions import Regions
+from memory_bank import TemporalSearch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from anomaly.backbone import Backbone
+    from anomaly.extractor import Extractor
     from anomaly.projection import Projection
     from anomaly.types import Frame, ImageArray
     from memory_bank import MemoryBank
+
+    Measured: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +47,7 @@ class Branch:
     """
 
     name: str
-    backbone: Backbone
+    backbone: Extractor
     projection: Projection
     bank: MemoryBank
     scale: float
@@ -50,30 +55,49 @@ class Branch:
 
     def patches(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
         """Projected patch features of frames of any size, (N, gh * gw, d) float32."""
-        return self.projection.apply(self.backbone.extract(images))
+        features = self.backbone.extract(images)
+        return features if self.backbone.projected else self.projection.apply(features)
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
     """What a branch saw in one frame.
 
+    Footage needs its scores frame after frame, and its heatmaps seldom. So a look may know only the largest
+    distances exactly, and measures the others when they are first asked for.
+
     Attributes:
-        distances: (gh * gw,) float32, distance of each patch to its nearest normal patch,
-            divided by the branch's scale.
-        nearest: (gh * gw,) int64, the row of the bank that was nearest.
+        bounds: (gh * gw,) float32, no patch is further from its nearest normal patch; those that
+            the score is the mean of, and so the largest, are exact. Divided by the branch's scale;
+            0 where a patch does not count.
         counts: (gh * gw,) bool, patches inside the regions.
         grid: (gh, gw).
         score: mean of the largest distances that count; 1 = an ordinary normal frame.
+        measure: measures every patch, for `distances` and `nearest`.
     """
 
-    distances: NDArray[np.float32]
-    nearest: NDArray[np.int64]
+    bounds: NDArray[np.float32]
     counts: NDArray[np.bool_]
     grid: tuple[int, int]
     score: float
+    measure: Callable[[], Measured]
+
+    @property
+    def distances(self) -> NDArray[np.float32]:
+        """(gh * gw,) float32, exact distance of each patch to its nearest normal patch, as `bounds`."""
+        return self._measured[0]
+
+    @property
+    def nearest(self) -> NDArray[np.int64]:
+        """(gh * gw,) int64, the row of the bank that was nearest; -1 where a patch does not count."""
+        return self._measured[1]
+
+    @cached_property
+    def _measured(self) -> Measured:
+        return self.measure()
 
     def heatmap(self, size: tuple[int, int]) -> NDArray[np.float32]:
-        """(H, W) float32 for a frame of that size."""
+        """(H, W) float32 for a frame of that size, from exact distances."""
         return anomaly_map(self.distances, self.grid, size, self.counts)
 
     def box(self, size: tuple[int, int]) -> Box:
@@ -87,6 +111,36 @@ class Result:
 
     look: Look
     decision: Decision
+
+
+class Recent:
+    """The rows that were nearest lately, for each place of one camera's picture.
+
+    They make the next frame's search short and never change a score: what they cannot settle is searched.
+    """
+
+    def __init__(self) -> None:
+        self._searches: dict[str, TemporalSearch] = {}
+
+    def search_of(self, branch: Branch, places: int) -> TemporalSearch:
+        """The search of a branch's `places` patches that count, kept from frame to frame."""
+        if branch.name not in self._searches:
+            top = top_count(places, branch.top_share)
+            self._searches[branch.name] = TemporalSearch(branch.bank, places, top)
+        return self._searches[branch.name]
+
+
+@dataclass(frozen=True, eq=False)
+class CameraState:
+    """What the detector carries from frame to frame of one camera.
+
+    Attributes:
+        decided: of the decider.
+        recent: of the search; kept up to date in place.
+    """
+
+    decided: DeciderState
+    recent: Recent
 
 
 class Detector:
@@ -120,18 +174,20 @@ class Detector:
         """The same branches under another decision."""
         return Detector(self.branches, self.regions, decider, threshold)
 
-    def look(self, images: Sequence[ImageArray]) -> list[Look]:
+    def look(self, images: Sequence[ImageArray], recent: Recent | None = None) -> list[Look]:
         """Measure frames, without a decision.
 
         Args:
             images: each (H, W, 3) uint8 RGB.
+            recent: where they are consecutive frames of one camera, what its earlier frames left; then only
+                the patches that may be among the largest are searched.
 
         Returns:
             For each frame the look of the branch that scored highest.
         """
         best: list[Look] | None = None
         for branch in self.branches:
-            looks = self.compare(branch, branch.patches(images))
+            looks = self.compare(branch, branch.patches(images), recent)
             best = (
                 looks
                 if best is None
@@ -139,13 +195,46 @@ class Detector:
             )
         return best or []
 
-    def compare(self, branch: Branch, patches: NDArray[np.float32]) -> list[Look]:
-        """Measure projected patches (N, gh * gw, d) of frames against the branch's bank."""
-        count, per_frame, dim = patches.shape
-        distances, nearest = branch.bank.search(patches.reshape(count * per_frame, dim))
-        scaled = (distances[:, 0] / np.float32(branch.scale)).reshape(count, per_frame)
-        rows = nearest[:, 0].reshape(count, per_frame)
-        return [self.looks_like(branch, scaled[i], rows[i]) for i in range(count)]
+    def compare(
+        self, branch: Branch, patches: NDArray[np.float32], recent: Recent | None = None
+    ) -> list[Look]:
+        """Measure projected patches (N, gh * gw, d) of frames against the branch's bank; `recent` as in `look`."""
+        counts = self._counts[branch.name]
+        places = int(counts.sum())
+        if not places:
+            return [self.looks_like(branch, np.zeros(len(counts), np.float32)) for _ in patches]
+        if recent is not None:
+            search = recent.search_of(branch, places)
+            return [self._follow(branch, search, frame[counts]) for frame in patches]
+        distances, nearest = branch.bank.search(patches[:, counts].reshape(-1, patches.shape[-1]))
+        looks = []
+        for found, rows in zip(distances.reshape(-1, places), nearest.reshape(-1, places), strict=True):
+            looks.append(self.looks_like(branch, *self._scaled(branch, found, rows)))
+        return looks
+
+    def _follow(self, branch: Branch, search: TemporalSearch, patches: NDArray[np.float32]) -> Look:
+        """The look of one frame whose patches that count are searched only as far as the score needs."""
+        found, rows, exact = search.search(patches)
+        bounds, _ = self._scaled(branch, found, rows)
+
+        def measure() -> Measured:
+            distances, nearest = found.copy(), rows.copy()
+            if not exact.all():
+                rest = branch.bank.search(patches[~exact])
+                distances[~exact], nearest[~exact] = rest[0][:, 0], rest[1][:, 0]
+            return self._scaled(branch, distances, nearest)
+
+        counts = self._counts[branch.name]
+        score = frame_score(bounds, branch.top_share, counts)
+        return Look(bounds, counts, branch.backbone.grid, score, measure)
+
+    def _scaled(self, branch: Branch, distances: NDArray[np.float32], rows: NDArray[np.int64]) -> Measured:
+        """Distances and rows of the patches that count, laid out over the whole grid."""
+        counts = self._counts[branch.name]
+        everywhere, nearest = np.zeros(len(counts), np.float32), np.full(len(counts), -1, np.int64)
+        everywhere[counts] = distances / np.float32(branch.scale)
+        nearest[counts] = rows
+        return everywhere, nearest
 
     def looks_like(
         self, branch: Branch, distances: NDArray[np.float32], nearest: NDArray[np.int64] | None = None
@@ -153,19 +242,18 @@ class Detector:
         """The look that goes with (gh * gw,) scaled distances; without `nearest` rows are -1."""
         counts = self._counts[branch.name]
         rows = np.full(len(distances), -1, np.int64) if nearest is None else nearest
-        return Look(
-            distances, rows, counts, branch.backbone.grid, frame_score(distances, branch.top_share, counts)
-        )
+        score = frame_score(distances, branch.top_share, counts)
+        return Look(distances, counts, branch.backbone.grid, score, lambda: (distances, rows))
 
-    def start(self) -> DeciderState:
+    def start(self) -> CameraState:
         """The state of a camera before its first frame."""
-        return self.decider.start()
+        return CameraState(self.decider.start(), Recent())
 
-    def step(self, frame: Frame, state: DeciderState) -> tuple[Result, DeciderState]:
+    def step(self, frame: Frame, state: CameraState) -> tuple[Result, CameraState]:
         """Look at one frame and decide; the state is the camera's, from `start` or the step before."""
-        look = self.look([frame.image])[0]
-        decision, state = self.decider.step(state, frame.pts_s, look.score)
-        return Result(look, decision), state
+        look = self.look([frame.image], state.recent)[0]
+        decision, decided = self.decider.step(state.decided, frame.pts_s, look.score)
+        return Result(look, decision), replace(state, decided=decided)
 
 
 def rescaled(branch: Branch, scale: float) -> Branch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -76,10 +76,16 @@ def evaluate(
         events: joined events.
         scored: raw scores; with grids where masks are to be measured.
         holdout: hold-out series of the model.
-        threshold: of the model; its value may be None.
+        threshold: of the model; its value may be None. Where each camera has its own, scores are given
+            in units of it, and the figure `threshold` is 1.
         slack_s: how far outside its label an event may be noticed.
         grid: the patch grid.
     """
+    if threshold.document.get("cameras"):
+        scored = [
+            replace(one, scores=_in_thresholds(one.source.name, one.scores, threshold)) for one in scored
+        ]
+        holdout = [replace(one, scores=_in_thresholds(one.source, one.scores, threshold)) for one in holdout]
     decided = {one.source.name: decide(one.series, threshold.decider) for one in scored}
     truth = {one.source.name: inside(footage, one) for one in scored}
     labels = np.concatenate([truth[name] for name in decided])
@@ -105,12 +111,12 @@ def evaluate(
     outcomes: tuple[EventOutcome, ...] = ()
     alarms: FalseAlarms | None = None
     if threshold.value is not None:
-        value = threshold.value
+        value = 1.0 if threshold.document.get("cameras") else threshold.value
         outcomes = tuple(event_outcomes(events, decided, value, slack_s, None))
         seen = [one for one in outcomes if one.outcome != "blind"]
         in_alarm = np.concatenate([one.in_alarm(value) for one in decided.values()])
         with_events = {event.video for event in events}
-        normal = [*(decide(one, threshold.decider) for one in holdout)]
+        normal = [decide(one, threshold.decider) for one in holdout]
         normal += [one for name, one in decided.items() if name not in with_events and not truth[name].any()]
         lengths = [event.end_s - event.start_s + 2 * slack_s for event in events if np.isfinite(event.end_s)]
         alarms = false_alarms(normal, value, windows=normal_windows(normal, lengths))
@@ -136,6 +142,12 @@ def evaluate(
         figures |= dict.fromkeys((*names, "alarm_time_share", "chance_hit_rate", "threshold"), None)
     figures |= _pixel_figures(footage.masks, scored, grid)
     return Evaluation(figures, decided, truth, outcomes, alarms, tuple(notes))
+
+
+def _in_thresholds(source: str, scores: NDArray[np.float64], threshold: Threshold) -> NDArray[np.float64]:
+    """Scores in units of their camera's threshold: 1 alarms, and cameras can be compared."""
+    own = threshold.of(source)
+    return own.scaled(scores) / (own.value or 1.0)
 
 
 def inside(footage: LabeledFootage, one: Scored) -> NDArray[np.bool_]:

@@ -46,10 +46,15 @@ def frame_score(
     kept = distances if counts is None else distances[counts]
     if kept.size == 0:
         return 0.0
-    top = max(1, round(top_share * kept.size))
+    top = top_count(kept.size, top_share)
     largest = np.partition(kept, kept.size - top)[kept.size - top :]
     # Summed in order, so that the result does not depend on how the partition left them.
     return float(np.sort(largest).mean(dtype=np.float64))
+
+
+def top_count(patches: int, top_share: float) -> int:
+    """How many of a frame's patches, of those that count, the score is the mean of; at least one."""
+    return max(1, round(top_share * patches))
 
 
 @lru_cache(maxsize=32)

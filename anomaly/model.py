@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anomaly.artifact import read_description, save_folder, scoring_digest
-from anomaly.backbone import Backbone, BackboneSpec
 from anomaly.decider import DeciderConfig
 from anomaly.detector import Branch, Detector
+from anomaly.exported import choose, graph_backbone
+from anomaly.extractor import BackboneSpec
 from anomaly.projection import Projection
 from anomaly.regions import Regions
 from anomaly.weights import StoredWeights, load_weights
+from memory_bank import MemoryBank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from anomaly.exported import Choice
+    from anomaly.extractor import Extractor
 
 _PACKAGES = ("anomaly", "torch", "timm", "faiss-gpu", "faiss-cpu", "numpy", "opencv-python-headless", "av")
 
@@ -33,12 +38,28 @@ class Model:
         description: `model.json`.
         detector: its branches; not calibrated until a threshold is given (`Detector.with_decider`).
         scoring_digest: identity of all that raw scores hang on.
+        choice: what computes the patch features, and why.
     """
 
     folder: Path
     description: Mapping[str, Any]
     detector: Detector
     scoring_digest: str
+    choice: Choice
+
+    @property
+    def runtime(self) -> str:
+        """As "<runtime>-<precision>", as in `thresholds/`."""
+        return self.choice.name
+
+    @property
+    def device(self) -> str:
+        """What it runs on, in the runtime's words."""
+        return str(self.detector.branches[0].backbone.device)
+
+    def headline(self) -> str:
+        """One line: what runs, on what, and why."""
+        return f"Runtime {self.runtime} on {self.device} ({self.choice.reason})."
 
 
 def software() -> dict[str, str]:
@@ -58,6 +79,7 @@ def save_model(
     weights: StoredWeights,
     holdout: Mapping[str, np.ndarray],
     facts: Mapping[str, Any],
+    exemplars: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a fitted detector as a model folder.
 
@@ -67,12 +89,13 @@ def save_model(
         weights: what is known of the backbone's weights.
         holdout: arrays for `scores.npz`.
         facts: what else `model.json` should say (JSON-able): name, footage, seed, fit figures.
+        exemplars: files from `make_exemplars`.
     """
     import io
 
     from safetensors.numpy import save
 
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes] = dict(exemplars or {})
     branches = []
     for branch in detector.branches:
         bank = branch.bank
@@ -85,14 +108,7 @@ def save_model(
                 "input_size": list(branch.backbone.input_size),
                 "grid": list(branch.backbone.grid),
                 "projection": {"dims": branch.projection.dim, "explained": branch.projection.explained},
-                "bank": {
-                    "rows": len(bank),
-                    "metric": bank.metric,
-                    "place_weight": bank.place_weight,
-                    "sources": list(bank.sources),
-                    "cameras": list(bank.cameras),
-                    "digest": bank.digest(),
-                },
+                "bank": bank_entry(bank),
                 "scale": branch.scale,
                 "top_share": branch.top_share,
             }
@@ -114,46 +130,40 @@ def save_model(
     save_folder(folder, files, description)
 
 
-def load_model(folder: Path, *, device: str = "auto", offline: bool = False) -> Model:
+def load_model(folder: Path, *, device: str = "auto", offline: bool = False, runtime: str = "auto") -> Model:
     """Verify a model folder and load it for scoring.
 
     Args:
         folder: the model folder.
-        device: "cpu", "cuda", or "auto": the GPU where there is one.
+        device: "cpu", "cuda", or "auto": torch takes the GPU where there is one, an export the processor
+            (see `export.open_graph` for the devices that it knows).
         offline: do not ask the model hub for missing weights.
+        runtime: "auto", "torch", or an exported graph (see `anomaly.exported.choose`).
 
     Raises:
         ModelError: no model, a damaged one, or one of another schema.
         WeightsError: the weights it was fitted with are not to be had here.
+        ExportError: the runtime or the device is not there, or cannot run the graph.
     """
-    from safetensors.numpy import load_file
-
-    from memory_bank import MemoryBank
-
     description = read_description(folder)
-    if device == "auto":
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    digest = scoring_digest(description)
+    choice = choose(folder, digest, runtime)
     branches = []
-    tensors = load_file(folder / "projection.safetensors")
     for entry in description["branches"]:
-        spec = BackboneSpec(**{key: _frozen(value) for key, value in entry["backbone"].items()})
-        weights, _ = load_weights(spec.name, digest=entry["weights"]["digest"], offline=offline)
-        bank = MemoryBank.from_tensors(
-            load_file(folder / "banks" / f"{entry['name']}.safetensors"),
-            entry["bank"]["metric"],
-            entry["bank"]["sources"],
-            entry["bank"]["cameras"],
-            entry["bank"]["place_weight"],
-        )
+        spec = spec_of(entry)
+        size, grid = (entry["input_size"][0], entry["input_size"][1]), (entry["grid"][0], entry["grid"][1])
+        backbone: Extractor
+        if choice.export is None:
+            backbone = _torch_backbone(spec, entry["weights"]["digest"], size, device, offline)
+        else:
+            place = "cpu" if device == "auto" else device
+            backbone = graph_backbone(choice.export, entry["name"], spec, size, grid, place)
+        bank = load_bank(folder, entry)
         branches.append(
             Branch(
                 name=entry["name"],
-                backbone=Backbone(spec, weights, (entry["input_size"][0], entry["input_size"][1]), device),
-                projection=Projection(
-                    tensors["mean"], tensors["components"], entry["projection"]["explained"]
-                ),
+                backbone=backbone,
+                projection=load_projection(folder, entry),
                 bank=bank,
                 scale=entry["scale"],
                 top_share=entry["top_share"],
@@ -162,7 +172,59 @@ def load_model(folder: Path, *, device: str = "auto", offline: bool = False) -> 
     detector = Detector(
         branches, Regions.from_json(description["regions"]), DeciderConfig(**description["decider"])
     )
-    return Model(folder, description, detector, scoring_digest(description))
+    return Model(folder, description, detector, digest, choice)
+
+
+def spec_of(branch: Mapping[str, Any]) -> BackboneSpec:
+    """The backbone of a branch's entry in `model.json`."""
+    return BackboneSpec(**{key: _frozen(value) for key, value in branch["backbone"].items()})
+
+
+def load_projection(folder: Path, branch: Mapping[str, Any]) -> Projection:
+    """The projection of a verified model folder; `branch` is its entry in `model.json`."""
+    from safetensors.numpy import load_file
+
+    tensors = load_file(folder / "projection.safetensors")
+    return Projection(tensors["mean"], tensors["components"], branch["projection"]["explained"])
+
+
+def bank_entry(bank: MemoryBank) -> dict[str, Any]:
+    """What `model.json` says of a bank besides its file."""
+    return {
+        "rows": len(bank),
+        "metric": bank.metric,
+        "place_weight": bank.place_weight,
+        "sources": list(bank.sources),
+        "cameras": list(bank.cameras),
+        "digest": bank.digest(),
+    }
+
+
+def load_bank(folder: Path, branch: Mapping[str, Any]) -> MemoryBank:
+    """The bank of a verified model folder; `branch` is its entry in `model.json`."""
+    from safetensors.numpy import load_file
+
+    entry = branch["bank"]
+    return MemoryBank.from_tensors(
+        load_file(folder / "banks" / f"{branch['name']}.safetensors"),
+        entry["metric"],
+        entry["sources"],
+        entry["cameras"],
+        entry["place_weight"],
+    )
+
+
+def _torch_backbone(
+    spec: BackboneSpec, digest: str, size: tuple[int, int], device: str, offline: bool
+) -> Extractor:
+    import torch
+
+    from anomaly.backbone import Backbone
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    weights, _ = load_weights(spec.name, digest=digest, offline=offline)
+    return Backbone(spec, weights, size, device)
 
 
 def _frozen(value: Any) -> Any:

@@ -189,11 +189,7 @@ def _distances_elsewhere(branch: Branch, patches: NDArray[np.float32], moment: M
     same = bank.origins.source == bank.sources.index(moment.source)
     if len(bank.sources) < CLIPS_FOR_WHOLE_HOLDOUT:
         same &= np.abs(bank.origins.time_s - moment.peak_s) < GUARD_S
-    elsewhere = np.asarray(bank.rows, np.float32)[~same]
-    if not len(elsewhere):
+    if same.all():
         return np.zeros(len(patches), np.float32)
-    squared = (patches**2).sum(1)[:, None] + (elsewhere**2).sum(1)[None, :] - 2.0 * (patches @ elsewhere.T)
-    distances: NDArray[np.float32] = np.sqrt(np.clip(squared.min(axis=1), 0.0, None)) / np.float32(
-        branch.scale
-    )
-    return distances
+    distances, _ = bank.subset(~same).search(patches)
+    return distances[:, 0] / np.float32(branch.scale)

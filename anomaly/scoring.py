@@ -19,6 +19,7 @@ import numpy as np
 
 from anomaly.artifact import write_file
 from anomaly.calibration import Series
+from anomaly.detector import Recent
 from anomaly.errors import FootageError
 from anomaly.footage.batching import batches, read_ahead
 from anomaly.footage.source import fingerprint, read_frames
@@ -71,10 +72,11 @@ def cache_folder() -> Path:
 
 
 def look_at(model: Model, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Look]]:
-    """Frames and what the model saw in each, in order; decoding runs beside the network."""
+    """Consecutive frames of one camera and what the model saw in each; decoding runs beside the network."""
     size = model.detector.branches[0].backbone.batch
+    recent = Recent()
     for batch in read_ahead(batches(frames, size)):
-        yield from zip(batch, model.detector.look([frame.image for frame in batch]), strict=True)
+        yield from zip(batch, model.detector.look([frame.image for frame in batch], recent), strict=True)
 
 
 def score_source(
@@ -115,7 +117,7 @@ def score_source(
             size = frame.image.shape[0], frame.image.shape[1]
         rows.append((frame.index, frame.pts_s, look.score))
         if grids:
-            kept.append(np.where(look.counts, look.distances, np.float32(0)))
+            kept.append(look.distances)
         if progress:
             progress(1)
     if not rows:
@@ -170,8 +172,7 @@ def score_sources(
 
 
 def _cache_path(model: Model, source: Source, fps: float | None) -> Path:
-    runtime = f"torch-{model.detector.branches[0].backbone.device.type}"
-    key = f"{model.scoring_digest} {runtime} {fps!r} {fingerprint(source.path)}"
+    key = f"{model.scoring_digest} {model.runtime} {model.device} {fps!r} {fingerprint(source.path)}"
     name = hashlib.sha256(key.encode()).hexdigest()
     return cache_folder() / model.scoring_digest[:16] / f"{name}.npz"
 

@@ -1,23 +1,30 @@
-"""What calibration leaves in the model folder: the threshold, its certificate, and the scores behind it."""
+"""What calibration leaves in the model folder: the threshold, its certificate, and what both hang on."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly.artifact import read_signed, write_file, write_json
-from anomaly.calibration import Calibration, Certificate, Series
+from anomaly.artifact import digest_of, read_signed, write_json
+from anomaly.calibration import (
+    Calibration,
+    CameraCalibrations,
+    Certificate,
+    Event,
+    ScoreScale,
+    Series,
+    camera_of,
+)
 from anomaly.decider import DeciderConfig
-from anomaly.errors import CorruptModelError
+from anomaly.scores import replace_labeled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from anomaly.model import Model
 
@@ -35,6 +42,7 @@ class Threshold:
         fps: the sampling rate it was calibrated at.
         doubt: why the certificate does not hold for what runs now, or "".
         document: all of `thresholds/<runtime>.json`, or {}.
+        scale: where cameras have scales of their own, that of the camera in question (`of`).
     """
 
     value: float | None
@@ -43,6 +51,7 @@ class Threshold:
     fps: float | None
     doubt: str
     document: Mapping[str, Any]
+    scale: ScoreScale | None = None
 
     def headline(self) -> str:
         """One line for the person who starts something with it."""
@@ -54,6 +63,26 @@ class Threshold:
             return f"UNCERTIFIED: {self.document.get('withheld') or 'the calibration gave no certificate'}"
         return self.certificate.text().splitlines()[0]
 
+    def of(self, source: str) -> Threshold:
+        """The threshold of the camera that a source belongs to, with its scale; itself where all have one."""
+        cameras = self.document.get("cameras")
+        if not cameras or self.value is None:
+            return self
+        own, doubt = cameras.get(camera_of(source)), self.doubt
+        if own is None:
+            # The one that alarms soonest.
+            own = min(cameras.values(), key=lambda one: _scale(one).raw(one["threshold"]))
+            doubt = doubt or (
+                f"{source} is of no camera that was calibrated ({', '.join(sorted(cameras))}); give the folder above "
+                "the cameras' folders, or calibrate with its footage"
+            )
+        certificate = Certificate.from_json(own["certificate"]) if own["certificate"] else None
+        return replace(self, value=own["threshold"], certificate=certificate, doubt=doubt, scale=_scale(own))
+
+    def scaled(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Raw scores as the decider takes them: on the camera's scale, where it has one."""
+        return scores if self.scale is None else self.scale.of(scores)
+
     @property
     def certified(self) -> bool:
         """Whether the certificate holds for what runs now."""
@@ -63,92 +92,140 @@ class Threshold:
 def save_calibration(
     model: Model,
     calibration: Calibration,
-    labeled: Sequence[Series],
+    labeled: Sequence[Series] | None,
     *,
     fps: float | None,
     settings: Mapping[str, Any],
     labels_digest: str,
     target: Path | None = None,
+    chosen: str = "as configured",
+    cameras: CameraCalibrations | None = None,
 ) -> Path:
     """Write `scores.npz` and `thresholds/<runtime>.json` into the model folder; returns the latter's path.
 
     The scores are written first, the threshold that refers to them last: cut off between the two,
-    the model is as good as before. With a `target` only the threshold is written, there, and the
-    model stays as it is.
+    the model is as good as before. Thresholds that were issued for other runtimes from an earlier calibration
+    are removed: export again.
+
+    Args:
+        model: what was calibrated.
+        calibration: its result.
+        labeled: scores to keep; None = those that are there already (a study).
+        fps: the sampling rate.
+        settings: of the calibration, as configured.
+        labels_digest: identity of the labels.
+        target: write only the threshold, there, and leave the model as it is.
+        chosen: how the decider's settings came about, in words.
+        cameras: where each has its own scale; then `calibration` is that of all together.
     """
-    path = model.folder / "scores.npz"
-    arrays = {} if target else _read_scores(path)
-    arrays = {name: value for name, value in arrays.items() if not name.startswith("labeled/")}
-    arrays["labeled/sources"] = np.array([one.source for one in labeled], dtype=np.str_)
-    for index, one in enumerate(labeled):
-        arrays[f"labeled/{index}/times"] = one.times
-        arrays[f"labeled/{index}/scores"] = one.scores
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    if target is None:
-        write_file(path, buffer.getvalue())
-    document = {
-        "runtime": RUNTIME,
+    if target is None and labeled is not None:
+        replace_labeled(model.folder, labeled)
+    document: dict[str, Any] = {
+        "runtime": model.runtime,
         **calibration.to_json(),
         "decider": asdict(calibration.config),
         "fps": fps,
         "settings": dict(settings),
+        "chosen": chosen,
         "hangs_on": {
+            **identities(model, calibration.config, fps),
             "scoring": model.scoring_digest,
             "labels": labels_digest,
-            "scores": hashlib.sha256(buffer.getvalue()).hexdigest(),
         },
     }
-    place = target or model.folder / "thresholds" / f"{RUNTIME}.json"
+    if cameras is not None:
+        document["cameras"] = {camera: _camera(cameras, camera) for camera in cameras.scales}
+        document["assumption"] = cameras.assumption
+    place = target or model.folder / "thresholds" / f"{model.runtime}.json"
     write_json(place, document)
+    if target is None:
+        for path in place.parent.glob("*.json"):
+            if path != place:
+                path.unlink()
     return place
+
+
+def _camera(cameras: CameraCalibrations, camera: str) -> dict[str, Any]:
+    """What decides on the scores of one camera."""
+    certificate = cameras.own.get(camera, cameras.pooled).certificate
+    return {
+        "threshold": cameras.threshold(camera),
+        **asdict(cameras.scales[camera]),
+        "by_itself": camera in cameras.own,
+        "certificate": None if certificate is None else certificate.to_json(),
+    }
+
+
+def _scale(camera: Mapping[str, Any]) -> ScoreScale:
+    return ScoreScale(camera["ordinary"], camera["rare"])
+
+
+def identities(model: Model, decider: DeciderConfig, fps: float | None) -> dict[str, str]:
+    """A digest for each thing that a decision hangs on, by the name a person knows it by."""
+    branches, files = model.description["branches"], model.description["files"]
+
+    def of(*keys: str, file: str = "none") -> str:
+        own = {name: digest for name, digest in files.items() if name.startswith(file)}
+        return digest_of([own, *({key: branch.get(key) for key in keys} for branch in branches)])
+
+    return {
+        "bank": of("name", "bank", "scale", "top_share", file="banks/"),
+        "backbone": of("backbone", "weights"),
+        "preprocessing": of("input_size", "grid", "projection", file="projection"),
+        "regions": digest_of(model.description["regions"]),
+        "decider": digest_of(asdict(decider)),
+        "sampling rate": digest_of(fps),
+    }
 
 
 def load_threshold(model: Model, *, fps: float | None) -> Threshold:
     """The model's threshold, and whether its certificate holds for what runs now.
 
+    Where the runtime has no threshold of its own, torch's is used: it still alarms, without a certificate.
+
     Args:
         model: the loaded model.
         fps: the sampling rate that will be used.
     """
-    path = model.folder / "thresholds" / f"{RUNTIME}.json"
+    path = model.folder / "thresholds" / f"{model.runtime}.json"
+    own = path.is_file()
+    if not own:
+        path = model.folder / "thresholds" / f"{RUNTIME}.json"
     if not path.is_file():
         remedy = f"run `python -m anomaly calibrate --model {model.folder} --labeled LABELS`"
         return Threshold(None, model.detector.decider.config, None, fps, remedy, {})
     document = read_signed(path)
     certificate = Certificate.from_json(document["certificate"]) if document["certificate"] else None
+    decider, certified = DeciderConfig(**document["decider"]), document["hangs_on"]
+    now = {**identities(model, decider, fps), "scoring": model.scoring_digest}
+    changed = [name for name, digest in now.items() if certified.get(name) != digest]
     doubt = ""
-    if document["hangs_on"]["scoring"] != model.scoring_digest:
-        doubt = "the bank, backbone or regions are not the ones it was calibrated with; calibrate again"
-    elif document["fps"] != fps:
+    if changed == ["sampling rate"]:
         doubt = f"it was calibrated at footage.fps={document['fps']}, this runs at {fps}; use the same or calibrate again"
-    return Threshold(
-        document["threshold"],
-        DeciderConfig(**document["decider"]),
-        certificate,
-        document["fps"],
-        doubt,
-        document,
-    )
+    elif changed:
+        named = [name for name in changed if name != "scoring"] or ["model"]
+        doubt = (
+            f"not what it was calibrated with: {', '.join(named)}; "
+            f"calibrate again with `python -m anomaly calibrate --model {model.folder} --labeled LABELS`"
+        )
+    elif not own:
+        doubt = (
+            f"it was calibrated with {document['runtime']}, this runs {model.runtime}; "
+            f"`python -m anomaly export --model {model.folder} --runtime {model.runtime.split('-')[0]}` certifies it "
+            "where the model holds evidence"
+        )
+    return Threshold(document["threshold"], decider, certificate, document["fps"], doubt, document)
 
 
-def holdout_series(model: Model) -> list[Series]:
-    """Scores of the normal footage that `fit` held out."""
-    arrays = _read_scores(model.folder / "scores.npz")
-    names = arrays.get("holdout/sources", np.array([], dtype=np.str_))
+def calibrated_events(document: Mapping[str, Any]) -> list[Event]:
+    """The labelled events that a threshold's document was calibrated on."""
     return [
-        Series(str(name), arrays[f"holdout/{index}/times"], arrays[f"holdout/{index}/scores"])
-        for index, name in enumerate(names)
+        Event(
+            one["event"]["video"],
+            one["event"]["start_s"],
+            np.inf if one["event"]["end_s"] is None else one["event"]["end_s"],
+            tuple(one["event"]["labels"]),
+            one["event"]["found"],
+        )
+        for one in document["events"]
     ]
-
-
-def _read_scores(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise CorruptModelError(
-            f"{str(path)!r} cannot be read ({error}); restore it from a copy or fit again"
-        ) from error

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import lfilter
 
+from anomaly.artifact import read_signed
 from anomaly.calibration import Event, Series, decide, event_scores
 from anomaly.calibration.events import counting_units
 from anomaly.decider import DeciderConfig
+from anomaly.scores import read_series
+from anomaly.thresholds import RUNTIME, calibrated_events
 
 TOLERANCE_S = 0.5
 FPS, CLIP_FRAMES = 10.0, 150
@@ -68,14 +71,15 @@ def simulated_population(chance: np.random.Generator, size: int) -> Population:
     return Population(series, events)
 
 
-def picture_population(path: Path) -> tuple[Population, list[Series]]:
-    """Pictures with real scores: an .npz with `scores` (n,) and `labels` (n,), 1 = anomalous."""
-    with np.load(path, allow_pickle=False) as arrays:
-        scores, labels = arrays["scores"].astype(float), arrays["labels"].astype(bool)
-    pictures = [Series(f"{i}.png", np.zeros(1), scores[i : i + 1]) for i in range(len(scores))]
-    bad = [one for one, label in zip(pictures, labels, strict=True) if label]
-    good = [one for one, label in zip(pictures, labels, strict=True) if not label]
-    return Population(bad, [[Event(one.source, 0, 1, ("defect",))] for one in bad]), good
+def model_population(model: Path) -> tuple[Population, list[Series]]:
+    """The labelled clips or pictures of a calibrated model as a population, and the normal ones among them."""
+    series = read_series(model, "labeled")
+    events: dict[str, list[Event]] = {}
+    for event in calibrated_events(read_signed(model / "thresholds" / f"{RUNTIME}.json")):
+        events.setdefault(event.video, []).append(event)
+    bad = [one for one in series if one.source in events]
+    good = [one for one in series if one.source not in events]
+    return Population(bad, [events[one.source] for one in bad]), good
 
 
 def holdout_series(chance: np.random.Generator, minutes: float) -> list[Series]:

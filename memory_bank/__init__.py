@@ -7,15 +7,17 @@ images, backbones or models: it works on float32 rows.
 """
 
 from memory_bank.bank import Members, MemoryBank
-from memory_bank.checkpoint import load_checkpoint, save_checkpoint
+from memory_bank.checkpoint import checkpoint_note, load_checkpoint, save_checkpoint
 from memory_bank.coreset import StreamingCoreset
+from memory_bank.coverage import Coverage
 from memory_bank.errors import MemoryBankError
 from memory_bank.index import KINDS, Index, build_index, recall
 from memory_bank.kcenter import Selection, kcenter_greedy, kcenter_select
 from memory_bank.merge import Forgotten, Merged, add_rows, forget_source, merge_banks
 from memory_bank.origins import Origins
+from memory_bank.parts import Part, merge_parts, part_of
 from memory_bank.reweight import reweighted
-from memory_bank.settings import CoresetConfig, Coverage
+from memory_bank.settings import CoresetConfig
 from memory_bank.temporal import TemporalSearch
 
 __all__ = [
@@ -29,16 +31,20 @@ __all__ = [
     "MemoryBankError",
     "Merged",
     "Origins",
+    "Part",
     "Selection",
     "StreamingCoreset",
     "TemporalSearch",
     "add_rows",
     "build_index",
+    "checkpoint_note",
     "forget_source",
     "kcenter_greedy",
     "kcenter_select",
     "load_checkpoint",
     "merge_banks",
+    "merge_parts",
+    "part_of",
     "recall",
     "reweighted",
     "save_checkpoint",

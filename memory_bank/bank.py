@@ -217,6 +217,24 @@ class MemoryBank:
         """A bank with some of the constructor's arguments changed, searched by the flat index."""
         return MemoryBank(**{name: changes.get(name, getattr(self, name)) for name in _FIELDS})
 
+    def subset(self, kept: NDArray[Any]) -> MemoryBank:
+        """The bank with some rows only.
+
+        Args:
+            kept: positions of at least one row, ascending, or (M,) bool. What the other rows stood for is left
+                out with them; `memory_bank.forget_source` and `merge_banks` hand it on instead.
+        """
+        kept = np.flatnonzero(kept) if kept.dtype == bool else np.asarray(kept, np.int64)
+        number = np.full(len(self), -1, np.int32)
+        number[kept] = np.arange(len(kept), dtype=np.int32)
+        members = self.members.take(np.flatnonzero(number[self.members.row] >= 0))
+        return self.replace(
+            rows=self.rows[kept],
+            origins=self.origins.take(kept),
+            members=Members(number[members.row], members.count, members.witness),
+            keys=self.keys[kept],
+        )
+
     def digest(self) -> str:
         """sha256 hex over metric, rows, origins, names and what the rows stood for."""
         sha = hashlib.sha256(f"{self.metric} {self.place_weight!r} {self.rows.shape}".encode())

@@ -18,6 +18,7 @@ import numpy as np
 
 from memory_bank.bank import Members, MemoryBank
 from memory_bank.cover import Cover
+from memory_bank.coverage import MEASURED, Coverage, measure_coverage
 from memory_bank.distance import (
     check_metric,
     from_metric,
@@ -31,7 +32,7 @@ from memory_bank.kcenter import kcenter_select
 from memory_bank.ledger import fall_together
 from memory_bank.origins import Origins
 from memory_bank.sample import Sample, patch_keys
-from memory_bank.settings import CoresetConfig, Coverage
+from memory_bank.settings import CoresetConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from memory_bank.distance import Floats, Metric
 
 _BLOCK = 4096  # patches searched against all rows at once
-_MEASURED = 4096  # patches kept aside to measure coverage on
 
 
 class StreamingCoreset:
@@ -58,7 +58,7 @@ class StreamingCoreset:
         radius: float | None = None,
         metric: str = "euclidean",
         seed: int = 0,
-        random_share: float = 0.25,
+        random_share: float = 0.0,
         place_weight: float = 0.0,
         slack: float = 0.0,
         headroom: float = 2.0,
@@ -74,7 +74,7 @@ class StreamingCoreset:
         capacity = None if kept is None else int(np.ceil(headroom * kept))
         start = 0.0 if radius is None else from_metric(radius, self._metric)
         self._cover = Cover(width, start, kept, capacity, seed, slack)
-        self._random, self._aside = Sample(drawn, width), Sample(_MEASURED, width)
+        self._random, self._aside = Sample(drawn, width), Sample(MEASURED, width)
         self._waiting: list[tuple[Floats, Origins]] = []
         self._sources: list[str] = []
         self._cameras: list[str] = []
@@ -90,6 +90,12 @@ class StreamingCoreset:
     def radius(self) -> float:
         """Distance within which a patch is now rejected as covered, in the metric's units."""
         return _in_metric(self._cover.radius, self._metric)
+
+    @property
+    def sampled(self) -> tuple[NDArray[np.float64], Floats]:
+        """The patches that coverage is measured on: their keys (n,), by which samples merge, and rows (n, W)."""
+        keys, rows, _ = self._aside.drawn()
+        return keys, rows
 
     @property
     def coverage(self) -> Coverage:
@@ -202,14 +208,8 @@ class StreamingCoreset:
             self.config.place_weight,
             np.concatenate([keys, np.full(len(kept), np.inf)]),
         )
-        _, aside, _ = self._aside.drawn()
-        measured = nearest(aside, bank.working)[0][:, 0]
-        self._coverage = Coverage(
-            largest_bound=_in_metric(bound, self._metric),
-            largest=_in_metric(float(measured.max()), self._metric),
-            mean=float(to_metric(measured, self._metric).mean()),
-            sampled=len(aside),
-            patches=self._patches,
+        self._coverage = measure_coverage(
+            bank, self.sampled[1], _in_metric(bound, self._metric), self._patches
         )
         return bank
 

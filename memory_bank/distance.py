@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from memory_bank.errors import MemoryBankError
+from memory_bank.threads import side_by_side
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,8 @@ METRICS: tuple[Metric, ...] = ("euclidean", "cosine")
 
 # A product block of 2^22 float32 is 16 MiB: it stays in the last-level cache while its minimum is taken.
 _BLOCK_ELEMENTS = 1 << 22
+# Queries whose product with all rows is made by one thread.
+_BLOCK_QUERIES = 128
 
 
 def check_metric(metric: str) -> Metric:
@@ -117,8 +120,10 @@ def nearest(
     """
     half = (squared_norms(rows) if norms is None else norms) * np.float32(0.5)
     indices = np.empty((len(queries), k), dtype=np.int64)
-    step = block_length(len(rows))
-    for start in range(0, len(queries), step):
+    # Of one length whatever the number of threads, so that the same bits come out.
+    step = min(block_length(len(rows)), _BLOCK_QUERIES)
+
+    def choose(start: int) -> None:
         block = queries[start : start + step]
         # |x - c|² / 2 without the part that is the same for every row.
         product = block @ rows.T
@@ -128,6 +133,9 @@ def nearest(
         else:
             part = np.argpartition(product, k - 1, axis=1)[:, :k] if k < len(rows) else None
             indices[start : start + step] = np.arange(len(rows))[None, :] if part is None else part
+
+    with side_by_side() as each:
+        each(choose, ((start,) for start in range(0, len(queries), step)))
     return remeasure(queries, rows, indices)
 
 

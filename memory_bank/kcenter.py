@@ -22,16 +22,20 @@ import numpy as np
 
 from memory_bank.distance import exact_distances, squared_norms
 from memory_bank.errors import MemoryBankError
+from memory_bank.threads import side_by_side
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from memory_bank.distance import Floats
+    from memory_bank.threads import Each
 
 # Below this share of |x|² + |c|² a squared distance from a product is mostly rounding, and measured again.
 _ROUNDING = 1e-4
 _SMALLEST_BATCH, _LARGEST_BATCH = 256, 2048
 _REFRESH_ROWS, _REFRESH_PICKS = 512, 1024
+# Fewer pairs of rows and picks are met sooner than threads are told of them.
+_PAIRS_WORTH_THREADS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +98,8 @@ def kcenter_greedy(rows: Floats, size: int, seed: int = 0) -> Selection:
 class _Greedy:
     """Upper bounds on every row's squared distance to the picks, brought up to date on demand."""
 
-    def __init__(self, rows: Floats, bounds: Floats, size: int) -> None:
+    def __init__(self, rows: Floats, bounds: Floats, size: int, each: Each) -> None:
+        self.each = each
         # [x, 1] · [-2c, |c|²] = |x - c|² - |x|²: one product, no second pass over it. Centred, because
         # shorter rows lose fewer digits in products.
         self.extended = np.empty((len(rows), rows.shape[1] + 1), np.float32)
@@ -126,11 +131,18 @@ class _Greedy:
         while len(chosen):
             chosen = chosen[(self.stamps[chosen] < count) & (self.bounds[chosen] >= floor)]
             chosen = chosen[np.argsort(self.stamps[chosen], kind="stable")]
+            calls, pairs = [], 0
             for start in range(0, len(chosen), _REFRESH_ROWS):
                 block = chosen[start : start + _REFRESH_ROWS]
                 since = int(self.stamps[block[0]])
                 until = min(since + _REFRESH_PICKS, count)
-                self._meet(block, since, until)
+                calls.append((block, since, until))
+                pairs += len(block) * (until - since)
+            if len(calls) > 1 and pairs > _PAIRS_WORTH_THREADS:
+                self.each(self._meet, calls)
+            else:
+                for call in calls:
+                    self._meet(*call)
 
     def _meet(self, block: NDArray[np.int64], since: int, until: int) -> None:
         centres = self.centres[since:until]
@@ -193,17 +205,31 @@ def kcenter_select(
         The selection. `radius` is the true largest distance, not a bound.
     """
     rows = _check(rows, size, radius)
+    with side_by_side() as each:
+        return _select(rows, size, radius, seed, slack, distances, progress, each)
+
+
+def _select(
+    rows: Floats,
+    size: int | None,
+    radius: float | None,
+    seed: int,
+    slack: float,
+    distances: Floats | None,
+    progress: Callable[[int], None] | None,
+    each: Each,
+) -> Selection:
     if size is None and radius is None:
         raise MemoryBankError("give a selection a size, a radius or both")
     if not 0 <= slack < 1:
         raise MemoryBankError(f"selection slack must be in [0, 1), got {slack}")
     limit = len(rows) if size is None else min(size, len(rows))
     if distances is None:
-        greedy = _Greedy(rows, np.full(len(rows), np.inf, np.float32), limit)
+        greedy = _Greedy(rows, np.full(len(rows), np.inf, np.float32), limit, each)
         greedy.pick(int(np.random.default_rng(seed).integers(len(rows))), np.inf)
         greedy.refresh(np.flatnonzero(np.isinf(greedy.bounds)), 0.0)
     else:
-        greedy = _Greedy(rows, np.asarray(distances, np.float32) ** 2, limit)
+        greedy = _Greedy(rows, np.asarray(distances, np.float32) ** 2, limit, each)
     squared_radius = 0.0 if radius is None else float(radius) ** 2
     batch, told = _SMALLEST_BATCH, 0
     while True:

@@ -102,7 +102,7 @@ def merge_banks(
     size: int | None = None,
     *,
     radii: Sequence[float] | None = None,
-    random_share: float = 0.25,
+    random_share: float = 0.0,
     seed: int = 0,
     slack: float = 0.0,
 ) -> tuple[MemoryBank, Merged]:

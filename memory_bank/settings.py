@@ -34,7 +34,7 @@ class CoresetConfig:
     radius: float | None = None
     metric: str = "euclidean"
     seed: int = 0
-    random_share: float = 0.25
+    random_share: float = 0.0
     place_weight: float = 0.0
     slack: float = 0.0
     headroom: float = 2.0
@@ -55,21 +55,3 @@ class CoresetConfig:
         ):
             if not fits:
                 raise MemoryBankError(f"a coreset cannot be kept with {name} = {value}")
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """How far fitted patches are from their nearest row, in the metric's units.
-
-    Attributes:
-        largest_bound: no fitted patch is further than this: proven by the triangle inequality, not tight.
-        largest, mean: measured on a uniform random sample of the fitted patches (rarer ones may be further).
-        sampled: patches in that sample.
-        patches: patches fitted.
-    """
-
-    largest_bound: float
-    largest: float
-    mean: float
-    sampled: int
-    patches: int

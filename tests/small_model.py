@@ -28,6 +28,7 @@ FIT = (
     "fit.fps=4",
     "profile=cpu",
     "weights.offline=true",
+    "exemplars.max_mb=0.3",
     FPS,
 )
 
@@ -89,7 +90,7 @@ def process(*arguments: object, cwd: Path, **extra: str) -> Done:
 
 @dataclass(frozen=True)
 class SmallModel:
-    """A model of the built-in conveyor: 4 normal clips, 3 with a spill, 1 clean.
+    """A model of the built-in conveyor: 4 normal clips, 3 with a spill, 2 clean.
 
     Attributes:
         footage: what it was made from; `footage.test` is new to it.
@@ -113,7 +114,7 @@ def scores_cached_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def small_footage(folder: Path, seed: int = 7, kind: str = "spill") -> ConveyorFootage:
-    """A minute of conveyor in 160x96 under steady light; 3 + 2 plain faults and 1 + 1 clean clips."""
+    """Two minutes of conveyor in 160x96 under steady light; 3 + 2 plain faults and 2 + 1 clean clips."""
     config = SceneConfig(160, 96)
     made = ConveyorFootage(
         folder, folder / "normal", folder / "labeled", folder / "labeled.csv", folder / "test", folder / "test.csv",
@@ -126,9 +127,11 @@ def small_footage(folder: Path, seed: int = 7, kind: str = "spill") -> ConveyorF
         write_clip(clip, made.normal / f"normal_{i + 1:02d}.mp4", crf=23)
     for part, count in (("labeled", 3), ("test", 2)):
         rows = []
-        for i in range(count + 1):
+        # The last labelled clip is long and clean: room for ten stretches as long as an event.
+        for i in range(count + (2 if part == "labeled" else 1)):
             faults = [PlannedFault(kind, 4.0, severity=1.0)] if i < count else []
-            plan = plan_clip(1000 * seed + 10 * count + i, 8.0, faults, config=config, light_drift=0.0)
+            seconds = 8.0 if i <= count else 64.0
+            plan = plan_clip(1000 * seed + 10 * count + i, seconds, faults, config=config, light_drift=0.0)
             name = f"{part}_{i + 1:02d}"
             write_clip(plan, folder / part / f"{name}.mp4", crf=23, masks=made.masks / f"{name}.npz")
             rows += label_rows(plan, f"{name}.mp4")

@@ -15,15 +15,19 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("anomaly.__main__",),
     ("anomaly.cli",),
     ("anomaly.commands",),
-    ("anomaly.config", "anomaly.conveyor", "anomaly.edge", "anomaly.review"),
+    ("anomaly.config", "anomaly.conveyor", "anomaly.edge", "anomaly.review", "anomaly.first_start", "anomaly.benching"),
     ("anomaly.report", "anomaly.fitting"),
-    ("anomaly.evaluation",),
-    ("anomaly.scoring", "anomaly.thresholds"),
-    ("anomaly.model", "anomaly.splits"),
+    ("anomaly.exporting",),
+    ("anomaly.evaluation", "anomaly.gate", "anomaly.reissue"),
+    ("anomaly.evidence_collection", "anomaly.recertification",),
+    ("anomaly.banks", "anomaly.evidence", "anomaly.explanation", "anomaly.scoring", "anomaly.thresholds"),
+    ("anomaly.scores",),
+    ("anomaly.exemplars", "anomaly.model", "anomaly.splits"),
+    ("anomaly.exported",),
     ("anomaly.artifact", "anomaly.calibration", "anomaly.detector", "anomaly.footage", "anomaly.weights"),
     ("anomaly.backbone", "anomaly.decider", "anomaly.heatmap", "anomaly.metrics", "anomaly.projection",
-     "anomaly.regions", "anomaly.weights_import", "memory_bank"),
-    ("anomaly.resize",),
+     "anomaly.regions", "anomaly.weights_import", "export", "memory_bank"),
+    ("anomaly.extractor", "anomaly.resize"),
     ("anomaly.errors", "anomaly.types"),
     ("configs",),
 )  # fmt: skip
@@ -32,7 +36,7 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
 def modules() -> dict[str, Path]:
     found = {}
-    for package in ("anomaly", "memory_bank", "configs"):
+    for package in ("anomaly", "memory_bank", "export", "configs"):
         for path in (ROOT / package).rglob("*.py"):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
             found[name] = path
@@ -91,12 +95,32 @@ def test_the_memory_bank_knows_nothing_of_the_application():
             assert not roots & {"anomaly", "configs", "hydra", "omegaconf", "torch", "cv2", "av"}, name
 
 
+def test_the_export_knows_nothing_of_the_application():
+    for name in MODULES:
+        if name.split(".")[0] == "export":
+            roots = {imported.split(".")[0] for imported in imports(name)}
+            assert not roots & {"anomaly", "memory_bank", "configs", "hydra", "omegaconf", "cv2", "av"}, name
+
+
+def test_only_making_a_graph_needs_torch():
+    users = {
+        name
+        for name in MODULES
+        if name.split(".")[0] == "export" and {"torch", "onnx"} & {one.split(".")[0] for one in imports(name)}
+    }
+    assert users == {"export.onnx", "export.quantise"}
+
+
 @pytest.mark.parametrize(
     ("package", "rooms"),
     [
         ("hydra", {"anomaly.cli", "anomaly.config", "anomaly.commands"}),
         ("omegaconf", {"anomaly.cli", "anomaly.config", "anomaly.commands"}),
-        ("torch", {"anomaly.backbone", "anomaly.weights", "anomaly.weights_import", "anomaly.model", "anomaly.commands"}),
+        ("torch", {"anomaly.backbone", "anomaly.weights", "anomaly.weights_import", "anomaly.model", "anomaly.fitting", "anomaly.exporting", "anomaly.gate", "anomaly.commands", "export"}),
+        ("onnx", {"export", "anomaly.weights_import"}),
+        ("onnxruntime", {"export"}),
+        ("openvino", {"export"}),
+        ("tensorrt", {"export"}),
         ("timm", {"anomaly.backbone", "anomaly.weights", "anomaly.weights_import"}),
         ("rich", {"anomaly.commands"}),
         ("av", {"anomaly.footage"}),

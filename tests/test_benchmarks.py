@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-SCRIPTS = ("quality", "fit", "thousand_videos")
+SCRIPTS = ("quality", "development", "fit", "thousand_videos", "certificate", "memory_bank", "runtime")
 
 
 def bench(tmp_path: Path, script: str, *arguments: str, **environment: str) -> tuple[dict[str, Any], str]:
@@ -122,3 +122,16 @@ def test_a_killed_calibration_goes_on_where_it_was(tmp_path: Path) -> None:
     assert found["threshold_before_resume"] == 0
     assert found["same_threshold"] == 1
     assert found["same_event_scores"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_exported_graphs_answer_as_torch_beside_the_peer(tmp_path: Path) -> None:
+    found, _ = bench(tmp_path, "runtime", "--quick")
+    for runtime in ("onnxruntime_fp32", "openvino_fp32"):
+        assert found[f"efficientnet_lite0_1000_{runtime}_largest_difference"] < 1e-3
+        assert found[f"efficientnet_lite0_1000_{runtime}_flipped"] == 0
+        assert found[f"efficientnet_lite0_1000_{runtime}_auroc"] == pytest.approx(
+            found["efficientnet_lite0_1000_ours_auroc"], abs=5e-3
+        )
+    assert found["efficientnet_lite0_1000_times_anomalib"] > 0

@@ -110,7 +110,7 @@ def test_hold_out_of_under_a_minute_gives_no_rate_and_says_so():
     result = calibrate(series, events, normal_series(1, seconds=50), CONFIG, budget_per_hour=1)
     assert result.false_alarms.per_hour is None
     assert "Only 50 s" in result.text()
-    assert "budget was not used" in result.text()
+    assert "false alarms an hour was not used" in result.text()
 
 
 def test_only_events_found_independently_certify():

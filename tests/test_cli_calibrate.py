@@ -15,7 +15,8 @@ from anomaly.artifact import read_signed
 from anomaly.footage.source import read_frames
 from anomaly.footage.sources import find_sources
 from anomaly.model import load_model
-from anomaly.thresholds import holdout_series, load_threshold
+from anomaly.scores import read_series
+from anomaly.thresholds import load_threshold
 
 
 @pytest.fixture
@@ -58,11 +59,10 @@ def test_the_threshold_file_says_what_it_hangs_on(small_model: SmallModel):
 def test_the_scores_behind_it_are_kept(small_model: SmallModel):
     with np.load(small_model.folder / "scores.npz", allow_pickle=False) as scores:
         names = [str(name) for name in scores["labeled/sources"]]
-        assert names == [f"labeled_0{i}.mp4" for i in range(1, 5)]
-        assert all(
-            len(scores[f"labeled/{i}/times"]) == len(scores[f"labeled/{i}/scores"]) == 40 for i in range(4)
-        )
-    holdout = holdout_series(load_model(small_model.folder, offline=True))
+        assert names == [f"labeled_0{i}.mp4" for i in range(1, 6)]
+        for i, frames in enumerate((40, 40, 40, 40, 320)):
+            assert len(scores[f"labeled/{i}/times"]) == len(scores[f"labeled/{i}/scores"]) == frames
+    holdout = read_series(small_model.folder, "holdout")
     assert [one.source for one in holdout] == [f"normal_0{i}.mp4" for i in range(1, 5)]
     assert np.median(np.concatenate([one.scores for one in holdout])) == pytest.approx(1.0)
 
@@ -76,7 +76,7 @@ def test_calibrating_again_gives_the_same_and_replaces(copy: Path, small_model: 
     assert calibrate(copy, footage.labeled_csv, *arguments, "decider.smoothing_s=0").status == 0
     assert threshold(copy)["threshold"] != before["threshold"]
     with np.load(copy / "scores.npz", allow_pickle=False) as scores:
-        assert len([name for name in scores.files if name.startswith("labeled/")]) == 1 + 2 * 4
+        assert len([name for name in scores.files if name.startswith("labeled/")]) == 1 + 2 * 5
 
 
 def test_moments_are_widened(copy: Path, small_model: SmallModel, tmp_path: Path):
@@ -121,12 +121,12 @@ def test_unlisted_videos_can_count_as_normal(copy: Path, small_model: SmallModel
     labels = tmp_path / "labels.csv"
     labels.write_text("video,start_s,end_s,label\nlabeled_01.mp4,1.5,6.5,spill\n")
     done = calibrate(copy, labels, "--videos", small_model.footage.labeled)
-    assert "3 videos" in done.err
+    assert "4 videos" in done.err
     few = threshold(copy)["false_alarms"]["n_frames"]
     assert (
         calibrate(copy, labels, "--videos", small_model.footage.labeled, "labels.unlisted=normal").status == 0
     )
-    assert threshold(copy)["false_alarms"]["n_frames"] == few + 3 * 40
+    assert threshold(copy)["false_alarms"]["n_frames"] == few + 3 * 40 + 320
 
 
 def test_one_damaged_file_among_labelled_ones_stops_nothing(

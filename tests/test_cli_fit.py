@@ -165,7 +165,7 @@ def test_planted_anomalies_come_first_and_can_be_left_out(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_planted_anomalies_of_every_kind_are_among_the_first(tmp_path: Path):
-    """A small nut on the belt may be no odder than the arm's rarer poses: most, not all, must be found."""
+    """A small nut on the belt may be no odder than the arm's rarer poses: all must be among the first eight, most at the top."""
     found = {}
     for seed in (40, 80, 120):
         for kind in ("wrong", "spill", "foreign", "missing"):
@@ -177,8 +177,8 @@ def test_planted_anomalies_of_every_kind_are_among_the_first(tmp_path: Path):
             hits = [one.source == "clip_3.mp4" and start <= one.peak_s < end for one in moments]
             found[kind, seed] = hits.index(True) if any(hits) else None
     ranks = [rank for rank in found.values() if rank is not None]
-    assert len(ranks) >= 10, found
-    assert ranks.count(0) >= 6, found
+    assert len(ranks) == len(found), found
+    assert ranks.count(0) >= 8, found
 
 
 def test_the_review_is_one_page_without_a_network_and_escapes_names(tmp_path: Path):

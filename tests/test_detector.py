@@ -75,8 +75,10 @@ def test_steps_are_looks_and_decisions_and_cameras_do_not_mix(
         expected, alone = decider.step(alone, frame.pts_s, result.look.score)
         assert result.decision == expected
         _, other = detector.step(Frame(frames[20].image, frame.pts_s, frame.index, "other"), other)
-    assert own.time_s == other.time_s == frames[7].pts_s
-    assert other.smoothed != own.smoothed  # each camera saw other pictures and kept its own state
+    assert own.decided.time_s == other.decided.time_s == frames[7].pts_s
+    assert (
+        other.decided.smoothed != own.decided.smoothed
+    )  # each camera saw other pictures and kept its own state
 
 
 def test_regions_leave_patches_out_of_the_score(model: Model, frames: list[Frame]):

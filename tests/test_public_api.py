@@ -37,7 +37,7 @@ PUBLIC = {
     """,
     "anomaly.calibration": """
         Calibration CameraCalibrations Certificate Decided Event EventOutcome FalseAlarms KindOutcome
-        NormalWindows OperatingPoint ScoreScale Series Study calibrate calibrate_cameras certify decide
+        NormalWindows OperatingPoint ScoreScale Series Study calibrate calibrate_cameras camera_of certify decide
         event_outcomes event_scores events_needed false_alarms fit_scale frame_recall join_events just_below
         kind_outcomes normal_windows recall_bound split_events study threshold_grid threshold_rank
     """,
@@ -47,8 +47,22 @@ PUBLIC = {
     "anomaly.resize": """
         resize resize_matrix
     """,
+    "anomaly.extractor": """
+        BackboneSpec Extractor choose_input_size
+    """,
     "anomaly.backbone": """
-        Backbone BackboneSpec choose_input_size
+        Backbone BackboneSpec PatchFeatures choose_input_size
+    """,
+    "anomaly.exported": """
+        Choice Export FOLDER GraphBackbone INDEX TORCH choose exports graph_backbone read_export
+    """,
+    "anomaly.exporting": """
+        Exported export_model operations_of parts_of
+    """,
+    "export": """
+        DeviceMissingError ENDINGS EngineError ExportError Graph MemoryShortError PRECISIONS Parity
+        RuntimeMissingError TOLERANCE UnsupportedError available_bytes check_room check_runtime compare
+        installed open_graph parting search_bytes
     """,
     "anomaly.weights": """
         SOURCES StoredWeights WeightsSource fits_network keep load_weights read_file store_folder stored
@@ -58,29 +72,50 @@ PUBLIC = {
         Projection fit_projection
     """,
     "anomaly.heatmap": """
-        Box anomaly_box anomaly_map draw_box frame_score heat_range overlay
+        Box anomaly_box anomaly_map draw_box frame_score heat_range overlay top_count
     """,
     "anomaly.detector": """
-        Branch Detector Look Result rescaled
+        Branch CameraState Detector Look Recent Result rescaled
     """,
     "anomaly.splits": """
         BLOCK_PERIOD_S CLIPS_FOR_WHOLE_HOLDOUT Span is_excluded parse_drops plan_holdout
     """,
     "anomaly.fitting": """
-        FitOptions FitReport fit span_frames
+        FitOptions FitReport checkpoint_folder discard_checkpoint fit
     """,
     "anomaly.review": """
         GUARD_S MOMENT_S Moment WORST_ROWS isolation rank_moments write_review
     """,
     "anomaly.artifact": """
-        SCHEMA canonical digest_of file_digest read_description read_signed recover save_folder
+        SCHEMA added_files canonical digest_of file_digest read_description read_signed recover replace_subfolder save_folder
         scoring_digest sign write_file write_json
     """,
     "anomaly.model": """
-        Model load_model save_model software
+        Model bank_entry load_bank load_model load_projection save_model software spec_of
+    """,
+    "anomaly.scores": """
+        FILE packed read_series replace_labeled
+    """,
+    "anomaly.evidence": """
+        Evidence FOLDER SETTLED Stretch load_evidence png save_evidence
+    """,
+    "anomaly.recertification": """
+        Recheck recheck
+    """,
+    "anomaly.evidence_collection": """
+        collect_evidence event_needs
+    """,
+    "anomaly.exemplars": """
+        CELL Exemplars carry_over cut load_exemplars make_exemplars surroundings
+    """,
+    "anomaly.explanation": """
+        Match Moment Worst clock draw facts headline match moment_name
+    """,
+    "anomaly.banks": """
+        difference forget_clip merge_models
     """,
     "anomaly.thresholds": """
-        RUNTIME Threshold holdout_series load_threshold save_calibration
+        RUNTIME Threshold calibrated_events identities load_threshold save_calibration
     """,
     "anomaly.scoring": """
         Scored cache_folder look_at score_source score_sources
@@ -103,8 +138,9 @@ PUBLIC = {
     """,
     "memory_bank": """
         CoresetConfig Coverage Forgotten Index KINDS Members MemoryBank MemoryBankError Merged Origins
-        Selection StreamingCoreset TemporalSearch add_rows build_index forget_source kcenter_greedy
-        kcenter_select load_checkpoint merge_banks recall reweighted save_checkpoint
+        Part Selection StreamingCoreset TemporalSearch add_rows build_index checkpoint_note forget_source
+        kcenter_greedy kcenter_select load_checkpoint merge_banks merge_parts part_of recall reweighted
+        save_checkpoint
     """,
 }
 

@@ -1,6 +1,12 @@
 """Calibration: events, the threshold, the recall that can be defended, and what it costs."""
 
-from anomaly.calibration.cameras import CameraCalibrations, ScoreScale, calibrate_cameras, fit_scale
+from anomaly.calibration.cameras import (
+    CameraCalibrations,
+    ScoreScale,
+    calibrate_cameras,
+    camera_of,
+    fit_scale,
+)
 from anomaly.calibration.certificate import (
     Certificate,
     certify,
@@ -39,6 +45,7 @@ __all__ = [
     "Study",
     "calibrate",
     "calibrate_cameras",
+    "camera_of",
     "certify",
     "decide",
     "event_outcomes",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from anomaly.calibration.series import Series, by_source
 from anomaly.calibration.threshold import calibrate
 from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +36,21 @@ class ScoreScale:
 
     def apply(self, series: Series) -> Series:
         """The series with its scores on the shared scale."""
-        scaled = 1 + (series.scores - self.ordinary) / (self.rare - self.ordinary)
-        return replace(series, scores=np.maximum(scaled, 0.0))
+        return replace(series, scores=self.of(series.scores))
+
+    def of(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Raw scores on the shared scale; the same to the last bit for one as for many."""
+        return np.maximum(1 + (scores - self.ordinary) / (self.rare - self.ordinary), 0.0)
+
+    def raw(self, score: float) -> float:
+        """The raw score that lies at a score of the shared scale, 0 or more; rounded, for comparing cameras."""
+        return max(0.0, self.ordinary + (score - 1) * (self.rare - self.ordinary))
+
+
+def camera_of(source: str) -> str:
+    """The camera that a source's name tells: its first folder, or "default" without one."""
+    folder, slash, _ = source.partition("/")
+    return folder if slash else "default"
 
 
 def fit_scale(holdout: Sequence[Series]) -> ScoreScale:
@@ -77,6 +93,12 @@ class CameraCalibrations:
         """The threshold of a camera, on the shared scale."""
         return self.own.get(camera, self.pooled).threshold
 
+    def text(self) -> str:
+        """All of it in plain words."""
+        lines = [f"All cameras together: {self.pooled.text()}"]
+        lines += [f"Camera {camera} by itself: {one.text()}" for camera, one in self.own.items()]
+        return "\n".join([*lines, self.assumption] if self.assumption else lines)
+
 
 def calibrate_cameras(
     labeled: Sequence[Series],
@@ -96,7 +118,7 @@ def calibrate_cameras(
     Raises:
         CalibrationError: as `calibrate` and `fit_scale`.
     """
-    cameras = sorted({one.camera for one in labeled})
+    cameras = sorted({one.camera for one in [*labeled, *holdout]})
     scales = {camera: fit_scale([one for one in holdout if one.camera == camera]) for camera in cameras}
     labeled = [scales[one.camera].apply(one) for one in labeled]
     holdout = [scales[one.camera].apply(one) for one in holdout if one.camera in scales]

@@ -22,6 +22,8 @@ from anomaly.errors import SchemaError, UsageError
 
 #: How an anomaly may have been found for its event to count: never by the detector itself.
 CERTIFYING = ("independent", "audit")
+#: In place of the above, for events that a setting was chosen with: they prove nothing of it any more.
+CHOSE = "chose"
 
 
 def recall_bound(n_events: int, n_missed: int, confidence: float, settings_tried: int = 1) -> float:
@@ -120,7 +122,7 @@ class Certificate:
             lines.append("Some clips hold several anomalies: each clip counts once, by its hardest one.")
         if self.settings_tried > 1:
             lines.append(
-                f"{self.settings_tried} settings were compared on the same anomalies; "
+                f"Up to {self.settings_tried} settings or thresholds were compared on the same anomalies; "
                 "the figure is lowered for that."
             )
         if self.reaches_target:

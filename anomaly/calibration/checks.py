@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomaly.calibration.certificate import percent
+from anomaly.calibration.certificate import CHOSE, percent
 from anomaly.errors import CalibrationError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from anomaly.calibration.certificate import Certificate
     from anomaly.calibration.events import Event, EventOutcome
     from anomaly.calibration.false_alarms import FalseAlarms, NormalWindows
     from anomaly.calibration.series import Decided
@@ -67,17 +69,51 @@ def refuse_never_caught(
     )
 
 
-def chance_verdict(price: FalseAlarms, max_chance_hit: float) -> str:
-    """Why the chance-hit rate forbids a certificate; "" if it does not."""
+def chance_verdict(
+    price: FalseAlarms, windows: NormalWindows, certificate: Certificate, max_chance_hit: float
+) -> str:
+    """Why the chance-hit rate, or that it cannot be measured, forbids a certificate; "" if it does not."""
     rate = price.chance_hit_rate
+    proven = (
+        f" With it, {certificate.n_events} {certificate.unit}s prove a recall of at most "
+        f"{percent(certificate.recall)} at {percent(certificate.confidence)}."
+    )
     if rate is None:
-        return "no normal footage was held out to show that this threshold does not simply always alarm."
+        return (
+            "no normal footage was held out to show that this threshold does not simply always alarm."
+            + proven
+        )
     if rate > max_chance_hit:
         return (
             f"{percent(rate)} of normal stretches as long as the events reach this threshold too (limit "
             f"{percent(max_chance_hit)}): events would be caught by chance."
         )
+    if not measurable(windows, max_chance_hit):
+        needed = least_room(max_chance_hit)
+        length_s = float(np.median(windows.lengths_s))
+        room = math.floor(windows.room)
+        stretches = (
+            f"{room} normal pictures"
+            if length_s == 0
+            else f"{room} stretch{'es' * (room != 1)} of {length_s:.0f} s, as long as an event"
+        )
+        more = f"{needed} pictures" if length_s == 0 else f"{needed * length_s:.0f} s of normal footage"
+        return (
+            f"the normal footage held out has room for {stretches}: too little to see whether the events were "
+            f"caught by chance. Hold out {more} or more (longer normal footage or fit.holdout for `fit`, or "
+            f"further videos labelled normal)." + proven
+        )
     return ""
+
+
+def least_room(max_chance_hit: float) -> int:
+    """Normal stretches that it takes to see a rate as small as the limit."""
+    return math.ceil(1 / max_chance_hit - 1e-9)
+
+
+def measurable(windows: NormalWindows, max_chance_hit: float) -> bool:
+    """Whether the normal footage is enough to tell a chance-hit rate at the limit from none."""
+    return windows.room >= least_room(max_chance_hit)
 
 
 def notes_on(outcomes: Sequence[EventOutcome], windows: NormalWindows) -> list[str]:
@@ -86,7 +122,12 @@ def notes_on(outcomes: Sequence[EventOutcome], windows: NormalWindows) -> list[s
     blind = [str(one.event) for one in outcomes if one.outcome == "blind"]
     if blind:
         notes.append(f"Not counted, because the footage has nothing of their time: {some(blind)}.")
-    own = sum(not one.event.certifies for one in outcomes)
+    chose = sum(one.event.found == CHOSE for one in outcomes)
+    if chose:
+        notes.append(
+            f"Used to choose the settings, so listed but no proof: {chose} of {len(outcomes)} events."
+        )
+    own = sum(not one.event.certifies for one in outcomes) - chose
     if own:
         notes.append(
             f"Found by the detector itself, so listed but no proof: {own} of {len(outcomes)} events."
@@ -103,8 +144,8 @@ def notes_on(outcomes: Sequence[EventOutcome], windows: NormalWindows) -> list[s
         notes.append(f"These look normal to the detector: {some(normal)}.")
     if windows.truncated:
         notes.append(
-            f"{windows.truncated} events are longer than every normal series held out: "
-            "their chance hits were counted on shorter stretches and may be more."
+            f"{windows.truncated} events are longer than any normal stretch held out: "
+            "their chance hits were added up over parts, which tells too many rather than too few."
         )
     return notes
 

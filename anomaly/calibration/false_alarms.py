@@ -137,13 +137,30 @@ def false_alarms(
 class NormalWindows:
     """Largest decision scores of normal stretches as long as each event.
 
+    A stretch longer than every normal one without a hole is taken in equal parts: it is hit at most as often
+    as its parts are hit together (union bound).
+
     Attributes:
         scores: one sorted (m,) array for each event; m = 0 without normal footage.
-        truncated: events longer than every normal series; for them whole series had to do.
+        lengths_s: how long each event's stretch is.
+        parts: in how many parts it was measured.
+        rooms: how many such stretches the normal footage holds side by side.
     """
 
     scores: tuple[NDArray[np.float64], ...]
-    truncated: int
+    lengths_s: tuple[float, ...]
+    parts: tuple[int, ...]
+    rooms: tuple[float, ...]
+
+    @property
+    def truncated(self) -> int:
+        """Events longer than every normal stretch without a hole."""
+        return sum(n > 1 for n in self.parts)
+
+    @property
+    def room(self) -> float:
+        """How many stretches as long as an event fit side by side, the median over the events; 0 without any."""
+        return float(np.median(self.rooms)) if self.rooms else 0.0
 
     def hit_rate(self, threshold: float) -> float | None:
         """Share of the stretches that reach the threshold, averaged over the events."""
@@ -154,15 +171,18 @@ class NormalWindows:
         """(t,) the hit rate at each threshold; nan without events or normal footage."""
         if not self.scores or not all(len(scores) for scores in self.scores):
             return np.full(len(thresholds), np.nan)
-        under = [np.searchsorted(scores, thresholds) / len(scores) for scores in self.scores]
-        return np.asarray(1 - np.mean(under, axis=0))
+        hit = [
+            np.minimum(1.0, n * (1 - np.searchsorted(scores, thresholds) / len(scores)))
+            for scores, n in zip(self.scores, self.parts, strict=True)
+        ]
+        return np.asarray(np.mean(hit, axis=0))
 
     def shares(self, levels: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n events,) share of each event's stretches that reach its level; nan without normal footage."""
         return np.array(
             [
-                1 - np.searchsorted(scores, level) / len(scores) if len(scores) else np.nan
-                for scores, level in zip(self.scores, levels, strict=True)
+                min(1.0, n * (1 - np.searchsorted(scores, level) / len(scores))) if len(scores) else np.nan
+                for scores, n, level in zip(self.scores, self.parts, levels, strict=True)
             ]
         )
 
@@ -176,21 +196,47 @@ def normal_windows(holdout: Sequence[Decided], lengths_s: Sequence[float]) -> No
             events on single pictures. Rounded up to steps of 10 %: chance hits get likelier, never rarer.
     """
     rounded = [0.0 if length <= 0 else 1.1 ** math.ceil(math.log(length, 1.1) - 1e-9) for length in lengths_s]
-    longest = max((float(one.series.times[-1] - one.series.times[0]) for one in holdout), default=0.0)
-    sampled = {length: _window_maxima(holdout, min(length, longest)) for length in set(rounded)}
-    return NormalWindows(tuple(sampled[length] for length in rounded), sum(n > longest for n in lengths_s))
+    pieces = [piece for one in holdout for piece in _pieces(one)]
+    longest = max((float(times[-1] - times[0]) for times, _ in pieces), default=0.0)
+    sampled: dict[float, tuple[NDArray[np.float64], int, float]] = {}
+    for length in set(rounded):
+        parts = math.ceil(length / longest - 1e-9) if length > longest > 0 else 1
+        part_s = min(length / parts, longest)
+        room = sum(_room(times, part_s) for times, _ in pieces) / parts
+        # Pictures say nothing of how often a stretch of video is hit.
+        sampled[length] = _window_maxima(pieces, part_s), parts, room if length == 0 or longest > 0 else 0.0
+    scores, parts_of, rooms = (
+        zip(*(sampled[length] for length in rounded), strict=True) if rounded else ((),) * 3
+    )
+    return NormalWindows(tuple(scores), tuple(rounded), tuple(parts_of), tuple(rooms))
 
 
-def _window_maxima(holdout: Sequence[Decided], length_s: float) -> NDArray[np.float64]:
-    """Sorted largest decision scores in stretches of `length_s`, of which every series can offer many."""
-    total = sum(len(one.series.times) for one in holdout)
+def _pieces(one: Decided) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Times and decision scores of a series between its holes: no stretch reaches over a hole."""
+    times = one.series.times
+    cuts = np.flatnonzero(np.diff(times) > one.series.hole_s) + 1
+    return list(zip(np.split(times, cuts), np.split(one.decision, cuts), strict=True))
+
+
+def _room(times: NDArray[np.float64], length_s: float) -> int:
+    """How many stretches of a length fit side by side."""
+    if length_s == 0:
+        return len(times)
+    step_s = (times[-1] - times[0]) / max(len(times) - 1, 1)
+    return int((times[-1] - times[0] + step_s) / length_s + 1e-9)
+
+
+def _window_maxima(
+    pieces: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], length_s: float
+) -> NDArray[np.float64]:
+    """Sorted largest decision scores in stretches of `length_s`, of which every piece can offer many."""
+    total = sum(len(times) for times, _ in pieces)
     stride = max(1, total // _WINDOWS)
     maxima = []
-    for one in holdout:
-        times = one.series.times
+    for times, decision in pieces:
         starts = np.flatnonzero(times <= times[-1] - length_s + 1e-9)[::stride]
         lasts = np.searchsorted(times, times[starts] + length_s + 1e-9, side="right") - 1
-        maxima.append(-Ranges(starts, lasts).minimum(-one.decision))
+        maxima.append(-Ranges(starts, lasts).minimum(-decision))
     return np.sort(np.concatenate(maxima)) if maxima else np.empty(0)
 
 
@@ -200,4 +246,5 @@ def _figure(value: float) -> str:
 
 
 def _hours(hours: float) -> str:
-    return f"{_figure(hours)} hours" if hours >= 2 else f"{60 * hours:.0f} minutes"
+    minutes = round(60 * hours)
+    return f"{_figure(hours)} hours" if hours >= 2 else f"{minutes} minute{'s' * (minutes != 1)}"

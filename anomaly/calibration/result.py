@@ -20,15 +20,15 @@ class OperatingPoint:
     """One end of a conflict: what a threshold gives and what it costs.
 
     Attributes:
-        serves: "recall" or "budget".
+        serves: "recall", "budget", or "hand": somebody's own threshold.
         threshold: enter threshold.
         certificate: what the events prove at it.
         false_alarms: on the normal footage kept for reporting.
     """
 
-    serves: Literal["recall", "budget"]
+    serves: Literal["recall", "budget", "hand"]
     threshold: float
-    certificate: Certificate | None
+    certificate: Certificate
     false_alarms: FalseAlarms
 
 
@@ -63,7 +63,8 @@ class Calibration:
         kinds: by label.
         notes: what the user should be told besides.
         config: the decider's settings.
-        tolerance_s, count: as given.
+        tolerance_s, count, settings_tried: as given.
+        by_hand: whether the threshold was given, not worked out.
     """
 
     threshold: float
@@ -77,6 +78,8 @@ class Calibration:
     config: DeciderConfig
     tolerance_s: float
     count: Count
+    settings_tried: int = 1
+    by_hand: bool = False
 
     def text(self) -> str:
         """All of it in plain words, one thing a line."""
@@ -88,9 +91,10 @@ class Calibration:
         )
         lines.append(self.false_alarms.text())
         for end in self.conflict:
-            proven = f"recall {percent(end.certificate.recall)}" if end.certificate else "no recall"
-            price = end.false_alarms.text()
-            lines.append(f"For the {end.serves}: threshold {end.threshold:.6g}, {proven} proven; {price}")
+            proven, price = percent(end.certificate.recall), end.false_alarms.text()
+            lines.append(
+                f"For the {end.serves}: threshold {end.threshold:.6g}, recall {proven} proven; {price}"
+            )
         lines += [
             f"{kind.label}: {kind.n_caught} of {kind.n_events} caught, lowest score {kind.lowest_score:.4g}"
             for kind in self.kinds

@@ -138,7 +138,8 @@ def sweep(footage: Footage, config: DeciderConfig, thresholds: NDArray[np.float6
     started = np.bincount(before[rises], minlength=size) - np.bincount(on[rises], minlength=size)
     n_alarms = np.cumsum(started)[:-1] + _splits(footage, config, on, rises, before[rises], len(thresholds))
     seconds = np.bincount(on, weights=footage.seconds, minlength=size)
-    return Sweep(n_alarms, seconds.sum() - np.cumsum(seconds)[:-1], reached)
+    # A sum in another order may end a hair under none.
+    return Sweep(n_alarms, np.maximum(seconds.sum() - np.cumsum(seconds)[:-1], 0.0), reached)
 
 
 def reached_levels(

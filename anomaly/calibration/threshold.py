@@ -23,6 +23,7 @@ from anomaly.calibration.events import (
 from anomaly.calibration.false_alarms import MINIMUM_S, false_alarms, normal_windows
 from anomaly.calibration.result import Calibration, KindOutcome, OperatingPoint
 from anomaly.calibration.series import Decided, Series, by_source, decide
+from anomaly.decider.machine import check_threshold
 from anomaly.errors import CalibrationError, UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def calibrate(
     count: Count = "clip",
     tolerance_s: float = 1.0,
     settings_tried: int = 1,
+    threshold: float | None = None,
     max_chance_hit: float = 0.10,
     guard_s: float = 10.0,
 ) -> Calibration:
@@ -68,6 +70,8 @@ def calibrate(
         count: what is independent (`counting_units`).
         tolerance_s: how far outside its label an event may be noticed.
         settings_tried: settings compared on these same events before this one was chosen.
+        threshold: set by hand, in place of the one worked out. Above that one it may have been chosen by a
+            look at the scores, so every rank counts as tried; below it, it catches no less.
         max_chance_hit: no certificate where normal stretches as long as the events reach the
             threshold more often than this: catching by always alarming proves nothing.
         guard_s: seconds between the halves where the hold-out is one series.
@@ -79,6 +83,7 @@ def calibrate(
             to which every anomaly is more normal than anything normal.
     """
     _check(target_recall, confidence, budget_per_hour, tolerance_s, settings_tried)
+    check_threshold(threshold)
     if not events:
         raise CalibrationError(checks.NO_EVENT)
     decided = {name: decide(one, config) for name, one in by_source(labeled).items()}
@@ -103,20 +108,29 @@ def calibrate(
     for_recall = just_below(lowest)
 
     spend: list[Decided] = []
-    if budget_per_hour is not None and sum(one.series.seconds.sum() for one in normal) >= 2 * MINIMUM_S:
-        spend, normal = ([decide(one, config) for one in part] for part in split_holdout(holdout, guard_s))
     lengths = [_window_s(event, decided[event.video], tolerance_s) for event in events]
     windows = normal_windows(normal, lengths)
+    if budget_per_hour is not None and sum(one.series.seconds.sum() for one in normal) >= 2 * MINIMUM_S:
+        parts = [[decide(one, config) for one in part] for part in split_holdout(holdout, guard_s)]
+        reported = normal_windows(parts[1], lengths)
+        # A budget is worth less than a certificate: what is left to report on must still bear one.
+        if checks.measurable(reported, max_chance_hit) or not checks.measurable(windows, max_chance_hit):
+            (spend, normal), windows = parts, reported
     for_budget = None
     if budget_per_hour is not None:
         for_budget = threshold_for_budget(
             spend, budget_per_hour, windows=normal_windows(spend, lengths), max_chance_hit=max_chance_hit
         )
 
-    def point(serves: Literal["recall", "budget"], threshold: float) -> OperatingPoint:
-        missed = None if threshold <= for_recall else int((units < threshold).sum())
+    def point(serves: Literal["recall", "budget", "hand"], threshold: float) -> OperatingPoint:
+        raised = threshold > for_recall
         certificate = certify(
-            len(units), target_recall, confidence, n_missed=missed, settings_tried=settings_tried, unit=unit
+            len(units),
+            target_recall,
+            confidence,
+            n_missed=int((units < threshold).sum()) if raised else None,
+            settings_tried=settings_tried * (len(units) if raised and serves == "hand" else 1),
+            unit=unit,
         )
         certificate = replace(certificate, covers=_covers(certifying, scores))
         return OperatingPoint(
@@ -133,8 +147,10 @@ def calibrate(
         chosen = conflict[prefer == "budget"]
     elif for_budget is not None and rank == 0:
         chosen = point("recall", for_budget)
+    if threshold is not None:
+        worked_out, chosen, conflict = chosen.threshold, point("hand", threshold), ()
 
-    withheld = checks.chance_verdict(chosen.false_alarms, max_chance_hit)
+    withheld = checks.chance_verdict(chosen.false_alarms, windows, chosen.certificate, max_chance_hit)
     if not any(event.certifies for event in events):
         withheld = checks.NOT_INDEPENDENT
     shares = windows.shares(scores)
@@ -142,9 +158,12 @@ def calibrate(
         events, decided, chosen.threshold, tolerance_s, None if np.isnan(shares).any() else shares.tolist()
     )
     notes = checks.notes_on(outcomes, windows)
-    if budget_per_hour is not None and for_budget is None:
+    if threshold is not None:
+        notes.insert(0, f"The threshold was set by hand; calibration would have set {worked_out:.6g}.")
+    elif budget_per_hour is not None and for_budget is None:
         notes.append(
-            f"The budget was not used: under {2 * MINIMUM_S:.0f} s of normal footage to spend and check it."
+            f"The budget of {budget_per_hour:g} false alarms an hour was not used: too little normal footage was "
+            "held out to spend it on one part and check it on another."
         )
     return Calibration(
         threshold=chosen.threshold,
@@ -158,6 +177,8 @@ def calibrate(
         config=config,
         tolerance_s=tolerance_s,
         count=count,
+        settings_tried=settings_tried,
+        by_hand=threshold is not None,
     )
 
 

@@ -2,54 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from anomaly.artifact import digest_of
-from anomaly.calibration import calibrate
+from anomaly.artifact import digest_of, read_signed, write_file
+from anomaly.calibration import calibrate, calibrate_cameras, camera_of
 from anomaly.commands import console
 from anomaly.commands.fit import finite
 from anomaly.commands.labeled import score_labeled
 from anomaly.decider import DeciderConfig
-from anomaly.errors import UsageError
+from anomaly.errors import CalibrationError, UsageError
+from anomaly.evidence import FOLDER, load_evidence, save_evidence
+from anomaly.evidence_collection import collect_evidence
 from anomaly.model import load_model
-from anomaly.thresholds import holdout_series, save_calibration
+from anomaly.recertification import recheck
+from anomaly.report.calibration import calibration_page
+from anomaly.scores import read_series
+from anomaly.thresholds import load_threshold, save_calibration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anomaly.calibration import Calibration, CameraCalibrations, Series
     from anomaly.calibration.events import Count
-    from anomaly.config import CalibrateConfig, DeciderSettings
+    from anomaly.commands.labeled import ScoredLabels
+    from anomaly.config import CalibrateConfig, CalibrationSettings, DeciderSettings, LabelsConfig
+    from anomaly.footage.source import Source
+    from anomaly.model import Model
 
 
 def run(config: CalibrateConfig) -> None:
-    """Calibrate and save."""
-    decider = decider_of(config.decider)
-    count: Count
-    if config.labels.count == "clip":
-        count = "clip"
-    elif config.labels.count == "event":
-        count = "event"
-    else:
-        raise UsageError(f"labels.count={config.labels.count!r} is not known; choose clip or event")
-    model = load_model(Path(config.model), device=config.device, offline=config.weights.offline)
-    labeled = score_labeled(model, config.labeled, config.videos, config.footage, config.labels, grids=False)
+    """Calibrate and save; or check the calibration that is there."""
+    if config.check:
+        check(config)
+        return
+    if config.labeled is None:
+        raise UsageError(
+            "calibrate needs --labeled; see `python -m anomaly calibrate --help` (or --check, which needs none)"
+        )
+    decider, count = decider_of(config.decider), count_of(config.labels)
+    model = load_model(
+        Path(config.model), device=config.device, offline=config.weights.offline, runtime=config.runtime
+    )
+    console.say(model.headline())
+    # With the grids of masked clips, so that `evaluate` on the same footage finds them in the cache.
+    labeled = score_labeled(model, config.labeled, config.videos, config.footage, config.labels, grids=True)
     series = [one.series for one in labeled.scored]
     with_events = {event.video for event in labeled.events}
     # Labelled clips without an event are normal footage that nothing was learned from, too.
-    holdout = holdout_series(model) + [one for one in series if one.source not in with_events]
-    settings = config.calibration
-    result = calibrate(
-        [one for one in series if one.source in with_events],
-        labeled.events,
-        holdout,
-        decider,
-        target_recall=settings.target_recall,
-        confidence=settings.confidence,
-        budget_per_hour=settings.false_alarms_per_hour,
-        prefer="recall" if settings.recall_wins else "budget",
-        count=count,
-        tolerance_s=config.labels.slack_s,
-    )
+    holdout = read_series(model.folder, "holdout")
+    holdout += [one for one in series if one.source not in with_events]
+    options = {**options_of(config.calibration), "count": count, "tolerance_s": config.labels.slack_s}
+    cameras: CameraCalibrations | None = None
+    if by_camera(config.calibration):
+        series, holdout = (
+            [replace(one, camera=camera_of(one.source)) for one in part] for part in (series, holdout)
+        )
+        anomalous = [one for one in series if one.source in with_events]
+        cameras = calibrate_cameras(anomalous, labeled.events, holdout, decider, **options)
+        result = cameras.pooled
+    else:
+        anomalous = [one for one in series if one.source in with_events]
+        options["threshold"] = config.calibration.threshold
+        result = calibrate(anomalous, labeled.events, holdout, decider, **options)
     intervals = [
         {**asdict(interval), "end_s": finite(interval.end_s)} for interval in labeled.footage.intervals
     ]
@@ -58,15 +75,56 @@ def run(config: CalibrateConfig) -> None:
         result,
         series,
         fps=config.footage.fps,
-        settings=asdict(settings),
+        settings=asdict(config.calibration),
         labels_digest=digest_of(intervals),
         target=Path(config.out) if config.out else None,
+        cameras=cameras,
     )
-    console.say(result.text())
+    console.say(cameras.text() if cameras else result.text())
     console.say(f"Written to {path}.")
+    if config.out is None:
+        _keep_evidence(config, model, result, labeled)
+    if config.out is None or config.report:
+        if cameras is not None:
+            scales = cameras.scales
+            series, holdout = ([scales[one.camera].apply(one) for one in part] for part in (series, holdout))
+        _report(config, model, result, read_signed(path), labeled.footage.sources, series, holdout)
     console.say(
         f"Next: python -m anomaly evaluate --model {config.model} --labeled OTHER_LABELS, or run --source VIDEO"
     )
+
+
+def check(config: CalibrateConfig) -> None:
+    """Score the evidence again, and say whether the certificate holds here.
+
+    Raises:
+        CalibrationError: it does not, or there is none.
+    """
+    model = load_model(
+        Path(config.model), device=config.device, offline=config.weights.offline, runtime=config.runtime
+    )
+    console.say(model.headline())
+    evidence = load_evidence(model.folder)
+    threshold = load_threshold(model, fps=evidence.fps)
+    with console.counter(
+        "scoring the evidence", sum(len(one.files) for one in evidence.stretches)
+    ) as advance:
+        found = recheck(
+            evidence,
+            lambda images: [look.score for look in model.detector.look(images)],
+            runtime=model.runtime,
+            tolerance=config.evidence.tolerance,
+            progress=advance,
+        )
+    console.say(found.text())
+    console.say(threshold.headline())
+    if not found.holds:
+        raise CalibrationError(
+            f"the certificate does not hold with {found.runtime} here: {len(found.lost)} of {found.n_events} events "
+            f"lost, scores differ by up to {found.largest_difference:.2g}; calibrate again on this machine"
+        )
+    if not threshold.certified:
+        raise CalibrationError(f"there is no certificate to hold: {threshold.headline()}")
 
 
 def decider_of(settings: DeciderSettings) -> DeciderConfig:
@@ -78,3 +136,82 @@ def decider_of(settings: DeciderSettings) -> DeciderConfig:
         leave_ratio=settings.leave_ratio,
         join_gap_s=settings.join_gap_s,
     )
+
+
+def count_of(settings: LabelsConfig) -> Count:
+    """What counts as independent, as configured."""
+    if settings.count == "clip":
+        return "clip"
+    if settings.count == "event":
+        return "event"
+    raise UsageError(f"labels.count={settings.count!r} is not known; choose clip or event")
+
+
+def by_camera(settings: CalibrationSettings) -> bool:
+    """Whether each camera's scores are put on a scale of its own, as configured."""
+    if settings.cameras not in ("one", "folder"):
+        raise UsageError(f"calibration.cameras={settings.cameras!r} is not known; choose one or folder")
+    if settings.cameras == "folder" and settings.threshold is not None:
+        raise UsageError(
+            "calibration.threshold is one for all scores, calibration.cameras=folder gives each camera its own; drop one"
+        )
+    return settings.cameras == "folder"
+
+
+def options_of(settings: CalibrationSettings) -> dict[str, Any]:
+    """What the threshold aims at, as `calibrate` takes it."""
+    return {
+        "target_recall": settings.target_recall,
+        "confidence": settings.confidence,
+        "budget_per_hour": settings.false_alarms_per_hour,
+        "prefer": "recall" if settings.recall_wins else "budget",
+    }
+
+
+def _keep_evidence(config: CalibrateConfig, model: Model, result: Calibration, labeled: ScoredLabels) -> None:
+    # What was kept for an earlier threshold says nothing of this one.
+    shutil.rmtree(model.folder / FOLDER, ignore_errors=True)
+    if not config.evidence.max_mb > 0:
+        return
+    with console.counter("keeping the evidence", None) as advance:
+        evidence, images = collect_evidence(
+            model,
+            result,
+            load_threshold(model, fps=config.footage.fps),
+            labeled.scored,
+            fps=config.footage.fps,
+            runtime=model.runtime,
+            max_mb=config.evidence.max_mb,
+            progress=advance,
+        )
+    save_evidence(evidence, images)
+    left = f"; {evidence.left_out} events did not fit into evidence.max_mb={config.evidence.max_mb:g}"
+    console.say(
+        f"Evidence of {len(evidence.events)} events and {len(evidence.normal)} normal frames kept in "
+        f"{evidence.folder}{left if evidence.left_out else ''}; `calibrate --check` scores it again."
+    )
+
+
+def _report(
+    config: CalibrateConfig,
+    model: Model,
+    result: Calibration,
+    document: Mapping[str, Any],
+    sources: Sequence[Source],
+    labeled: Sequence[Series],
+    holdout: Sequence[Series],
+) -> None:
+    folder = model.folder
+    page = Path(config.report) if config.report else folder.parent / f"{folder.name}_calibration.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    text = calibration_page(
+        model,
+        result,
+        document,
+        sources,
+        labeled,
+        holdout,
+        str(config.labeled),
+    )
+    write_file(page, text.encode())
+    console.say(f"To read and sign: {page}.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
 
 #: Results. Wide enough that a path is not broken where the output is no terminal.
 out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -29,10 +32,11 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 @contextmanager
 def stages() -> Iterator[Callable[[str, float, float | None], None]]:
     """A bar for each stage of a long work; call it with (stage, done, total or None)."""
-    with _progress() as progress:
+    with _interruptible() as check, _progress() as progress:
         tasks: dict[str, int] = {}
 
         def tell(stage: str, done: float, total: float | None) -> None:
+            check()
             if stage not in tasks:
                 for earlier in tasks.values():
                     known = progress.tasks[earlier]
@@ -49,9 +53,44 @@ def stages() -> Iterator[Callable[[str, float, float | None], None]]:
 @contextmanager
 def counter(what: str, total: float | None) -> Iterator[Callable[[int], None]]:
     """One bar; call it with the units done since the last call."""
-    with _progress() as progress:
+    with _interruptible() as check, _progress() as progress:
         task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
+
+        def advance(done: int) -> None:
+            check()
+            progress.advance(task, done)
+
+        yield advance
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """Makes Ctrl-C end long work for certain; call what it yields at every step.
+
+    Python drops an exception that is raised while a generator or an object of a C library is being taken
+    down. An interrupt that falls into such a moment is remembered and raised at the next step.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    # Where someone else handles the signal, or this is no main thread, it is not ours to take.
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    asked = False
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _progress() -> Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ from anomaly.commands.labeled import score_labeled
 from anomaly.evaluation import evaluate, flat, measure_rate
 from anomaly.model import load_model
 from anomaly.report.evaluation import evaluation_page
-from anomaly.thresholds import holdout_series, load_threshold
+from anomaly.scores import read_series
+from anomaly.thresholds import load_threshold
 
 if TYPE_CHECKING:
     from anomaly.config import EvaluateConfig
@@ -23,14 +25,17 @@ _MOST_MISSES = 20
 
 def run(config: EvaluateConfig) -> None:
     """Measure, print, and write what was asked for."""
-    model = load_model(Path(config.model), device=config.device, offline=config.weights.offline)
+    model = load_model(
+        Path(config.model), device=config.device, offline=config.weights.offline, runtime=config.runtime
+    )
+    console.say(model.headline())
     threshold = load_threshold(model, fps=config.footage.fps)
     labeled = score_labeled(model, config.labeled, config.videos, config.footage, config.labels, grids=True)
     found = evaluate(
         labeled.footage,
         labeled.events,
         labeled.scored,
-        holdout_series(model),
+        read_series(model.folder, "holdout"),
         threshold,
         slack_s=config.labels.slack_s,
         grid=model.detector.branches[0].backbone.grid,
@@ -57,6 +62,8 @@ def run(config: EvaluateConfig) -> None:
         write_file(path, json.dumps(flat(found.figures), indent=1, allow_nan=False).encode() + b"\n")
     page = Path(config.html) if config.html else model.folder.parent / f"{model.folder.name}_evaluation.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    text = evaluation_page(model, found, videos, threshold, config.labeled)
+    # Where each camera has its own threshold, scores are in units of it.
+    shown = replace(threshold, value=1.0) if threshold.document.get("cameras") else threshold
+    text = evaluation_page(model, found, videos, shown, config.labeled)
     write_file(page, text.encode())
     console.say(f"Look at {page}.")

@@ -12,18 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly.artifact import file_digest
-from anomaly.backbone import BackboneSpec
+from anomaly.artifact import file_digest, read_description
+from anomaly.calibration import Series
 from anomaly.commands import console
 from anomaly.config import quoted
 from anomaly.decider import DeciderConfig
-from anomaly.errors import LabelsError, UsageError, WeightsError
-from anomaly.fitting import FitOptions, FitReport, fit
+from anomaly.errors import LabelsError, ModelError, UsageError, WeightsError
+from anomaly.exemplars import make_exemplars
+from anomaly.extractor import BackboneSpec
+from anomaly.fitting import FitOptions, FitReport, checkpoint_folder, discard_checkpoint, fit
+from anomaly.footage.damage import refuses
 from anomaly.footage.labels import load_labels
 from anomaly.footage.source import find_sources
-from anomaly.model import save_model
+from anomaly.model import load_projection, save_model, spec_of
 from anomaly.regions import Regions
 from anomaly.review import rank_moments, write_review
+from anomaly.scores import packed
 from anomaly.splits import parse_drops
 from anomaly.weights import SOURCES, StoredWeights, load_weights
 
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from anomaly.config import BackboneConfig, FitConfig, RegionsConfig
     from anomaly.detector import Detector
     from anomaly.footage.source import Source
+    from anomaly.projection import Projection
     from anomaly.review import Moment
 
 
@@ -58,12 +63,19 @@ def run(config: FitConfig) -> None:
         sample_frames=config.projection.sample_frames,
         bank_size=config.bank.size,
         radius=config.bank.radius,
+        half=config.bank.half,
         seed=config.seed,
         refuse_damage=refuses(config.footage.on_error),
+        checkpoint_s=config.fit.checkpoint_s,
+        compute=config.fit.compute,
+        shard_s=config.fit.shard_s,
     )
     size = config.backbone.input_size
     if size is not None and len(size) != 2:
         raise UsageError(f"backbone.input_size={size} is not [height, width]; give two numbers")
+    projection = None
+    if config.projection.of is not None:
+        projection, size = _projection_of(Path(config.projection.of), spec, known, size)
     with console.stages() as tell:
         detector, report = fit(
             sources,
@@ -75,10 +87,23 @@ def run(config: FitConfig) -> None:
             input_size=(size[0], size[1]) if size else None,
             excluded=excluded,
             device=config.device,
+            projection=projection,
+            checkpoint=checkpoint_folder(folder),
             progress=tell,
         )
-    console.warn(report.damaged)
-    save_model(folder, detector, known, _holdout_arrays(report), _facts(config, sources, report))
+        branch = detector.branches[0]
+        exemplars = make_exemplars(
+            branch.bank,
+            sources,
+            detector.regions,
+            branch.backbone.grid,
+            round(config.exemplars.max_mb * 1e6),
+            tell,
+        )
+    console.warn([*report.notes, *report.damaged])
+    holdout = packed("holdout", (Series(name, *report.holdout[name]) for name in sorted(report.holdout)))
+    save_model(folder, detector, known, holdout, _facts(config, sources, report), exemplars)
+    discard_checkpoint(folder)
     _tell(config, folder, detector, report, known)
     if config.fit.review:
         moments = rank_moments(detector, sources, config.fit.review)
@@ -86,6 +111,26 @@ def run(config: FitConfig) -> None:
         write_review(page, detector, moments, sources, folder.name, drop_override)
         console.say(f"Look at {page}: the moments that the rest of the footage explains worst, worst first.")
     console.say(f"Next: python -m anomaly calibrate --model {folder} --labeled LABELS")
+
+
+def _projection_of(
+    folder: Path, spec: BackboneSpec, weights: StoredWeights, size: list[int] | None
+) -> tuple[Projection, list[int]]:
+    """The projection of another model, and the input size that goes with it."""
+    description = read_description(folder)
+    (branch,) = description["branches"]
+    theirs = spec_of(branch)
+    if theirs != spec or branch["weights"]["digest"] != weights.digest:
+        raise ModelError(
+            f"projection.of={folder} was fitted with another backbone ({theirs.name}) than this fit uses "
+            f"({spec.name}); use the same backbone and settings of it"
+        )
+    if size is not None and list(size) != branch["input_size"]:
+        raise UsageError(
+            f"backbone.input_size={list(size)} is not that of projection.of={folder}, {branch['input_size']}; "
+            "leave it out"
+        )
+    return load_projection(folder, branch), branch["input_size"]
 
 
 def drop_override(moment: Moment) -> str:
@@ -120,13 +165,6 @@ def check_license(name: str, accepted: str) -> None:
             f"the weights of {name} are under {source.license}, which does not allow every use; "
             f"if yours is allowed, add weights.accept_license={name}"
         )
-
-
-def refuses(on_error: str) -> bool:
-    """Whether `footage.on_error` says to refuse damaged files."""
-    if on_error not in {"skip", "refuse"}:
-        raise UsageError(f"footage.on_error={on_error!r} is not known; choose skip or refuse")
-    return on_error == "refuse"
 
 
 def regions_of(config: RegionsConfig) -> Regions:
@@ -167,15 +205,6 @@ def _exclude_labeled(
         )
     notes = [f"--except labels {name}, which is not among --normal-videos" for name in sorted(elsewhere)]
     console.warn([*labeled.notes, *notes])
-
-
-def _holdout_arrays(report: FitReport) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {"holdout/sources": np.array(sorted(report.holdout), dtype=np.str_)}
-    for index, name in enumerate(sorted(report.holdout)):
-        times, scores = report.holdout[name]
-        arrays[f"holdout/{index}/times"] = times
-        arrays[f"holdout/{index}/scores"] = scores
-    return arrays
 
 
 def _facts(config: FitConfig, sources: list[Source], report: FitReport) -> dict[str, Any]:

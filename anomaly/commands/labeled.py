@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from anomaly.calibration import Event, join_events
 from anomaly.commands import console
-from anomaly.commands.fit import refuses
 from anomaly.errors import FootageError, LabelsError, UsageError
+from anomaly.footage.damage import refuses
 from anomaly.footage.labels import LabeledFootage, load_labels
 from anomaly.footage.source import Source, duration_s
 from anomaly.scoring import Scored, score_sources
@@ -27,13 +27,11 @@ class ScoredLabels:
         footage: sources and labels.
         events: incidents in the sources that could be scored.
         scored: raw scores of those sources.
-        problems: what was wrong with the others, and with damaged ones.
     """
 
     footage: LabeledFootage
     events: list[Event]
     scored: list[Scored]
-    problems: list[str]
 
 
 def score_labeled(
@@ -79,7 +77,7 @@ def score_labeled(
             f"not one of the {len(labeled.sources)} labelled sources could be scored; the first: {problems[0]}"
         )
     events = [event for event in join_events(labeled.intervals, settings.gap_s) if event.video in known]
-    return ScoredLabels(labeled, events, scored, problems)
+    return ScoredLabels(labeled, events, scored)
 
 
 def _is_measured(labeled: LabeledFootage, source: Source) -> bool:

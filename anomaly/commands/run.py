@@ -10,6 +10,7 @@ from anomaly.commands import console
 from anomaly.commands.score import named_as, watch_source
 from anomaly.edge.sinks import AnnotatedVideo, EventLog, annotate, write_jpeg
 from anomaly.errors import FootageError, ModelError
+from anomaly.first_start import checked_here
 from anomaly.footage.source import find_sources, probe
 from anomaly.model import load_model
 from anomaly.thresholds import load_threshold
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
 def run(config: RunConfig) -> None:
     """Watch every source; one that cannot be read stops nothing."""
     sources = find_sources(config.source)
-    model = load_model(Path(config.model), device=config.device, offline=config.weights.offline)
+    model = load_model(
+        Path(config.model), device=config.device, offline=config.weights.offline, runtime=config.runtime
+    )
+    console.say(model.headline())
     threshold = load_threshold(model, fps=config.footage.fps)
+    with console.counter("first start here: checking the evidence", None) as advance:
+        threshold = checked_here(model, threshold, advance)
     if config.run.require_certificate and not threshold.certified:
         raise ModelError(
             f"{threshold.headline()}; run.require_certificate=true does not run what is not certified"
@@ -68,12 +74,12 @@ def _watch(
                     annotated.parent.mkdir(parents=True, exist_ok=True)
                     rate = config.footage.fps or probe(source).fps or 25.0
                     video = stack.enter_context(
-                        AnnotatedVideo(annotated, threshold, rate, config.run.opacity)
+                        AnnotatedVideo(annotated, threshold.of(source.name), rate, config.run.opacity)
                     )
                 video.write(watched)
             elif config.run.annotate:
                 annotated.parent.mkdir(parents=True, exist_ok=True)
-                write_jpeg(annotated, annotate(watched, threshold, config.run.opacity))
+                write_jpeg(annotated, annotate(watched, threshold.of(source.name), config.run.opacity))
             for event in watched.ended:
                 log.write(event)
             yield watched

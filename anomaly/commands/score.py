@@ -1,17 +1,22 @@
-"""`anomaly score`: a score for every frame, and heatmaps if asked."""
+"""`anomaly score`: a score for every frame, and heatmaps and explanations if asked."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anomaly.artifact import write_file
 from anomaly.commands import console
-from anomaly.commands.fit import refuses
 from anomaly.edge.sinks import annotate, write_jpeg
 from anomaly.edge.watch import watch
-from anomaly.errors import DamagedFootageError, FootageError
+from anomaly.errors import FootageError
+from anomaly.exemplars import load_exemplars
+from anomaly.explanation import Moment, Worst, draw, facts, headline, match
+from anomaly.first_start import checked_here
+from anomaly.footage.damage import damage_handler, refuses
 from anomaly.footage.source import find_sources, read_frames
 from anomaly.model import load_model
 from anomaly.thresholds import load_threshold
@@ -29,13 +34,19 @@ if TYPE_CHECKING:
 def run(config: ScoreConfig) -> None:
     """Score every source into one CSV; one that cannot be read stops nothing."""
     sources = find_sources(config.source)
-    model = load_model(Path(config.model), device=config.device, offline=config.weights.offline)
+    model = load_model(
+        Path(config.model), device=config.device, offline=config.weights.offline, runtime=config.runtime
+    )
+    console.say(model.headline())
     threshold = load_threshold(model, fps=config.footage.fps)
+    with console.counter("first start here: checking the evidence", None) as advance:
+        threshold = checked_here(model, threshold, advance)
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     problems: list[str] = []
     frames = alarms = 0
+    worst = Worst(config.explain_most) if config.explain else None
     try:
         with (
             partial.open("w", newline="", encoding="utf-8") as file,
@@ -50,6 +61,8 @@ def run(config: ScoreConfig) -> None:
                     alarms += watched.decision.alarm
                     if config.heatmaps:
                         _write_heatmap(Path(config.heatmaps), source, watched, threshold)
+                    if worst is not None:
+                        _consider(worst, watched, threshold)
                     advance(1)
         if not frames:
             raise FootageError(
@@ -63,7 +76,41 @@ def run(config: ScoreConfig) -> None:
     console.say(
         f"{frames} frames of {len(sources)} sources scored into {out}; an alarm is on in {alarms} of them."
     )
+    if worst is not None:
+        assert config.explain is not None
+        _write_explanations(Path(config.explain), worst, model, threshold)
     console.say(threshold.headline())
+
+
+def _consider(worst: Worst, watched: Watched, threshold: Threshold) -> None:
+    """Alarms are explained; without a threshold, the frames that scored highest."""
+    if threshold.value is None:
+        worst.add_frame(watched.frame, watched.look)
+    for event in watched.ended:
+        worst.add(Moment(event.frame, event.look, event.start_s, event.end_s, event.score))
+
+
+def _write_explanations(folder: Path, worst: Worst, model: Model, threshold: Threshold) -> None:
+    """One picture a moment, and `explanations.json`, their index."""
+    folder.mkdir(parents=True, exist_ok=True)
+    exemplars = load_exemplars(model.folder)
+    index = []
+    with console.counter("explaining", None) as advance:
+        for number, moment in enumerate(worst.in_order(), 1):
+            matches = match(model, exemplars, moment)
+            line = headline(matches)
+            picture = f"moment_{number:04d}.jpg"
+            write_jpeg(folder / picture, draw(moment, matches, exemplars, line, threshold.value))
+            index.append(facts(moment, matches, line, picture))
+            advance(1)
+    text = json.dumps({"model": model.description["name"], "moments": index}, indent=1)
+    write_file(folder / "explanations.json", text.encode() + b"\n")
+    what = "worst moments" if threshold.value is None else "alarms"
+    console.say(
+        f"{len(index)} {what} explained in {folder}."
+        if index
+        else f"No alarm to explain; {folder} holds an empty index."
+    )
 
 
 def watch_source(
@@ -71,15 +118,12 @@ def watch_source(
 ) -> Iterator[Watched]:
     """Watch a file to its end; damage is told and what is readable is watched, or refused as configured."""
     refuse = refuses(footage.on_error)
-
-    def on_damage(message: str) -> None:
-        if refuse:
-            raise DamagedFootageError(message)
-        problem(message)
-
+    own = threshold.of(source.name)
+    if own.doubt != threshold.doubt:
+        problem(own.headline())
     try:
-        frames = read_frames(source, fps=footage.fps, on_damage=on_damage)
-        yield from watch(model, frames, threshold, still=source.kind == "image")
+        frames = read_frames(source, fps=footage.fps, on_damage=damage_handler(problem, refuse=refuse))
+        yield from watch(model, frames, own, still=source.kind == "image")
     except FootageError as error:
         if refuse:
             raise

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from anomaly.decider import Decider
 from anomaly.scoring import look_at
 
@@ -76,7 +78,7 @@ def watch(
     for frame, look in look_at(model, frames):
         if waiting is not None:
             yield waiting
-        decision, state = decider.step(state, frame.pts_s, look.score)
+        decision, state = decider.step(state, frame.pts_s, float(threshold.scaled(np.array(look.score))))
         ended = tuple(_event(alarm, peak) for alarm in decision.ended if peak is not None)
         if decision.started is not None:
             peak = None

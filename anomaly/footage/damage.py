@@ -1,8 +1,29 @@
-"""What was wrong with a video while it was read, gathered into one line."""
+"""What was wrong with a video while it was read, gathered into one line, and who hears of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from anomaly.errors import DamagedFootageError, UsageError
+
+
+def refuses(on_error: str) -> bool:
+    """Whether `footage.on_error` ("skip" or "refuse") says to refuse damaged files."""
+    if on_error not in {"skip", "refuse"}:
+        raise UsageError(f"footage.on_error={on_error!r} is not known; choose skip or refuse")
+    return on_error == "refuse"
+
+
+def damage_handler(tell: Callable[[str], None], *, refuse: bool) -> Callable[[str], None]:
+    """What `read_frames` calls on damage: raises DamagedFootageError where it is refused, else tells it."""
+
+    def on_damage(message: str) -> None:
+        if refuse:
+            raise DamagedFootageError(message)
+        tell(message)
+
+    return on_damage
 
 
 @dataclass(slots=True)

@@ -34,7 +34,18 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; } .scroll { overflow-x: auto; }
-@media print { body { max-width: none; padding: 0; } .cards { grid-template-columns: 1fr 1fr; } }
+.verdict { background: var(--card); border-left: .45rem solid var(--mark); border-radius: .25rem; padding: 1rem 1.25rem; }
+.verdict p { margin: .35rem 0; } .verdict strong { font-size: 1.3rem; line-height: 1.35; display: block; }
+.yes { --mark: #009e73; } .no { --mark: #d55e00; } code { overflow-wrap: anywhere; font-size: .85em; }
+.sign { display: grid; grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); gap: 3rem 1.5rem; margin-top: 3rem; }
+.sign div { border-top: 1px solid var(--ink); padding-top: .3rem; color: var(--soft); }
+@media print {
+  :root { color-scheme: light; --ink: #000; --soft: #444; --paper: #fff; --card: #fff; --line: #bbb; }
+  @page { margin: 14mm; }
+  body { max-width: none; padding: 0; font-size: 11pt; } h2, h3 { break-after: avoid; }
+  .cards { grid-template-columns: 1fr 1fr; } svg, tr, .verdict, .sign { break-inside: avoid; }
+  .scroll { overflow: visible; } * { print-color-adjust: exact; }
+}
 """
 
 

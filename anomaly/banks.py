@@ -1,0 +1,208 @@
+"""Memory banks of whole model folders: merged, or with a clip forgotten. No network is loaded for it.
+
+A bank that changes is another bank: what was calibrated with the old one still alarms and is UNCERTIFIED, because
+the bank's digest is among those that a certificate hangs on.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anomaly.artifact import added_files, read_description, save_folder
+from anomaly.errors import ModelError
+from anomaly.exemplars import carry_over, load_exemplars
+from anomaly.model import bank_entry, load_bank, software
+from anomaly.scores import packed
+from memory_bank import MemoryBank, forget_source, merge_banks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from memory_bank import Forgotten, Merged
+
+#: Of a model's files, those that stay with a changed bank: a threshold to alarm by, evidence to check it on.
+_KEPT_FOLDERS = ("thresholds", "evidence")
+#: Exemplars of a merged model may take as much as those of its inputs together, and no more than this.
+_MOST_EXEMPLAR_BYTES = 32_000_000
+
+
+def forget_clip(folder: Path, clip: str) -> tuple[MemoryBank, Forgotten, float]:
+    """Take a clip out of a model's memory, crops included, in place.
+
+    Args:
+        folder: the model.
+        clip: name of the source, as in the bank.
+
+    Returns:
+        The bank that is left, what it lost, and the distance that a score of 1 stands for.
+
+    Raises:
+        ModelError: no model.
+        MemoryBankError: no such clip, or nothing would be left.
+    """
+    description = read_description(folder)
+    branch = _only_branch(description)
+    before = load_bank(folder, branch)
+    bank, forgotten = forget_source(before, clip)
+    exemplars = load_exemplars(folder)
+    taken = sum(path.stat().st_size for path in (folder / "exemplars").glob("*"))
+    files = {
+        "projection.safetensors": (folder / "projection.safetensors").read_bytes(),
+        "scores.npz": (folder / "scores.npz").read_bytes(),
+        **_bank_file(branch, bank),
+        **carry_over(bank, [(before, exemplars)], taken),
+    }
+    changed = {
+        **_without_files(description),
+        "branches": [{**branch, "bank": bank_entry(bank)}],
+        "fitted_on": [one for one in description["fitted_on"] if one["source"] != clip],
+        "forgotten": [*description.get("forgotten", []), clip],
+    }
+    save_folder(folder, files, changed, added_files(folder, _KEPT_FOLDERS))
+    return bank, forgotten, float(branch["scale"])
+
+
+def merge_models(folders: Sequence[Path], to: Path, size: int) -> tuple[MemoryBank, Merged, float]:
+    """Merge the memories of several models into a new one.
+
+    The models must have the backbone, the projection and the regions in common (`fit projection.of=MODEL`). Where
+    different clips have one name, each is named after its model too. The result is not calibrated, and without
+    hold-out scores: those were measured with other banks.
+
+    Args:
+        folders: two or more models.
+        to: where the merged model is written.
+        size: rows at most.
+
+    Returns:
+        The bank, what merging cost, and the distance that a score of 1 stands for.
+
+    Raises:
+        ModelError: fewer than two models, or two that do not fit each other.
+    """
+    if len(folders) < 2:
+        raise ModelError(f"{len(folders)} models are nothing to merge; give two or more with --models")
+    descriptions = [read_description(folder) for folder in folders]
+    branches = [_only_branch(description) for description in descriptions]
+    first = descriptions[0]
+    for folder, description in zip(folders[1:], descriptions[1:], strict=True):
+        what = difference(first, description)
+        if what:
+            raise ModelError(
+                f"{str(folder)!r} has {what} other than {str(folders[0])!r}, so their banks cannot be compared; fit "
+                f"it again with projection.of={folders[0]}"
+            )
+    banks = [load_bank(folder, branch) for folder, branch in zip(folders, branches, strict=True)]
+    names = _new_names(folders, descriptions)
+    banks = [
+        bank.replace(sources=[new[name] for name in bank.sources])
+        for bank, new in zip(banks, names, strict=True)
+    ]
+    bounds = [_coverage_bound(description) for description in descriptions]
+    known = [bound for bound in bounds if bound is not None]
+    merged, cost = merge_banks(banks, size, radii=known if len(known) == len(bounds) else None)
+    pictures = []
+    for folder, bank, new in zip(folders, banks, names, strict=True):
+        exemplars = load_exemplars(folder)
+        if exemplars is not None:
+            sizes = {new[name]: value for name, value in exemplars.sizes.items() if name in new}
+            exemplars = replace(exemplars, sizes=sizes)
+        pictures.append((bank, exemplars))
+    taken = sum(path.stat().st_size for folder in folders for path in (folder / "exemplars").glob("*"))
+    scale = float(np.mean([branch["scale"] for branch in branches]))
+    empty = io.BytesIO()
+    np.savez_compressed(empty, **packed("holdout", []))  # type: ignore[arg-type]
+    files = {
+        "projection.safetensors": (folders[0] / "projection.safetensors").read_bytes(),
+        "scores.npz": empty.getvalue(),
+        **_bank_file(branches[0], merged),
+        **carry_over(merged, pictures, min(taken, _MOST_EXEMPLAR_BYTES)),
+    }
+    fitted = [
+        {**one, "source": new[one["source"]]}
+        for description, new in zip(descriptions, names, strict=True)
+        for one in description["fitted_on"]
+        if one["source"] in new
+    ]
+    description = {
+        **_without_files(first),
+        "name": to.name,
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "software": software(),
+        "branches": [{**branches[0], "bank": bank_entry(merged), "scale": scale}],
+        "fitted_on": fitted,
+        "fit": {
+            "frames": sum(one["fit"]["frames"] for one in descriptions),
+            "patches": sum(one["fit"]["patches"] for one in descriptions),
+            "scale": scale,
+            "coverage": {"largest_bound": cost.bound} if len(known) == len(bounds) else None,
+            "gain_of_second_half": None,
+            "holdout_sources": [],
+            "seconds": sum(one["fit"]["seconds"] for one in descriptions),
+            "merged_from": [one["name"] for one in descriptions],
+            "merge": asdict(cost),
+        },
+    }
+    save_folder(to, files, description)
+    return merged, cost, scale
+
+
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What keeps the banks of two models (their `model.json`) from being compared; "" = nothing."""
+    mine, theirs = _only_branch(one), _only_branch(other)
+    for what, same in (
+        ("a backbone", mine["backbone"] == theirs["backbone"]),
+        ("weights", mine["weights"]["digest"] == theirs["weights"]["digest"]),
+        ("an input size", mine["input_size"] == theirs["input_size"]),
+        (
+            "a projection",
+            one["files"]["projection.safetensors"] == other["files"]["projection.safetensors"],
+        ),
+        ("regions", one["regions"] == other["regions"]),
+    ):
+        if not same:
+            return what
+    return ""
+
+
+def _only_branch(description: Mapping[str, Any]) -> Mapping[str, Any]:
+    branches: list[Mapping[str, Any]] = description["branches"]
+    if len(branches) != 1:
+        raise ModelError(f"the model has {len(branches)} branches; banks are changed in models of one branch")
+    return branches[0]
+
+
+def _bank_file(branch: Mapping[str, Any], bank: MemoryBank) -> dict[str, bytes]:
+    from safetensors.numpy import save
+
+    return {f"banks/{branch['name']}.safetensors": save(bank.to_tensors())}
+
+
+def _without_files(description: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in description.items() if key not in {"files", "schema", "digest"}}
+
+
+def _coverage_bound(description: Mapping[str, Any]) -> float | None:
+    coverage = description["fit"]["coverage"]
+    return None if coverage is None else float(coverage["largest_bound"])
+
+
+def _new_names(folders: Sequence[Path], descriptions: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """For each model the names of its sources in the merged one: as they are, but for names of different clips."""
+    contents: dict[str, set[str]] = {}
+    for description in descriptions:
+        for one in description["fitted_on"]:
+            contents.setdefault(one["source"], set()).add(one["sha256"])
+    return [
+        {
+            name: f"{folder.name}/{name}" if len(contents.get(name, ())) > 1 else name
+            for name in _only_branch(description)["bank"]["sources"]
+        }
+        for folder, description in zip(folders, descriptions, strict=True)
+    ]

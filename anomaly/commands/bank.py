@@ -1,0 +1,98 @@
+"""`anomaly bank`: look into a model's memory, merge models, forget a clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anomaly.artifact import read_description
+from anomaly.banks import forget_clip, merge_models
+from anomaly.commands import console
+from anomaly.errors import UsageError
+from anomaly.model import load_bank
+
+if TYPE_CHECKING:
+    from anomaly.config import BankCommandConfig
+
+
+def run(config: BankCommandConfig) -> None:
+    """Do what ACTION says."""
+    actions = {"info": _info, "merge": _merge, "forget": _forget}
+    if config.action not in actions:
+        raise UsageError(f"bank {config.action!r} is not an action; choose info, merge or forget")
+    if config.size < 1:
+        raise UsageError(f"size={config.size} is too small; give 1 row or more")
+    actions[config.action](config)
+
+
+def _info(config: BankCommandConfig) -> None:
+    folder = Path(config.model)
+    description = read_description(folder)
+    for branch in description["branches"]:
+        bank = load_bank(folder, branch)
+        size = (folder / "banks" / f"{branch['name']}.safetensors").stat().st_size
+        table = [
+            ("rows", f"{len(bank):,} of {bank.dim} dimensions, {bank.storage}, {size / 1e6:.1f} MB"),
+            ("stand for", f"{int(bank.counts.sum()):,} patches"),
+        ]
+        coverage = description["fit"]["coverage"]
+        if coverage and "mean" in coverage:
+            mean, largest = coverage["mean"] / branch["scale"], coverage["largest"] / branch["scale"]
+            table.append(("coverage", f"{mean:.2f} on average, {largest:.2f} at most, when it was fitted"))
+        own = np.bincount(bank.origins.source, minlength=len(bank.sources))
+        stood = np.bincount(
+            bank.members.witness.source, weights=bank.members.count, minlength=len(bank.sources)
+        )
+        alone = _rows_for_one_source(bank.members.row, bank.members.witness.source, len(bank.sources))
+        for number, name in enumerate(bank.sources):
+            said = f"{own[number]:,} rows, {int(stood[number]):,} patches; forgetting it drops {alone[number]:,} rows"
+            table.append((name, said))
+        console.table(f"Bank {branch['name']} of {description['name']}", table)
+
+
+def _rows_for_one_source(row: np.ndarray, source: np.ndarray, sources: int) -> np.ndarray:
+    """(sources,) rows that stand for that source and no other. Entries are one a row and source, by row."""
+    _, first, count = np.unique(row, return_index=True, return_counts=True)
+    return np.bincount(source[first[count == 1]], minlength=sources)
+
+
+def _merge(config: BankCommandConfig) -> None:
+    bank, cost, scale = merge_models([Path(one) for one in config.models], Path(config.model), config.size)
+    console.table(
+        "Merged",
+        [
+            ("model", config.model),
+            ("rows", f"{len(bank):,} of {cost.rows_before:,}, from {len(bank.sources)} sources"),
+            (
+                "coverage lost",
+                f"an input row is {cost.mean / scale:.2f} from its nearest kept row on average, "
+                f"{cost.largest / scale:.2f} at most (1 = the score of an ordinary frame)",
+            ),
+            ("bound", f"no fitted patch is further than {cost.bound / scale:.2f} from a row"),
+        ],
+    )
+    console.say(f"NOT CALIBRATED. Next: python -m anomaly calibrate --model {config.model} --labeled LABELS")
+
+
+def _forget(config: BankCommandConfig) -> None:
+    if config.clip is None:
+        raise UsageError(f"bank forget needs --clip NAME; `bank info --model {config.model}` shows the names")
+    bank, forgotten, scale = forget_clip(Path(config.model), config.clip)
+    console.table(
+        f"Forgot {config.clip}",
+        [
+            ("rows", f"{forgotten.rows:,} dropped, {len(bank):,} left"),
+            ("patches", f"{forgotten.patches:,} no longer stood for"),
+            (
+                "coverage lost",
+                f"a dropped row is {forgotten.mean / scale:.2f} from the nearest left on average, "
+                f"{forgotten.largest / scale:.2f} at most (1 = the score of an ordinary frame)",
+            ),
+        ],
+    )
+    console.say(
+        "A threshold that was set before still alarms, UNCERTIFIED: the bank is another. Next: "
+        f"python -m anomaly calibrate --model {config.model} --labeled LABELS"
+    )

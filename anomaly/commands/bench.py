@@ -1,0 +1,110 @@
+"""`anomaly bench`: latency, throughput and memory of a model in every runtime it can run in here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anomaly.artifact import read_description, write_file
+from anomaly.benching import BATCHES, STAGES, matmul_rate, measure_apart
+from anomaly.commands import console
+from anomaly.errors import AnomalyError, UsageError
+from anomaly.exported import TORCH, exports
+from export import ExportError, installed
+
+if TYPE_CHECKING:
+    from anomaly.benching import Cost
+    from anomaly.config import BenchConfig
+
+
+def run(config: BenchConfig) -> None:
+    """Measure, and tell as a table, JSON and a plot."""
+    if config.frames < 1:
+        raise UsageError(f"frames={config.frames} measures nothing; give 1 or more")
+    folder = Path(config.model)
+    read_description(folder)
+    torch = [TORCH] if importlib.util.find_spec("torch") is not None else []
+    names = [*torch, *(name for name in exports(folder) if installed(name.split("-")[0]))]
+    if config.runtime != "auto":
+        names = [config.runtime]
+    costs: list[Cost] = []
+    problems = []
+    with console.stages() as tell:
+        for done, name in enumerate(names):
+            tell("measuring runtimes", done, len(names))
+            try:
+                costs.append(measure_apart(folder, name, config.source, config.frames))
+            except (AnomalyError, ExportError) as error:
+                if len(names) == 1:
+                    raise
+                problems.append(f"{name}: {error}")
+    rate = matmul_rate()
+    console.warn(problems)
+    for cost in costs:
+        console.table(f"{cost.runtime} on {cost.device}", _rows(cost, rate))
+    console.say(
+        f"The floor is a frame's additions and multiplications over this machine's measured {rate / 1e9:.0f} "
+        "Gflop/s of a float32 matrix product, exact search included."
+    )
+    if config.json:
+        figures = {"matmul_gflops": rate / 1e9, "runtimes": [_figures(cost, rate) for cost in costs]}
+        _write(Path(config.json), json.dumps(figures, indent=1).encode() + b"\n")
+    if config.plot:
+        _write(Path(config.plot), _plot(costs))
+        console.say(f"Look at {config.plot}.")
+
+
+def _rows(cost: Cost, rate: float) -> list[tuple[str, str]]:
+    floor = cost.operations / rate * 1e3
+    stages = [f"{stage} {cost.stages_ms[stage]:.2f}" for stage in STAGES if stage in cost.stages_ms]
+    return [
+        (
+            "a frame",
+            f"{cost.p50_ms:.1f} ms (median), {cost.p99_ms:.1f} ms (99 of 100), of {cost.frames} frames",
+        ),
+        ("of which, ms", ", ".join(stages)),
+        ("exact search, ms", f"{cost.exact_search_ms:.2f}, every patch against every row"),
+        (
+            "frames a second",
+            ", ".join(f"{cost.throughput[batch]:.1f} by {batch}" for batch in BATCHES),
+        ),
+        ("memory", f"{cost.memory_mb:.0f} MB at most, ready after {cost.load_s:.1f} s"),
+        (
+            "floor",
+            f"{floor:.2f} ms ({cost.operations / 1e9:.2f} Gflop); a frame takes {cost.p50_ms / floor:.1f} times that",
+        ),
+    ]
+
+
+def _figures(cost: Cost, rate: float) -> dict[str, object]:
+    floor = cost.operations / rate * 1e3
+    return {**asdict(cost), "floor_ms": floor, "times_floor": cost.p50_ms / floor}
+
+
+def _plot(costs: list[Cost]) -> bytes:
+    import io
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.2 + 0.5 * len(costs)), layout="constrained")
+    axes = figure.subplots()
+    names = [cost.runtime for cost in costs]
+    left = [0.0] * len(costs)
+    for stage in STAGES:
+        widths = [cost.stages_ms.get(stage, 0.0) for cost in costs]
+        axes.barh(names, widths, left=left, label=stage)
+        left = [before + width for before, width in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds a frame, median of each stage")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(STAGES), frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, data)

@@ -1,0 +1,50 @@
+"""`anomaly export`: a model as a graph for a runtime without torch, compared and certified at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anomaly.commands import console
+from anomaly.errors import UsageError
+from anomaly.exporting import export_model
+from anomaly.model import load_model
+from export import PRECISIONS, check_runtime
+
+if TYPE_CHECKING:
+    from anomaly.config import ExportConfig
+
+
+def run(config: ExportConfig) -> None:
+    """Export into the model folder, and say what came of it."""
+    precision = config.precision or PRECISIONS.get(config.runtime, ("",))[0]
+    check_runtime(config.runtime, precision)
+    size = config.source_size
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise UsageError(f"source_size={size} is not [height, width]; give two numbers of pixels")
+    model = load_model(Path(config.model), device="cpu", offline=config.weights.offline, runtime="torch")
+    with console.stages() as tell:
+        done = export_model(
+            model,
+            config.runtime,
+            precision,
+            tolerance=config.tolerance,
+            source_size=None if size is None else (size[0], size[1]),
+            tell=tell,
+        )
+    for what, parity in done.parity.items():
+        console.say(f"Against torch, {what}, on {done.pictures}: {parity.text()}.")
+    console.say(
+        f"Patch features of a frame: {done.graph_ms:.1f} ms, {done.before} {done.before_ms:.1f} ms on this machine."
+    )
+    if precision == "int8" and done.rescored is not None:
+        console.say(
+            f"int8 keeps all {done.rescored.recheck.n_events} calibrated events; scores move by up to "
+            f"{done.rescored.recheck.largest_difference:.2g} (an ordinary frame scores 1)."
+        )
+    console.say(f"Written to {done.folder}, {done.megabytes:.1f} MB.")
+    console.say(done.certificate)
+    console.say(
+        f"Next, where torch need not be installed: python -m anomaly score --model {config.model} "
+        f"--source VIDEO --out scores.csv runtime={done.name}"
+    )

@@ -1,0 +1,272 @@
+"""`anomaly study`: compare decider settings, or the models of a sweep, on scores that are there already."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomaly.calibration import calibrate, split_events
+from anomaly.calibration.budget import split_holdout
+from anomaly.calibration.certificate import CERTIFYING, CHOSE, percent
+from anomaly.calibration.false_alarms import MINIMUM_S
+from anomaly.commands import console
+from anomaly.commands.calibrate import count_of, decider_of, options_of
+from anomaly.commands.labeled import score_labeled
+from anomaly.commands.study_table import for_all, name_of, row_of, table_of, write_study
+from anomaly.commands.sweeps import finished_jobs
+from anomaly.decider import DeciderConfig
+from anomaly.errors import CalibrationError, ModelError, UsageError
+from anomaly.evidence import FOLDER
+from anomaly.model import load_model
+from anomaly.report.study import from_json, ranked
+from anomaly.scores import read_series
+from anomaly.thresholds import calibrated_events, load_threshold, save_calibration
+
+if TYPE_CHECKING:
+    from anomaly.calibration import Calibration, Event, Series, Study
+    from anomaly.config import StudyConfig
+    from anomaly.model import Model
+
+#: What is tried where nothing is said.
+_GRID: Mapping[str, Sequence[float]] = {
+    "smoothing_s": (0.0, 0.25, 0.5, 1.0, 2.0),
+    "min_duration_s": (0.0, 0.25, 0.5, 1.0),
+    "leave_ratio": (0.8, 0.9, 1.0),
+}
+#: Seconds between the two halves of a hold-out that is one video.
+_GUARD_S = 10.0
+
+
+def run(config: StudyConfig) -> None:
+    """One study; in a sweep (`-m`) of one setting, unless a grid is given."""
+    if config.study.protect not in ("split", "correct"):
+        raise UsageError(f"study.protect={config.study.protect!r} is not known; choose split or correct")
+    if config.sweep is not None:
+        _study_sweep(config)
+    elif config.model is None:
+        raise UsageError("study needs --model or --sweep; see `python -m anomaly study --help`")
+    else:
+        _study_model(config, Path(config.model))
+
+
+def collect_jobs(folder: Path) -> None:
+    """One table and one plot of all jobs of a `study -m`."""
+    rows, target = [], 0.0
+    jobs = finished_jobs(folder)
+    for (place, overrides), label in zip(jobs, _labels(jobs), strict=True):
+        path = place / "study.json"
+        if path.is_file():
+            found = from_json(path.read_text(encoding="utf-8"))
+            rows += [replace(row, name=label if len(found) == 1 else f"{label} {row.name}") for row in found]
+            target = max([target, *_targets(overrides)])
+    if rows:
+        line = (
+            f"{len(rows)} settings of a sweep. Each job certified its own as if it were the only one: whoever takes the "
+            "best after a look here has compared them all, and calibrates on labels that no job has seen."
+        )
+        rows = [for_all(row, len(rows)) for row in rows]
+        write_study(folder, "Study over a sweep", [line], ranked(rows), target or 0.95)
+
+
+def _study_model(config: StudyConfig, folder: Path) -> None:
+    model = load_model(folder, device=config.device, offline=config.weights.offline)
+    threshold = load_threshold(model, fps=config.footage.fps)
+    if not threshold.document:
+        raise ModelError(f"{str(folder)!r} has no scores to study; {threshold.doubt}")
+    if threshold.document.get("cameras"):
+        raise ModelError(
+            f"{str(folder)!r} was calibrated by camera, a study compares settings on one scale; "
+            "calibrate with calibration.cameras=one to study it"
+        )
+    labeled, holdout = read_series(folder, "labeled"), read_series(folder, "holdout")
+    events = [
+        replace(event, found=CERTIFYING[0]) if event.found == CHOSE else event
+        for event in calibrated_events(threshold.document)
+    ]
+    with_events = {event.video for event in events}
+    holdout += [one for one in labeled if one.source not in with_events]
+    labeled = [one for one in labeled if one.source in with_events]
+    settings = _settings(config)
+    choose, prove, spend, report, tried, how = _protected(config, events, holdout, len(settings))
+    table = table_of(config, labeled, choose, spend, settings)
+    target = config.calibration.target_recall
+    rows = ranked(
+        [row_of(table, index, name_of(one, settings), target) for index, one in enumerate(settings)]
+    )
+    best = settings[table.best(target)] if len(settings) > 1 else settings[0]
+    result = calibrate(
+        labeled,
+        prove,
+        report,
+        best,
+        **options_of(config.calibration),
+        count=count_of(config.labels),
+        tolerance_s=config.labels.slack_s,
+        settings_tried=tried,
+    )
+    lines = [
+        f"{len(settings)} decider settings at {len(table.thresholds)} thresholds, on {table.n_events} labelled "
+        f"{'clips' if config.labels.count == 'clip' else 'events'} and {60 * table.hours:.1f} min of normal footage.",
+        f"Fewest false alarms at a recall of {percent(target)}: {name_of(best, settings)}.",
+        how,
+        *result.text().splitlines(),
+    ]
+    write_study(_place(config, folder), f"Threshold study of {folder.name}", lines, rows, target)
+    if config.study.apply:
+        _apply(model, result, config, threshold.document, len(settings), how)
+
+
+def _apply(
+    model: Model,
+    result: Calibration,
+    config: StudyConfig,
+    document: Mapping[str, Any],
+    tried: int,
+    how: str,
+) -> None:
+    if document["hangs_on"]["scoring"] != model.scoring_digest:
+        raise ModelError(
+            "the scores are those of another bank, backbone or regions; calibrate again, then study"
+        )
+    path = save_calibration(
+        model,
+        result,
+        None,
+        fps=document["fps"],
+        settings=asdict(config.calibration),
+        labels_digest=document["hangs_on"]["labels"],
+        chosen=f"the best of {tried} settings in a study; {how}",
+    )
+    # It was kept for the frames that the other setting needs.
+    shutil.rmtree(model.folder / FOLDER, ignore_errors=True)
+    console.say(
+        f"Written to {path}. Evidence kept for the threshold before it was removed: `calibrate --check` has none."
+    )
+
+
+def _study_sweep(config: StudyConfig) -> None:
+    """The models that the jobs of a `fit -m` left, on the same labels."""
+    if config.labeled is None:
+        raise UsageError("study --sweep needs --labeled, the labels to compare the models on")
+    folder = Path(str(config.sweep))
+    jobs = finished_jobs(folder)
+    models = [
+        (path.parent, label)
+        for (place, _), label in zip(jobs, _labels(jobs), strict=True)
+        for path in sorted(place.rglob("model.json"))
+    ]
+    if not models:
+        raise ModelError(f"{str(folder)!r} holds no finished job with a model; sweep with `fit -m` first")
+    decider, target = decider_of(config.decider), config.calibration.target_recall
+    tables: list[tuple[str, Study]] = []
+    for place, name in models:
+        model = load_model(place, device=config.device, offline=config.weights.offline)
+        found = score_labeled(
+            model, config.labeled, config.videos, config.footage, config.labels, grids=False
+        )
+        with_events = {event.video for event in found.events}
+        series = [one.series for one in found.scored]
+        holdout = read_series(place, "holdout") + [one for one in series if one.source not in with_events]
+        labeled = [one for one in series if one.source in with_events]
+        tables.append(
+            (
+                name,
+                table_of(config, labeled, found.events, holdout, [decider], len(models)),
+            )
+        )
+    rows = ranked([row_of(table, 0, name, target) for name, table in tables])
+    lines = [
+        f"{len(rows)} models of a sweep, on {tables[0][1].n_events} labelled {'clips' if config.labels.count == 'clip' else 'events'}.",
+        f"Whoever takes the best of them and calibrates it on these same labels has compared {len(rows)} settings: "
+        "calibrate on other labels, or the certificate promises too much.",
+    ]  # fmt: skip
+    write_study(
+        Path(config.out) if config.out else folder,
+        f"Study of the models in {folder.name}",
+        lines,
+        rows,
+        target,
+    )
+
+
+def _settings(config: StudyConfig) -> list[DeciderConfig]:
+    base = decider_of(config.decider)
+    known = [one.name for one in fields(DeciderConfig)]
+    grid: Mapping[str, Sequence[float]] = _GRID
+    if config.study.grid is None and _in_a_sweep():
+        return [base]
+    if config.study.grid is not None:
+        grid = config.study.grid
+    if not isinstance(grid, Mapping):
+        raise UsageError(
+            f"study.grid={grid!r} is no grid; give lists of numbers for some of {', '.join(known)}"
+        )
+    for key, values in grid.items():
+        numbers = isinstance(values, list | tuple) and all(isinstance(one, int | float) for one in values)
+        if key not in known or not numbers or not values:
+            raise UsageError(
+                f"study.grid has {key}: {values}; give lists of numbers for some of {', '.join(known)}"
+            )
+    return [replace(base, **dict(zip(grid, values, strict=True))) for values in product(*grid.values())]
+
+
+def _protected(
+    config: StudyConfig, events: list[Event], holdout: list[Series], n_settings: int
+) -> tuple[list[Event], list[Event], list[Series], list[Series], int, str]:
+    """(events that choose, all events with those that may certify, hold-out to choose and to report on, settings tried, in words)."""
+    if n_settings == 1:
+        return events, events, holdout, holdout, 1, "One setting: nothing was chosen by a look at the events."
+    spend, report = holdout, holdout
+    if sum(float(one.seconds.sum()) for one in holdout) >= 2 * MINIMUM_S:
+        spend, report = split_holdout(holdout, _GUARD_S)
+    if config.study.protect == "correct":
+        how = f"Chosen and certified on the same events; the bound is lowered for the {n_settings} settings tried."
+        return events, events, spend, report, n_settings, how
+    choose, prove = split_events(events, share=config.study.share, seed=config.study.seed)
+    if not choose or not prove:
+        raise CalibrationError(
+            f"{len({event.video for event in events})} clips cannot be split into those that choose and those that "
+            "certify; label more, or use study.protect=correct"
+        )
+    how = (
+        f"Chosen on the events of {len({event.video for event in choose})} clips, certified on "
+        f"{len({event.video for event in prove})} that played no part in the choice."
+    )
+    marked = [
+        replace(event, found=CHOSE) if event.certifies and event in choose else event for event in events
+    ]
+    return choose, marked, spend, report, 1, how
+
+
+def _place(config: StudyConfig, folder: Path) -> Path:
+    if config.out is not None:
+        return Path(config.out)
+    if _in_a_sweep():
+        from hydra.core.hydra_config import HydraConfig
+
+        return Path(HydraConfig.get().runtime.output_dir)
+    return folder.parent / f"{folder.name}_study"
+
+
+def _in_a_sweep() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _labels(jobs: Sequence[tuple[Path, list[str]]]) -> list[str]:
+    """What tells each job from the others: the overrides that not all of them share."""
+    shared = set.intersection(*(set(overrides) for _, overrides in jobs)) if len(jobs) > 1 else set()
+    return [
+        " ".join(one for one in overrides if one not in shared) or place.name for place, overrides in jobs
+    ]
+
+
+def _targets(overrides: Sequence[str]) -> list[float]:
+    key = "calibration.target_recall="
+    return [float(one.removeprefix(key)) for one in overrides if one.startswith(key)]

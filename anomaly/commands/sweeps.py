@@ -1,0 +1,68 @@
+"""A sweep (`-m`): which jobs are finished, so that it resumes, and which failed, wherever they ran.
+
+A job may run in another process (`hydra/launcher=joblib`), so what became of it is a file in its folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from anomaly.errors import AnomalyError, UsageError
+
+_RECORD = "job.json"
+_KEY = "hydra.sweep.dir="
+
+
+def sweep_folder(overrides: Sequence[str]) -> tuple[Path, list[str]]:
+    """The folder of a sweep and the overrides with it: the one given, which resumes it, or a new one."""
+    for override in overrides:
+        if override.startswith(_KEY):
+            return Path(override.removeprefix(_KEY).strip("'\"")), list(overrides)
+    folder = Path("multirun") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    return folder, [*overrides, f"{_KEY}{folder.as_posix()}"]
+
+
+def is_finished(folder: Path, overrides: Sequence[str]) -> bool:
+    """Whether a job of these overrides was finished in this folder before."""
+    record = _read(folder)
+    return record is not None and record["overrides"] == list(overrides) and record["error"] is None
+
+
+def record_job(folder: Path, overrides: Sequence[str], error: tuple[str, int] | None) -> None:
+    """Write down that a job ended: well, or with (message, exit status)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"overrides": list(overrides), "error": error}, indent=1) + "\n"
+    (folder / _RECORD).write_text(text, encoding="utf-8")
+
+
+def finished_jobs(folder: Path) -> list[tuple[Path, list[str]]]:
+    """Folder and overrides of each finished job, in order."""
+    found = []
+    for path in sorted(
+        folder.glob(f"*/{_RECORD}"), key=lambda path: (len(path.parent.name), path.parent.name)
+    ):
+        record = _read(path.parent)
+        if record and record["error"] is None:
+            found.append((path.parent, [str(one) for one in record["overrides"]]))
+    return found
+
+
+def raise_first_failure(folder: Path) -> None:
+    """Raise the first job's error, if one failed: UsageError where its exit status was 2."""
+    for path in sorted(folder.glob(f"*/{_RECORD}")):
+        record = _read(path.parent)
+        if record and record["error"] is not None:
+            message, status = record["error"]
+            raise (UsageError if status == UsageError.exit_status else AnomalyError)(message)
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and {"overrides", "error"} <= set(record) else None

@@ -1,0 +1,321 @@
+"""Export of a model: graphs written, held against torch at once, and certified again on the evidence.
+
+Only what passes comes into the model folder. What decides is compared as it decides: scores, heatmaps, and
+labels at the threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anomaly.artifact import replace_subfolder
+from anomaly.detector import Detector
+from anomaly.errors import ModelError
+from anomaly.evidence import FOLDER as EVIDENCE
+from anomaly.evidence import load_evidence
+from anomaly.exported import FOLDER, INDEX, GraphBackbone
+from anomaly.gate import gate, gate_whole
+from anomaly.model import software
+from anomaly.reissue import Rescored, reissue, rescore
+from anomaly.resize import resize, resize_matrix
+from anomaly.thresholds import RUNTIME
+from export import ENDINGS, TOLERANCE, check_runtime, open_graph
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from anomaly.backbone import Backbone
+    from anomaly.detector import Branch
+    from anomaly.evidence import Evidence
+    from anomaly.model import Model
+    from anomaly.types import ImageArray
+    from export import Graph, Parity
+    from export.onnx import BranchParts
+
+    Tell = Callable[[str, float, float | None], None]
+
+#: Frames of the evidence that an export is compared on before its certificate is checked on all of them.
+_FRAMES = 16
+#: Pictures that int8 needs to learn its scales.
+_LEAST_NORMAL = 8
+#: A score may move by this much (1 = an ordinary frame) without a word about the certificate.
+_LEAST_TOLERANCE = 0.01
+#: Share of the threshold that it may be lowered by, so that an event on the threshold is still caught.
+_MOST_LOWERED = 0.02
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What came of an export.
+
+    Attributes:
+        name: "<runtime>-<precision>".
+        folder: where its graphs lie.
+        parity: against torch on the same frames; the whole graph's too, where there is one.
+        pictures: what it was compared on, in words.
+        rescored: all evidence scored again, or None without evidence.
+        certificate: what became of the certificate, in words.
+        before: what `before_ms` was measured with: torch, or for int8 the same runtime in float32.
+        before_ms, graph_ms: a frame's patch features, median.
+        megabytes: of the graphs.
+    """
+
+    name: str
+    folder: Path
+    parity: Mapping[str, Parity]
+    pictures: str
+    rescored: Rescored | None
+    certificate: str
+    before: str
+    before_ms: float
+    graph_ms: float
+    megabytes: float
+
+
+def export_model(
+    model: Model,
+    runtime: str,
+    precision: str,
+    *,
+    tolerance: float | None = None,
+    source_size: tuple[int, int] | None = None,
+    tell: Tell = lambda _stage, _done, _total: None,
+) -> Exported:
+    """Export a model for one runtime and precision into its own folder.
+
+    Args:
+        model: loaded with torch on the processor.
+        runtime, precision: see `export.PRECISIONS`.
+        tolerance: allowed relative difference; None = `export.TOLERANCE`. int8 has none: it is judged by its recall.
+        source_size: (H, W) of the frames that the whole graph takes; None = as the evidence's, else the
+            network's input size. Other sizes are resized on the host by the same matrices.
+        tell: progress, called with (stage, done, total).
+
+    Raises:
+        ModelError: the graph does not answer as torch does (the step at which they part is named), or int8
+            without evidence, or int8 that loses an event.
+        ExportError: the runtime is not installed, or cannot run the graph.
+    """
+    check_runtime(runtime, precision)
+    name = f"{runtime}-{precision}"
+    evidence = load_evidence(model.folder) if (model.folder / EVIDENCE / "index.json").is_file() else None
+    pictures, described = _pictures(model, evidence)
+    size = source_size or pictures[0].shape[:2]
+    normal = [evidence.image(one.files[0]) for one in evidence.normal] if evidence is not None else []
+    if precision == "int8" and len(normal) < _LEAST_NORMAL:
+        raise ModelError(
+            f"int8 learns its scales on the evidence's normal frames, at least {_LEAST_NORMAL}; {str(model.folder)!r} "
+            f"holds {len(normal)}: run `python -m anomaly calibrate --model {model.folder} --labeled LABELS` first"
+        )
+    limit = TOLERANCE.get(precision, float("inf")) if tolerance is None else tolerance
+    with TemporaryDirectory(prefix="anomaly-export-") as place:
+        branches, operations = [], 0
+        parity: dict[str, Parity] = {}
+        for index, branch in enumerate(model.detector.branches):
+            tell(f"exporting {branch.name}", index, len(model.detector.branches))
+            parts = parts_of(model.detector, branch)
+            operations += operations_of(branch)
+            _write_graphs(Path(place), parts, branch, runtime, precision, (size[0], size[1]), normal)
+            tell(f"comparing {branch.name}", 0, len(pictures))
+            graph = open_graph(
+                runtime, Path(place) / f"{branch.name}.features{ENDINGS[runtime][0]}", precision
+            )
+            own = _through(branch, graph)
+            branches.append(own)
+            parity[branch.name] = gate(model, branch, own, pictures, limit, (runtime, precision), parts)
+            whole = Path(place) / f"{branch.name}.whole{ENDINGS[runtime][0]}"
+            if whole.is_file():
+                parity[f"{branch.name}, search in the graph"] = gate_whole(
+                    model, branch, open_graph(runtime, whole, precision), pictures, (size[0], size[1]), limit
+                )
+        detector = Detector(branches, model.detector.regions, model.detector.decider.config)
+        found = None
+        if evidence is not None and evidence.stretches:
+            total = sum(len(one.files) for one in evidence.stretches)
+            done = 0
+
+            def advance(frames: int) -> None:
+                nonlocal done
+                done += frames
+                tell("scoring the evidence", done, total)
+
+            # What is relative to the score above is told here in scores of ordinary frames, 1.
+            found = rescore(
+                evidence,
+                detector,
+                name,
+                tolerance=max(limit, _LEAST_TOLERANCE),
+                lowering=min(limit, _MOST_LOWERED),
+                progress=advance,
+            )
+        if precision == "int8" and found is not None and found.recheck.lost:
+            lost = found.recheck.lost
+            raise ModelError(
+                f"int8 loses {len(lost)} of {found.recheck.n_events} calibrated events, the first is {lost[0]}; "
+                "it is not kept: use another precision"
+            )
+        before, reference = RUNTIME, model.detector.branches[0]
+        if precision == "int8":
+            before = f"{runtime}-fp32"
+            reference = _in_float32(model, Path(place), runtime)
+        before_ms, graph_ms = (_milliseconds(one, pictures) for one in (reference, branches[0]))
+        files = {path.name: path.read_bytes() for path in sorted(Path(place).iterdir()) if path.is_file()}
+        document = {
+            "runtime": runtime,
+            "precision": precision,
+            "scoring": model.scoring_digest,
+            "source_size": list(size),
+            "tolerance": None if np.isinf(limit) else limit,
+            "compared_on": described,
+            "operations": operations,
+            "parity": {key: _finite(vars(one)) for key, one in parity.items()},
+            "software": {**software(), runtime: version(runtime)},
+        }
+        folder = model.folder / FOLDER / name
+        replace_subfolder(folder, files, INDEX, document)
+    return Exported(
+        name,
+        folder,
+        parity,
+        described,
+        found,
+        reissue(model, name, found),
+        before,
+        before_ms,
+        graph_ms,
+        sum(map(len, files.values())) / 1e6,
+    )
+
+
+def parts_of(detector: Detector, branch: Branch) -> BranchParts:
+    """A torch branch as `export.onnx` takes it.
+
+    Raises:
+        ModelError: the branch has something that no graph has.
+    """
+    from export.onnx import BranchParts
+
+    if branch.bank.place_weight > 0:
+        raise ModelError(
+            f"branch {branch.name!r} counts place in its metric (place_weight={branch.bank.place_weight:g}), which "
+            "is not exported; fit without it"
+        )
+    backbone: Backbone = branch.backbone  # type: ignore[assignment]  # a model loaded with torch has no other
+    return BranchParts(
+        backbone.module,
+        branch.projection.mean,
+        branch.projection.components,
+        branch.bank.metric,
+        branch.scale,
+        branch.top_share,
+        detector.regions.patch_mask(*backbone.grid).ravel(),
+        backbone.grid,
+        backbone.input_size,
+    )
+
+
+def operations_of(branch: Branch) -> int:
+    """Multiplications and additions of one frame's patch features in a torch branch."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    backbone: Backbone = branch.backbone  # type: ignore[assignment]
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        backbone.module(torch.zeros(1, *backbone.input_size, 3, device=backbone.device))
+    projection = 2 * backbone.grid[0] * backbone.grid[1] * branch.projection.components.size
+    return int(counter.get_total_flops()) + projection
+
+
+def _pictures(model: Model, evidence: Evidence | None) -> tuple[list[ImageArray], str]:
+    """Frames to compare on: of the evidence, its highest event frames first; else made up."""
+    if evidence is not None and evidence.stretches:
+        files = [one.files[-1] for one in evidence.stretches]
+        chosen = files[: _FRAMES // 2] + files[-_FRAMES // 2 :] if len(files) > _FRAMES else files
+        return [evidence.image(file) for file in chosen], f"{len(chosen)} frames of the evidence"
+    height, width = model.detector.branches[0].backbone.input_size
+    generator = np.random.default_rng(0)
+    made = []
+    for cells in (2, 4, 8, 16):
+        coarse = generator.uniform(0, 255, (cells, cells, 3)).astype(np.float32)
+        made.append(np.round(resize(coarse, (height, width))).astype(np.uint8))
+    return made, f"{len(made)} generated pictures (the model holds no evidence)"
+
+
+def _write_graphs(
+    place: Path,
+    parts: BranchParts,
+    branch: Branch,
+    runtime: str,
+    precision: str,
+    size: tuple[int, int],
+    normal: Sequence[ImageArray],
+) -> None:
+    from export.onnx import ResizeMatrices, features_graph, whole_graph
+
+    models: dict[str, bytes] = {}
+    # OpenVINO's bf16 is chosen when the graph is loaded, and int8 is made from float32.
+    typed: Any = precision if runtime == "tensorrt" or precision == "fp16" else "fp32"
+    models["features"] = features_graph(parts, typed)
+    if precision == "int8":
+        from export.quantise import quantised
+
+        models["features"] = quantised(models["features"], [resize(one, parts.input_size) for one in normal])
+    elif typed == precision:
+        # Elsewhere the distance would be measured in half precision too: there the search stays beside the graph.
+        matrices = ResizeMatrices(
+            resize_matrix(size[0], parts.input_size[0]),
+            resize_matrix(size[1], parts.input_size[1]),
+            resize_matrix(parts.grid[0], size[0]),
+            resize_matrix(parts.grid[1], size[1]),
+        )
+        models["whole"] = whole_graph(parts, matrices, typed)
+    for kind, data in models.items():
+        if runtime == "openvino":
+            from export.openvino import convert
+
+            convert(data, place, f"{branch.name}.{kind}")
+        else:
+            (place / f"{branch.name}.{kind}.onnx").write_bytes(data)
+
+
+def _in_float32(model: Model, place: Path, runtime: str) -> Branch:
+    """The first branch with its features graph in float32, to tell what int8 gains."""
+    branch = model.detector.branches[0]
+    folder = place / "fp32"
+    folder.mkdir()
+    parts = parts_of(model.detector, branch)
+    _write_graphs(folder, parts, branch, runtime, "fp32", parts.input_size, ())
+    graph = open_graph(runtime, folder / f"{branch.name}.features{ENDINGS[runtime][0]}", "fp32")
+    return _through(branch, graph)
+
+
+def _through(branch: Branch, graph: Graph) -> Branch:
+    """The branch with a graph in its network's place."""
+    backbone = branch.backbone
+    return replace(branch, backbone=GraphBackbone(graph, backbone.spec, backbone.input_size, backbone.grid))
+
+
+def _milliseconds(branch: Branch, pictures: Sequence[ImageArray]) -> float:
+    """Median time of a frame's patch features, over at least five."""
+    backbone = branch.backbone
+    times = []
+    for number in range(max(5, len(pictures))):
+        began = perf_counter()
+        backbone.extract([pictures[number % len(pictures)]])
+        times.append((perf_counter() - began) * 1e3)
+    return float(np.median(times))
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value
+        for key, value in values.items()
+    }

@@ -1,0 +1,118 @@
+"""A fit on disk while it runs, so that a power cut or Ctrl-C costs a minute and not the night.
+
+A hidden folder beside the model holds the frozen projection, and the coreset together with how far the
+footage has been read, in one file that is replaced whole. It is bound to the footage, the backbone, the
+settings and the software: a fit that differs in any of them starts anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anomaly.artifact import digest_of, write_file
+from anomaly.fitting.filling import Tally
+from anomaly.projection import Projection
+from memory_bank import MemoryBankError, checkpoint_note, load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from memory_bank import StreamingCoreset
+
+_PROJECTION, _CORESET = "projection.safetensors", "coreset.safetensors"
+#: A checkpoint is put off until this many times its own writing time has gone by.
+_PATIENCE = 20
+
+
+def checkpoint_folder(model: Path) -> Path:
+    """Where the unfinished fit of a model lies: hidden, beside the model folder."""
+    return model.parent / f".{model.name}.fit"
+
+
+def discard_checkpoint(model: Path) -> None:
+    """Remove what an unfinished fit of the model left."""
+    shutil.rmtree(checkpoint_folder(model), ignore_errors=True)
+
+
+class Checkpoint:
+    """Saves a fit from time to time, and finds it again.
+
+    Args:
+        folder: `checkpoint_folder` of the model.
+        bound_to: what the fit hangs on, by name ("footage", "backbone", ...); JSON-able.
+        every_s: seconds between checkpoints.
+        note: takes lines that the person should read.
+    """
+
+    def __init__(
+        self, folder: Path, bound_to: Mapping[str, Any], every_s: float, note: Callable[[str], None]
+    ) -> None:
+        self._folder = folder
+        self._bound_to = {name: digest_of(value) for name, value in bound_to.items()}
+        self._every_s = every_s
+        self._note = note
+        self._next = time.monotonic() + every_s
+        self._saved = False
+        self._failed = False
+
+    def resume(self) -> tuple[Projection, StreamingCoreset, Tally] | None:
+        """What an unfinished fit left, or None where there is nothing that this one may go on with."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        if not (self._folder / _CORESET).is_file():
+            return None
+        try:
+            stored = checkpoint_note(self._folder / _CORESET)
+            bound_to = stored["bound_to"]
+            others = [name for name, digest in self._bound_to.items() if bound_to.get(name) != digest]
+            if not others:
+                coreset = load_checkpoint(self._folder / _CORESET)
+                arrays = load_file(self._folder / _PROJECTION)
+                projection = Projection(arrays["mean"], arrays["components"], stored["explained"])
+                self._saved = True
+                return projection, coreset, Tally(**stored["tally"])
+            why = f"it is of other {' and '.join(others)}"
+        except (MemoryBankError, SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            why = f"it cannot be read ({' '.join(str(error).split())})"
+        self._note(f"the unfinished fit in {self._folder} is not gone on with: {why}; this fit starts anew")
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return None
+
+    def save_if_due(self, projection: Projection, coreset: StreamingCoreset, tally: Tally) -> None:
+        """Save where the last checkpoint is old enough."""
+        if time.monotonic() >= self._next:
+            self._save(projection, coreset, tally)
+
+    def save_last(self, projection: Projection, coreset: StreamingCoreset, tally: Tally) -> None:
+        """Save the whole pass, where it took long enough to have been saved before."""
+        if self._saved:
+            self._save(projection, coreset, tally)
+
+    def _save(self, projection: Projection, coreset: StreamingCoreset, tally: Tally) -> None:
+        from safetensors.numpy import save
+
+        began = time.monotonic()
+        stored = {"bound_to": self._bound_to, "explained": projection.explained, "tally": tally.to_json()}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if not self._saved:
+                arrays = {"mean": projection.mean, "components": projection.components}
+                contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+                write_file(self._folder / _PROJECTION, save(contiguous))
+            save_checkpoint(self._folder / _CORESET, coreset, note=stored)
+            self._saved = True
+        except (OSError, MemoryBankError) as error:
+            if not self._failed:
+                self._note(
+                    f"no checkpoint could be written ({' '.join(str(error).split())}); the fit goes on, and an "
+                    "interruption would cost what it has done since the last one"
+                )
+            self._failed = True
+        ended = time.monotonic()
+        self._next = ended + max(self._every_s, _PATIENCE * (ended - began))

@@ -1,0 +1,91 @@
+"""What a fit is told, and what it reports."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from anomaly.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from memory_bank import Coverage
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Settings of a fit; see `configs/fit.yaml` for what each does."""
+
+    fps: float | None = 5.0
+    score_fps: float | None = 10.0
+    holdout: float = 0.2
+    guard_s: float = 2.0
+    dims: int = 100
+    shrinkage: float = 0.5
+    sample_frames: int = 200
+    bank_size: int = 15_000
+    radius: float | None = None
+    half: bool = False
+    top_share: float = 0.01
+    seed: int = 0
+    refuse_damage: bool = False
+    checkpoint_s: float = 60.0
+    compute: str = "local"
+    shard_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for key, value in (
+            ("bank.size", self.bank_size),
+            ("projection.dims", self.dims),
+            ("projection.sample_frames", self.sample_frames),
+        ):
+            if value < 1:
+                raise UsageError(f"{key}={value} is too small; give 1 or more")
+        if self.radius is not None and not self.radius > 0:
+            raise UsageError(f"bank.radius={self.radius} is no distance; give one above 0, or use bank.size")
+        if not 0 <= self.shrinkage <= 1:
+            raise UsageError(f"projection.shrinkage={self.shrinkage} is outside 0..1; give for instance 0.1")
+        if not self.checkpoint_s > 0:
+            raise UsageError(f"fit.checkpoint_s={self.checkpoint_s} is no interval; give seconds, such as 60")
+        if self.compute not in {"local", "ray"}:
+            raise UsageError(f"fit.compute={self.compute!r} is not known; choose local or ray")
+        if self.shard_s is not None and not self.shard_s > 0:
+            raise UsageError(f"fit.shard_s={self.shard_s} is no length; give seconds, such as 600")
+        if not self.guard_s >= 0:
+            raise UsageError(f"fit.guard_s={self.guard_s} is negative; give seconds, 0 or more")
+
+
+@dataclass
+class FitReport:
+    """What a fit did, for the person who started it.
+
+    Attributes:
+        sources: name, frames learned, seconds and codec of each source used.
+        frames, patches: learned from.
+        coverage: how far fitted patches are from their nearest row, in distance before scaling.
+        scale: distance that a score of 1 stands for.
+        holdout: per source: times (n,) and scores (n,) of held-out frames.
+        holdout_mean_distance, holdout_largest_distance: of held-out patches to their nearest row,
+            divided by the scale.
+        gain_of_second_half: by what share the second half of the learned footage lowered the
+            hold-out scores; near 0 = more footage would add little.
+        damaged: messages about files that could not be read, or not to the end.
+        notes: what else the person should know, a line each.
+        seconds: wall time.
+    """
+
+    sources: dict[str, dict[str, float | int | str]] = field(default_factory=dict)
+    frames: int = 0
+    patches: int = 0
+    coverage: Coverage | None = None
+    scale: float = 1.0
+    holdout: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
+    holdout_mean_distance: float = math.nan
+    holdout_largest_distance: float = math.nan
+    gain_of_second_half: float = math.nan
+    damaged: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0

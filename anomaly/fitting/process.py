@@ -1,0 +1,185 @@
+"""A fit from start to end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from anomaly.backbone import Backbone, BackboneSpec, choose_input_size
+from anomaly.detector import Branch, Detector
+from anomaly.fitting.checkpoint import Checkpoint
+from anomaly.fitting.filling import Tally, fill, learn_projection, new_coreset, nothing_left
+from anomaly.fitting.holdout import measure_holdout
+from anomaly.fitting.options import FitOptions, FitReport
+from anomaly.fitting.reading import Reader, probe_all, typical_size
+from anomaly.fitting.shards import fill_in_shards
+from anomaly.model import software
+from anomaly.splits import plan_holdout
+from anomaly.weights import tensor_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from anomaly.decider import DeciderConfig
+    from anomaly.footage.source import Source
+    from anomaly.projection import Projection
+    from anomaly.regions import Regions
+    from anomaly.splits import Span
+    from anomaly.weights import Tensors
+    from memory_bank import MemoryBank
+
+    Excluded = Mapping[str, Sequence[tuple[float, float]]]
+    Tell = Callable[[str, float, float | None], None]
+
+
+def fit(
+    sources: Sequence[Source],
+    spec: BackboneSpec,
+    weights: Tensors,
+    regions: Regions,
+    decider: DeciderConfig,
+    options: FitOptions,
+    *,
+    input_size: tuple[int, int] | None = None,
+    excluded: Excluded | None = None,
+    device: str = "cpu",
+    projection: Projection | None = None,
+    checkpoint: Path | None = None,
+    progress: Tell | None = None,
+) -> tuple[Detector, FitReport]:
+    """Learn a detector from normal footage.
+
+    Args:
+        sources: the footage.
+        spec, weights: the backbone.
+        regions: what of the picture counts; patches outside never enter the bank.
+        decider: settings kept with the model until a calibration chooses.
+        options: see `FitOptions`.
+        input_size: (h, w) of the network's input; None = from the footage's shape.
+        excluded: stretches by source name that are not learned from.
+        device: "cpu" or "cuda".
+        projection: of another model with the same backbone, so that the banks can merge; None = learned.
+        checkpoint: folder for checkpoints, from which a later call goes on; None = none are written.
+        progress: called with (what is being done, units done so far, units in all or None).
+
+    Returns:
+        The detector, and what was done.
+
+    Raises:
+        NoFootageError: nothing readable, or nothing left to learn from.
+        DamagedFootageError: a damaged file, where damage is to be refused.
+    """
+    started = time.perf_counter()
+    report = FitReport()
+    tell: Tell = progress or (lambda what, done, total: None)
+    excluded = excluded or {}
+    usable, infos = probe_all(sources, report.damaged, tell, refuse_damage=options.refuse_damage)
+    size = input_size or choose_input_size(spec, typical_size(infos.values()))
+    backbone = Backbone(spec, weights, size, device)
+    counts = regions.patch_mask(*backbone.grid).ravel()
+    durations = {name: info.duration_s for name, info in infos.items()}
+    reader = Reader(durations, excluded, options.refuse_damage, report.damaged)
+    learned, held = plan_holdout(usable, durations, options.holdout, options.guard_s, options.seed)
+    if options.compute == "ray" or options.shard_s is not None:
+        if projection is None:
+            frames = reader.sample(learned, options.sample_frames, options.fps, options.seed)
+            projection = learn_projection(backbone, frames, counts, options, tell)
+        bank, coverage, tally = fill_in_shards(
+            backbone, weights, projection, counts, learned, reader, options, tell
+        )
+        report.coverage = coverage
+    else:
+        keeper = None
+        if checkpoint is not None:
+            bound_to = _bound_to(usable, excluded, spec, weights, size, device, regions, options, projection)
+            keeper = Checkpoint(checkpoint, bound_to, options.checkpoint_s, report.notes.append)
+        projection, bank, tally = _fill(
+            backbone, projection, counts, learned, reader, options, report, keeper, tell
+        )
+    report.sources, report.frames, report.patches = tally.sources, tally.frames, tally.patches
+    report.damaged += [message for message in tally.damaged if message not in report.damaged]
+    if options.half:
+        bank = bank.as_float16()
+    branch = Branch("appearance", backbone, projection, bank, 1.0, options.top_share)
+    detector = measure_holdout(
+        Detector([branch], regions, decider), held, learned, reader, options, report, tell
+    )
+    report.seconds = time.perf_counter() - started
+    return detector, report
+
+
+def _fill(
+    backbone: Backbone,
+    given: Projection | None,
+    counts: NDArray[np.bool_],
+    spans: Sequence[Span],
+    reader: Reader,
+    options: FitOptions,
+    report: FitReport,
+    keeper: Checkpoint | None,
+    tell: Tell,
+) -> tuple[Projection, MemoryBank, Tally]:
+    """Projection and bank in one pass, from the last checkpoint where there is one."""
+    total = sum(reader.expected(span, options.fps) for span in spans)
+    left = keeper.resume() if keeper else None
+    if left:
+        projection, coreset, tally = left
+        reader.damaged.extend(message for message in tally.damaged if message not in reader.damaged)
+        report.notes.append(f"went on with an unfinished fit of {tally.frames} frames")
+    else:
+        frames = reader.sample(spans, options.sample_frames, options.fps, options.seed)
+        projection = given or learn_projection(backbone, frames, counts, options, tell)
+        coreset, tally = new_coreset(projection, options), Tally()
+
+    def after_batch() -> None:
+        tell("filling the bank", tally.frames, total)
+        if keeper:
+            keeper.save_if_due(projection, coreset, tally)
+
+    fill(coreset, tally, backbone, projection, counts, spans, reader, options.fps, after_batch)
+    if not tally.frames:
+        raise nothing_left()
+    if keeper:
+        keeper.save_last(projection, coreset, tally)
+    bank = coreset.finish()
+    report.coverage = coreset.coverage
+    return projection, bank, tally
+
+
+def _bound_to(
+    sources: Sequence[Source],
+    excluded: Excluded,
+    spec: BackboneSpec,
+    weights: Tensors,
+    size: tuple[int, int],
+    device: str,
+    regions: Regions,
+    options: FitOptions,
+    projection: Projection | None,
+) -> dict[str, Any]:
+    """All that a half-filled bank hangs on. Footage is told by name, length and time of change: hours of it
+    would take minutes to hash.
+    """
+    settings = {
+        name: value
+        for name, value in asdict(options).items()
+        if name not in {"checkpoint_s", "score_fps", "refuse_damage"}
+    }
+    stats = [(source.name, source.path.stat()) for source in sources]
+    return {
+        "footage": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+        "excluded moments": {
+            name: [[start, str(end)] for start, end in spans] for name, spans in excluded.items()
+        },
+        "backbone": [asdict(spec), tensor_digest(weights), list(size), device],
+        "regions": regions.to_json(),
+        "settings": settings,
+        "projection": projection and sha256(projection.components.tobytes()).hexdigest(),
+        "software": software(),
+    }

@@ -1,0 +1,199 @@
+"""A fit cut into shards of footage, one after another on this machine or as tasks on a Ray cluster.
+
+How the footage is cut, how many threads work on a shard and in which tree the shards' banks merge are fixed by the
+settings. The number of workers is not among them: one worker or thirty make the same bank, byte for byte, on
+machines of one kind.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from anomaly.backbone import Backbone, BackboneSpec
+from anomaly.errors import AnomalyError, FootageError
+from anomaly.fitting.filling import Tally, fill, new_coreset, nothing_left
+from anomaly.fitting.reading import Reader
+from anomaly.splits import Span
+from memory_bank import Part, merge_parts, part_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from anomaly.fitting.options import FitOptions
+    from anomaly.projection import Projection
+    from anomaly.weights import Tensors
+    from memory_bank import Coverage, MemoryBank
+
+#: Seconds of footage in a shard where `fit.shard_s` is not given.
+SHARD_S = 600.0
+#: Products of more threads add up in another order; one a shard, and the bank does not hang on the machine's count.
+_THREADS = 1
+_TASK_RETRIES = 3
+#: Where every frame is learned, cuts fall on milliseconds.
+_FINEST_GRID = 1000.0
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What every shard needs.
+
+    Attributes:
+        spec, weights, input_size, device: of the backbone.
+        projection: learned beforehand, the same for all.
+        counts: (gh * gw,) bool, patches that are learned.
+        reader: reads the footage; its list of damage is not shared between shards.
+        options: of the fit.
+    """
+
+    spec: BackboneSpec
+    weights: Tensors
+    input_size: tuple[int, int]
+    device: str
+    projection: Projection
+    counts: NDArray[np.bool_]
+    reader: Reader
+    options: FitOptions
+
+
+def cut_into_shards(
+    spans: Sequence[Span], reader: Reader, shard_s: float, fps: float | None
+) -> list[list[Span]]:
+    """Spans in order, long ones cut, short ones together, about `shard_s` seconds of footage in each shard.
+
+    Cuts fall between the frames that are learned at `fps`, so that cutting changes nothing in which they are.
+    """
+    grid = fps or _FINEST_GRID
+    shards: list[list[Span]] = []
+    room = 0.0
+    for span in spans:
+        length = 1.0 if span.source.kind == "image" else reader.length(span)
+        count = max(1, round(length / shard_s))
+        cuts = [span.start_s + round(part * length / count * grid) / grid for part in range(count)]
+        for start, end in zip(cuts, [*cuts[1:], span.end_s], strict=True):
+            if not shards or room < length / count / 2:
+                shards.append([])
+                room = shard_s
+            shards[-1].append(Span(span.source, start, end))
+            room -= length / count
+    return shards
+
+
+def fill_shard(plan: Plan, spans: Sequence[Span]) -> tuple[Part | None, Tally]:
+    """The bank of one shard; None where nothing of it is learned.
+
+    Raises:
+        FootageError: a clip that is not there, by name: another machine may not see what the first one saw.
+    """
+    for span in spans:
+        if not span.source.path.is_file():
+            raise FootageError(
+                f"{span.source.name!r} is not at {str(span.source.path)!r} on {socket.gethostname()}; put the "
+                "footage on a path that every worker sees"
+            )
+    tally = Tally()
+    coreset = new_coreset(plan.projection, plan.options)
+    reader = replace(plan.reader, damaged=[])
+    with _fixed_threads():
+        backbone = Backbone(plan.spec, plan.weights, plan.input_size, plan.device)
+        fill(
+            coreset, tally, backbone, plan.projection, plan.counts, spans, reader, plan.options.fps, lambda: None
+        )  # fmt: skip
+        return (part_of(coreset) if tally.frames else None), tally
+
+
+def fill_in_shards(
+    backbone: Backbone,
+    weights: Tensors,
+    projection: Projection,
+    counts: NDArray[np.bool_],
+    spans: Sequence[Span],
+    reader: Reader,
+    options: FitOptions,
+    tell: Callable[[str, float, float | None], None],
+) -> tuple[MemoryBank, Coverage, Tally]:
+    """The bank of all spans, shard by shard (`options.compute`, `options.shard_s`)."""
+    plan = Plan(
+        backbone.spec, weights, backbone.input_size, backbone.device.type, projection, counts, reader, options
+    )
+    shards = cut_into_shards(spans, reader, options.shard_s or SHARD_S, options.fps)
+    results: list[tuple[Part | None, Tally]] = [(None, Tally())] * len(shards)
+    run = _on_ray if options.compute == "ray" else _here
+    tell("filling the bank, shard by shard", 0, len(shards))
+    for done, (number, result) in enumerate(run(plan, shards), 1):
+        results[number] = result
+        tell("filling the bank, shard by shard", done, len(shards))
+    parts = [part for part, _ in results if part is not None]
+    if not parts:
+        raise nothing_left()
+    total = Tally()
+    for _, tally in results:
+        total.frames += tally.frames
+        total.patches += tally.patches
+        total.damaged += [message for message in tally.damaged if message not in total.damaged]
+        for name, facts in tally.sources.items():
+            known = total.sources.setdefault(name, {"frames": 0, "last_s": 0.0})
+            known["frames"] = int(known["frames"]) + int(facts["frames"])
+            known["last_s"] = max(float(known["last_s"]), float(facts["last_s"]))
+    with _fixed_threads():
+        bank, coverage = merge_parts(parts)
+    return bank, coverage, total
+
+
+def _here(plan: Plan, shards: Sequence[Sequence[Span]]) -> Iterator[tuple[int, tuple[Part | None, Tally]]]:
+    for number, spans in enumerate(shards):
+        yield number, fill_shard(plan, spans)
+
+
+def _on_ray(plan: Plan, shards: Sequence[Sequence[Span]]) -> Iterator[tuple[int, tuple[Part | None, Tally]]]:
+    """As tasks: on the cluster that $RAY_ADDRESS names, or one on this machine. A lost task is done again."""
+    import ray
+
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    try:
+        task = ray.remote(num_cpus=1, num_gpus=1 if plan.device == "cuda" else 0, max_retries=_TASK_RETRIES)(
+            fill_shard
+        )
+        shared = ray.put(plan)
+        waiting: dict[Any, int] = {
+            task.remote(shared, list(spans)): number for number, spans in enumerate(shards)
+        }
+        while waiting:
+            (ready,), _ = ray.wait(list(waiting), num_returns=1)
+            yield waiting.pop(ready), ray.get(ready)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, AnomalyError):
+            raise cause from None
+        raise AnomalyError(f"a shard failed on its worker: {' '.join(str(cause).split())}") from error
+    except ray.exceptions.RayError as error:
+        raise AnomalyError(
+            f"Ray could not run the shards ({' '.join(str(error).split())[:300]}); see that its workers have memory "
+            "and this program, or fit with fit.compute=local"
+        ) from error
+    finally:
+        if started:
+            ray.shutdown()
+
+
+@contextmanager
+def _fixed_threads() -> Iterator[None]:
+    """One thread for torch, and for the products of numpy, while a shard is worked on."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(_THREADS)
+    try:
+        with threadpool_limits(_THREADS):
+            yield
+    finally:
+        torch.set_num_threads(before)

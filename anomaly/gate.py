@@ -1,0 +1,162 @@
+"""The gate that every export passes: the same frames through torch and through the graph, score by score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anomaly.artifact import read_signed
+from anomaly.detector import Detector
+from anomaly.errors import ModelError
+from anomaly.resize import resize
+from anomaly.thresholds import RUNTIME
+from export import check_room, compare, open_graph, parting, search_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from anomaly.backbone import Backbone
+    from anomaly.detector import Branch, Look
+    from anomaly.model import Model
+    from anomaly.types import ImageArray
+    from export import Graph, Parity
+    from export.onnx import BranchParts
+
+
+def _looks(model: Model, branch: Branch, pictures: Sequence[ImageArray]) -> list[Look]:
+    alone = Detector([branch], model.detector.regions, model.detector.decider.config)
+    return [look for picture in pictures for look in alone.look([picture])]
+
+
+def _threshold(model: Model) -> float | None:
+    path = model.folder / "thresholds" / f"{RUNTIME}.json"
+    return read_signed(path)["threshold"] if path.is_file() else None
+
+
+def gate(
+    model: Model,
+    branch: Branch,
+    own: Branch,
+    pictures: Sequence[ImageArray],
+    limit: float,
+    made: tuple[str, str],
+    parts: BranchParts,
+) -> Parity:
+    """Compare a branch with its export, each searched beside the graph.
+
+    Args:
+        model: what the branch belongs to.
+        branch, own: with torch, and with the graph.
+        pictures: (H, W, 3) uint8 RGB.
+        limit: allowed difference of a score, relative to torch's; inf = none is refused.
+        made: (runtime, precision).
+        parts: of the branch, to find the step at which they part.
+
+    Raises:
+        ModelError: they differ by more; the step is named.
+    """
+    ours, theirs = _looks(model, branch, pictures), _looks(model, own, pictures)
+    found = compare(
+        [look.score for look in ours],
+        [look.score for look in theirs],
+        np.stack([look.distances for look in ours]),
+        np.stack([look.distances for look in theirs]),
+        tolerance=limit,
+        threshold=_threshold(model) if limit < float("inf") else None,
+    )
+    if not found.holds:
+        where = _where_they_part(branch, parts, pictures[found.worst], made, limit)
+        raise ModelError(
+            f"{'-'.join(made)} does not answer as torch does: {found.text()}; {where}; "
+            "it is not kept: use another precision or runtime"
+        )
+    return found
+
+
+def _where_they_part(
+    branch: Branch, parts: BranchParts, picture: ImageArray, made: tuple[str, str], limit: float
+) -> str:
+    """The first step whose result is off by more than the tolerance, in words."""
+    import torch
+
+    from export.onnx import features_graph, stage_names
+
+    runtime, precision = made
+    resized = resize(picture, parts.input_size)[None]
+    backbone: Backbone = branch.backbone  # type: ignore[assignment]
+    with torch.inference_mode():
+        stages = backbone.module.stages(torch.from_numpy(resized).to(backbone.device))
+        wanted = {key: value.float().cpu().numpy() for key, value in stages.items()}
+    wanted["patches"] = branch.projection.apply(wanted["features"])
+    typed: Any = precision if runtime == "tensorrt" or precision == "fp16" else "fp32"
+    with TemporaryDirectory(prefix="anomaly-stages-") as place:
+        data = features_graph(parts, typed, stages=True)
+        if runtime == "openvino":
+            from export.openvino import convert
+
+            path = convert(data, Path(place), "stages")[0]
+        else:
+            path = Path(place) / "stages.onnx"
+            path.write_bytes(data)
+        outputs = open_graph(runtime, path, precision).run({"pictures": resized})
+    found: dict[str, Any] = dict(zip(stage_names(parts), outputs.values(), strict=True))
+    parted = parting(wanted, found, limit)
+    if parted is None:
+        return "no single step is off by more than that, they part in the distances"
+    return f"they part at {parted[0]!r} (off by {parted[1]:.2g})"
+
+
+def gate_whole(
+    model: Model,
+    branch: Branch,
+    graph: Graph,
+    pictures: Sequence[ImageArray],
+    size: tuple[int, int],
+    limit: float,
+) -> Parity:
+    """Compare a branch with its whole graph on frames of the graph's source size; raises as `gate`."""
+    frames = [
+        one if one.shape[:2] == size else np.clip(np.round(resize(one, size)), 0, 255).astype(np.uint8)
+        for one in pictures
+    ]
+    ours = _looks(model, branch, frames)
+    theirs = [graph.run(whole_inputs(branch, frame[None])) for frame in frames]
+    found = compare(
+        [look.score for look in ours],
+        np.concatenate([one["score"] for one in theirs]).astype(np.float64),
+        np.stack([look.distances for look in ours]),
+        np.concatenate([one["distances"] for one in theirs]).astype(np.float32),
+        tolerance=limit,
+        threshold=_threshold(model),
+    )
+    if not found.holds:
+        raise ModelError(
+            f"the graph with the search inside does not answer as torch does: {found.text()}; it is not kept"
+        )
+    return found
+
+
+def whole_inputs(branch: Branch, frames: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    """What a whole graph is fed with: frames (N, H, W, 3) uint8 and the bank.
+
+    Raises:
+        MemoryShortError: the search of so many frames does not fit into memory.
+    """
+    rows = branch.bank.working
+    patches = branch.backbone.grid[0] * branch.backbone.grid[1]
+    check_room(
+        search_bytes(len(frames), patches, len(rows)),
+        f"the search of {len(frames)} frames of {patches} patches against {len(rows)} rows in the graph",
+    )
+    half_norms = np.einsum("ij,ij->i", rows, rows) * np.float32(0.5)
+    return {"frames": frames, "bank": rows, "half_norms": half_norms}
+
+
+def replace_branches(detector: Detector, branches: Sequence[Branch]) -> Detector:
+    """The same detector looking through other branches."""
+    return Detector(branches, detector.regions, detector.decider.config)

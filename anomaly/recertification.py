@@ -1,0 +1,132 @@
+"""Whether a certificate holds where it is used: the evidence, scored again by whatever runs there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anomaly.errors import CorruptModelError
+from anomaly.model import software
+
+if TYPE_CHECKING:
+    from anomaly.evidence import Evidence
+    from anomaly.types import ImageArray
+
+    #: (H, W, 3) uint8 RGB pictures to raw scores.
+    ScoreImages = Callable[[Sequence[ImageArray]], Sequence[float]]
+
+#: The lowest event defines the threshold; scores that differ by the order of a sum must not lose it.
+_NOISE = 1e-4
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """What became of a certificate under another runtime, precision or version.
+
+    Attributes:
+        runtime, reference: what scored now, and at calibration.
+        n_frames, n_events: looked at.
+        largest_difference: of a raw score from the reference; 1 = the score of an ordinary normal frame.
+        at: the frame of the largest difference.
+        tolerance: difference that is allowed.
+        lost: events that were caught at calibration and are not any more.
+        left_out: events of which no pictures are kept.
+        versions: software that differs, in words.
+    """
+
+    runtime: str
+    reference: str
+    n_frames: int
+    n_events: int
+    largest_difference: float
+    at: str
+    tolerance: float
+    lost: tuple[str, ...]
+    left_out: int
+    versions: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether scores are within the tolerance, and every event is still caught."""
+        return not self.lost and self.largest_difference <= self.tolerance
+
+    def text(self) -> str:
+        """In plain words."""
+        kept = self.n_events - len(self.lost)
+        lines = [
+            f"Scored {self.n_frames} frames of the evidence again with {self.runtime}; the reference is {self.reference}.",
+            f"Scores differ by {self.largest_difference:.2g} at most (allowed {self.tolerance:g}; an ordinary "
+            f"frame scores 1), at {self.at}.",
+            f"{kept} of {self.n_events} labelled events that were caught are still caught.",
+        ]
+        lines += [f"Not caught any more: {name}." for name in self.lost]
+        if self.left_out:
+            lines.append(
+                f"{self.left_out} more events have no pictures in the evidence; raise evidence.max_mb to keep them."
+            )
+        lines += [f"Changed since: {version}." for version in self.versions]
+        lines.append("The certificate holds here." if self.holds else "The certificate does NOT hold here.")
+        return "\n".join(lines)
+
+
+def recheck(
+    evidence: Evidence,
+    score: ScoreImages,
+    *,
+    runtime: str,
+    tolerance: float = 0.01,
+    progress: Callable[[int], None] | None = None,
+) -> Recheck:
+    """Score the evidence again and hold it against the reference.
+
+    Args:
+        evidence: as `load_evidence` gives it.
+        score: raw scores of pictures under the runtime in question.
+        runtime: its name, such as "openvino-bf16".
+        tolerance: allowed difference of a raw score from the reference.
+        progress: called with the number of frames done since the last call.
+
+    Raises:
+        CorruptModelError: a picture missing or changed, or evidence without a frame.
+    """
+    if not evidence.stretches:
+        raise CorruptModelError(
+            f"{str(evidence.folder)!r} holds no frame; calibrate again with a larger evidence.max_mb"
+        )
+    largest, at, lost, frames = -1.0, "", [], 0
+    for one in evidence.stretches:
+        scores = np.array(score([evidence.image(file) for file in one.files]), np.float64)
+        differences = np.abs(scores - one.scores)
+        worst = int(np.nan_to_num(differences, nan=np.inf).argmax())
+        if not differences[worst] <= largest:
+            largest, at = float(differences[worst]), f"{one.source} at {one.times[worst]:.2f} s"
+        frames += len(scores)
+        finite = bool(np.isfinite(scores).all())
+        if one.event is not None and one.decision_score(evidence.decider) >= one.threshold:
+            reached = one.decision_score(evidence.decider, np.maximum(scores, 0)) if finite else -np.inf
+            if not reached >= one.threshold * (1 - _NOISE):
+                lost.append(f"{one.event} ({reached:.4g}, the threshold is {one.threshold:.4g})")
+        if progress is not None:
+            progress(len(scores))
+    now = software()
+    versions = tuple(
+        f"{name} {version}, now {now.get(name, 'not installed')}"
+        for name, version in evidence.software.items()
+        if now.get(name) != version
+    )
+    caught = [one for one in evidence.events if one.decision_score(evidence.decider) >= one.threshold]
+    return Recheck(
+        runtime,
+        evidence.runtime,
+        frames,
+        len(caught),
+        largest,
+        at,
+        tolerance,
+        tuple(lost),
+        evidence.left_out,
+        versions,
+    )

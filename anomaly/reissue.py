@@ -1,0 +1,142 @@
+"""A certificate under an exported graph: the evidence scored again, and the threshold that goes with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anomaly.artifact import read_signed, write_json
+from anomaly.recertification import recheck
+from anomaly.thresholds import RUNTIME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anomaly.detector import Detector
+    from anomaly.evidence import Evidence
+    from anomaly.model import Model
+    from anomaly.recertification import Recheck
+    from anomaly.types import ImageArray
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """The evidence under an exported graph.
+
+    Attributes:
+        recheck: scores and events held against the reference.
+        factor: of the calibration's thresholds: 1, or a little lower, so that the events which lie on a threshold
+            are still caught; never higher.
+        new_alarms: normal frames that reach the threshold and did not at calibration.
+    """
+
+    recheck: Recheck
+    factor: float
+    new_alarms: int
+
+
+def rescore(
+    evidence: Evidence,
+    detector: Detector,
+    name: str,
+    *,
+    tolerance: float,
+    lowering: float,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Rescored:
+    """Score all evidence with a detector.
+
+    Args:
+        evidence: of the model.
+        detector: with the graphs in it.
+        name: "<runtime>-<precision>".
+        tolerance: allowed difference of a score; 1 = the score of an ordinary normal frame.
+        lowering: share of the threshold that it may be lowered by.
+        progress: called with the number of frames done since the last call.
+    """
+    scores: list[list[float]] = []
+
+    def score(images: Sequence[ImageArray]) -> list[float]:
+        scores.append([look.score for image in images for look in detector.look([image])])
+        return scores[-1]
+
+    recheck(evidence, score, runtime=name, tolerance=tolerance, progress=progress)
+    reached = [
+        one.decision_score(evidence.decider, np.maximum(found, 0)) / one.threshold
+        for one, found in zip(evidence.stretches, scores, strict=True)
+        if one.event is not None and one.decision_score(evidence.decider) >= one.threshold
+    ]
+    lowest = min(reached, default=1.0)
+    factor = min(1.0, lowest) if lowest >= 1 - lowering else 1.0
+    lowered = tuple(replace(one, threshold=one.threshold * factor) for one in evidence.stretches)
+    again = iter(scores)
+    # An event whose score rounds to just below its old threshold counts as caught before, too.
+    found = recheck(
+        replace(evidence, stretches=lowered), lambda _: next(again), runtime=name, tolerance=tolerance
+    )
+    new = sum(
+        now[0] >= one.threshold * factor and one.scores[0] < one.threshold
+        for one, now in zip(evidence.stretches, scores, strict=True)
+        if one.event is None
+    )
+    return Rescored(found, factor, new)
+
+
+def reissue(model: Model, name: str, found: Rescored | None) -> str:
+    """Write `thresholds/<name>.json` if the evidence bears it out.
+
+    Args:
+        model: the model.
+        name: "<runtime>-<precision>".
+        found: the evidence scored again; None = there is none.
+
+    Returns:
+        What became of the certificate, in words.
+    """
+    path = model.folder / "thresholds" / f"{name}.json"
+    source = model.folder / "thresholds" / f"{RUNTIME}.json"
+    # Whatever was issued for an earlier export does not hold for this one.
+    path.unlink(missing_ok=True)
+    if not source.is_file():
+        return (
+            "NOT CALIBRATED: the model has no threshold, so there is no certificate to re-issue; run "
+            f"`python -m anomaly calibrate --model {model.folder} --labeled LABELS`, then export again"
+        )
+    if found is None:
+        return (
+            "UNCERTIFIED: the model holds no evidence to certify it on; calibrate with evidence.max_mb above 0, "
+            "then export again"
+        )
+    checked = found.recheck
+    if not checked.holds:
+        return (
+            f"UNCERTIFIED: {len(checked.lost)} of {checked.n_events} events are not caught any more, scores differ by "
+            f"up to {checked.largest_difference:.2g} (allowed {checked.tolerance:g})"
+        )
+    if checked.left_out:
+        return (
+            f"UNCERTIFIED: {checked.left_out} events have no pictures in the evidence; calibrate with a larger "
+            "evidence.max_mb, then export again"
+        )
+    if found.new_alarms:
+        return (
+            f"UNCERTIFIED: {found.new_alarms} normal frames of the evidence reach the threshold now that did not "
+            "before: its false alarms and chance hits were not measured with this runtime"
+        )
+    recertified = {
+        "reference": checked.reference,
+        "frames": checked.n_frames,
+        "events": checked.n_events,
+        "largest_difference": checked.largest_difference,
+        "threshold_factor": found.factor,
+    }
+    document = read_signed(source)
+    for one in (document, *document.get("cameras", {}).values()):
+        one["threshold"] *= found.factor
+    write_json(path, {**document, "runtime": name, "recertified": recertified})
+    return (
+        f"The certificate holds for {name}: all {checked.n_events} events are still caught on {checked.n_frames} "
+        f"frames of evidence, at threshold {document['threshold']:.6g}."
+    )

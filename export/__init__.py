@@ -1,0 +1,39 @@
+"""A detector's branch as a portable graph, and the runtimes that it runs in.
+
+`export.onnx` makes graphs and needs torch; everything else runs without it. Nothing here knows of videos, model
+folders or thresholds: plain arrays and torch modules go in, files and arrays come out.
+"""
+
+from export.errors import (
+    DeviceMissingError,
+    EngineError,
+    ExportError,
+    MemoryShortError,
+    RuntimeMissingError,
+    UnsupportedError,
+)
+from export.memory import available_bytes, check_room, search_bytes
+from export.parity import TOLERANCE, Parity, compare, parting
+from export.runtime import ENDINGS, PRECISIONS, Graph, check_runtime, installed, open_graph
+
+__all__ = [
+    "ENDINGS",
+    "PRECISIONS",
+    "TOLERANCE",
+    "DeviceMissingError",
+    "EngineError",
+    "ExportError",
+    "Graph",
+    "MemoryShortError",
+    "Parity",
+    "RuntimeMissingError",
+    "UnsupportedError",
+    "available_bytes",
+    "check_room",
+    "check_runtime",
+    "compare",
+    "installed",
+    "open_graph",
+    "parting",
+    "search_bytes",
+]

@@ -1,0 +1,158 @@
+"""TensorRT 10 and 11: a strongly typed engine, built on the machine that runs it and kept in the user's cache.
+
+Precision is the types inside the graph (`export.onnx` writes layer norms and softmax in float32), so the builder
+is not free to choose. Written against NVIDIA's documented API. It was NOT run on hardware: no NVIDIA GPU was at hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from export.engine_cache import EngineFacts, read_engine, read_timings, write_engine, write_timings
+from export.errors import DeviceMissingError, EngineError, MemoryShortError, UnsupportedError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from export.runtime import Arrays
+
+_BATCH = 16
+_MOST_ROWS = 200_000
+
+
+class TensorRtGraph:
+    """A graph as a TensorRT engine on the first GPU.
+
+    Args:
+        path: the `.onnx` file, typed for `precision`.
+        precision: "fp16", "bf16" or "fp32".
+    """
+
+    def __init__(self, path: Path, precision: str) -> None:
+        import tensorrt
+        from cuda.bindings import runtime as cuda
+
+        self._cuda = cuda
+        self._trt = tensorrt
+        model = path.read_bytes()
+        facts = _facts(cuda, tensorrt.__version__, precision, hashlib.sha256(model).hexdigest())
+        logger = tensorrt.Logger(tensorrt.Logger.ERROR)
+        plan = read_engine(facts)
+        engine = None
+        if plan is not None:
+            engine = tensorrt.Runtime(logger).deserialize_cuda_engine(plan)
+        if engine is None:  # none yet, or this version cannot read it
+            plan = _build(tensorrt, logger, model, path.name, facts)
+            write_engine(facts, plan)
+            engine = tensorrt.Runtime(logger).deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EngineError(f"tensorrt cannot load the engine it built of {path.name}; update the driver")
+        self._engine = engine
+        self._context = engine.create_execution_context()
+        self._stream = _checked(cuda, cuda.cudaStreamCreate(), "make a stream")
+        self._names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        self._buffers: dict[str, tuple[int, int]] = {}
+        self.device = facts.gpu
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        """See `Graph.run`."""
+        cuda, trt = self._cuda, self._trt
+        copy = cuda.cudaMemcpyKind
+        alive = []
+        for name, value in inputs.items():
+            array = np.ascontiguousarray(value)
+            alive.append(array)  # until the stream is done with it
+            self._context.set_input_shape(name, array.shape)
+            place = self._buffer(name, array.nbytes)
+            sent = cuda.cudaMemcpyAsync(
+                place, array.ctypes.data, array.nbytes, copy.cudaMemcpyHostToDevice, self._stream
+            )
+            _checked(cuda, sent, "copy to the GPU")
+        found: dict[str, NDArray[np.generic]] = {}
+        for name in self._names:
+            if self._engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT:
+                shape = tuple(self._context.get_tensor_shape(name))
+                found[name] = np.empty(shape, trt.nptype(self._engine.get_tensor_dtype(name)))
+                self._buffer(name, found[name].nbytes)
+            self._context.set_tensor_address(name, self._buffers[name][0])
+        if not self._context.execute_async_v3(int(self._stream)):
+            raise EngineError("tensorrt could not run the engine; remove the engine cache and start again")
+        for name, result in found.items():
+            got = cuda.cudaMemcpyAsync(
+                result.ctypes.data,
+                self._buffers[name][0],
+                result.nbytes,
+                copy.cudaMemcpyDeviceToHost,
+                self._stream,
+            )
+            _checked(cuda, got, "copy from the GPU")
+        _checked(cuda, cuda.cudaStreamSynchronize(self._stream), "wait for the GPU")
+        return found
+
+    def _buffer(self, name: str, size: int) -> int:
+        """GPU memory of at least that size, kept between runs."""
+        place, room = self._buffers.get(name, (0, 0))
+        if room < size:
+            if room:
+                _checked(self._cuda, self._cuda.cudaFree(place), "free memory")
+            status, place = self._cuda.cudaMalloc(size)
+            if int(status) != 0:
+                raise MemoryShortError(
+                    f"{name} needs {size / 2**20:.0f} MiB of GPU memory, which is not free; give fewer frames at once"
+                )
+            self._buffers[name] = (int(place), size)
+        return self._buffers[name][0]
+
+
+def _facts(cuda: Any, version: str, precision: str, graph: str) -> EngineFacts:
+    status, count = cuda.cudaGetDeviceCount()
+    if int(status) != 0 or count < 1:
+        raise DeviceMissingError(
+            "tensorrt needs an NVIDIA GPU and its driver, and sees none here; use runtime=openvino or onnxruntime"
+        )
+    about = _checked(cuda, cuda.cudaGetDeviceProperties(0), "ask for the GPU's name")
+    gpu = f"{about.name.decode().rstrip(chr(0))}, {about.major}.{about.minor}"
+    # "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06 ...": the same library may run under two drivers.
+    told = Path("/proc/driver/nvidia/version")
+    driver = told.read_text(encoding="utf-8").splitlines()[0] if told.is_file() else "unknown"
+    return EngineFacts(gpu, driver, version, precision, graph, _BATCH)
+
+
+def _build(tensorrt: Any, logger: Any, model: bytes, name: str, facts: EngineFacts) -> bytes:
+    builder = tensorrt.Builder(logger)
+    # From TensorRT 11 on networks are always strongly typed, and the flag may be gone.
+    typed = getattr(tensorrt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = tensorrt.OnnxParser(network, logger)
+    if not parser.parse(model):
+        problem = parser.get_error(0).desc() if parser.num_errors else "no reason given"
+        raise UnsupportedError(f"tensorrt cannot read {name}: {problem}; use runtime onnxruntime")
+    config = builder.create_builder_config()
+    config.clear_flag(tensorrt.BuilderFlag.TF32)
+    config.set_timing_cache(config.create_timing_cache(read_timings(facts)), ignore_mismatch=False)
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        rest = tuple(tensor.shape)[1:]
+        most, usual = (_BATCH, 1) if tensor.name in ("frames", "pictures") else (_MOST_ROWS, 15_000)
+        profile.set_shape(tensor.name, (1, *rest), (usual, *rest), (most, *rest))
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise UnsupportedError(
+            f"tensorrt could not build an engine of {name}; use another precision, or runtime onnxruntime"
+        )
+    write_timings(facts, bytes(config.get_timing_cache().serialize()))
+    return bytes(plan)
+
+
+def _checked(cuda: Any, answer: Any, what: str) -> Any:
+    """The value of a CUDA call, or an EngineError."""
+    status, *values = answer
+    if int(status) != 0:
+        raise EngineError(f"CUDA could not {what}: {cuda.cudaGetErrorName(status)[1].decode()}; restart it")
+    return values[0] if values else None

@@ -1,0 +1,161 @@
+"""`bank`: what a model remembers, banks merged, a clip forgotten, and banks in half precision."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_model import FIT, FPS, SmallModel, invoke, succeed
+
+from anomaly.exemplars import load_exemplars
+from anomaly.footage.source import find_sources, read_frames
+from anomaly.model import Model, load_model
+from anomaly.thresholds import load_threshold
+from memory_bank import MemoryBank
+
+QUICK = (*FIT, "bank.size=400", "fit.fps=2", "projection.sample_frames=8", "fit.review=0")
+
+
+def loaded(folder: Path) -> Model:
+    return load_model(folder, device="cpu", offline=True)
+
+
+def bank_of(folder: Path) -> MemoryBank:
+    return loaded(folder).detector.branches[0].bank
+
+
+@pytest.fixture(scope="module")
+def two_days(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models of one projection; both know a clip of the name `cam.mp4`, not the same one."""
+    folder = tmp_path_factory.mktemp("days")
+    for day, others in (("day1", "normal_01.mp4"), ("day2", "normal_02.mp4")):
+        (folder / f"{day}_clips").mkdir()
+        shutil.copy(small_model.footage.normal / others, folder / f"{day}_clips" / "cam.mp4")
+    shutil.copy(small_model.footage.normal / "normal_03.mp4", folder / "day1_clips")
+    succeed("fit", "--normal-videos", folder / "day1_clips", "--model", folder / "day1", *QUICK)
+    again = [one for one in QUICK if not one.startswith("backbone.input_size")]
+    of = f"projection.of={folder / 'day1'}"
+    succeed("fit", "--normal-videos", folder / "day2_clips", "--model", folder / "day2", *again, of)
+    return folder
+
+
+def test_info_shows_every_source_and_what_forgetting_it_costs(small_model: SmallModel):
+    out = succeed("bank", "info", "--model", small_model.folder)
+    bank = bank_of(small_model.folder)
+    assert f"{len(bank):,} of 48 dimensions, float32" in out
+    assert f"{int(bank.counts.sum()):,} patches" in out
+    for name in bank.sources:
+        assert name in out
+
+
+def test_merged_models_cover_what_both_cover(two_days: Path, small_model: SmallModel, tmp_path: Path):
+    out = succeed(
+        "bank", "merge", "--models", two_days / "day1", two_days / "day2", "--model", tmp_path / "both", "size=500"
+    )  # fmt: skip
+    merged, first, second = (
+        bank_of(folder) for folder in (tmp_path / "both", two_days / "day1", two_days / "day2")
+    )
+    assert len(merged) == 500
+    assert merged.counts.sum() == first.counts.sum() + second.counts.sum()
+    assert set(merged.sources) == {"day1/cam.mp4", "normal_03.mp4", "day2/cam.mp4"}
+    assert "NOT CALIBRATED" in out
+    assert load_threshold(loaded(tmp_path / "both"), fps=5.0).value is None
+    assert f"500 of {len(first) + len(second):,}" in out
+    # The cost that is told is the cost measured here.
+    rows = np.concatenate([first.rows, second.rows])
+    described = json.loads((tmp_path / "both" / "model.json").read_text())
+    assert merged.search(rows)[0].max() == pytest.approx(described["fit"]["merge"]["largest"], rel=1e-5)
+    # Crops came along: of the same patches, from either day.
+    exemplars = load_exemplars(tmp_path / "both")
+    assert exemplars is not None
+    assert {merged.sources[merged.origins.source[row]] for row in exemplars.rows} == set(merged.sources)
+    clip = small_model.footage.test / "test_01.mp4"
+    succeed("score", "--model", tmp_path / "both", "--source", clip, "--out", tmp_path / "s.csv", FPS)
+
+
+def test_models_that_do_not_compare_are_not_merged(two_days: Path, small_model: SmallModel, tmp_path: Path):
+    for models, why in (
+        ([two_days / "day1"], "1 models are nothing to merge"),
+        ([two_days / "day1", small_model.folder], "has a projection other than"),
+        ([two_days / "day1", tmp_path / "none"], "is not there"),
+    ):
+        done = invoke("bank", "merge", "--models", *models, "--model", tmp_path / "m")
+        assert done.status == 1
+        assert why in done.message
+        assert not (tmp_path / "m").exists()
+    clip = small_model.footage.normal / "normal_01.mp4"
+    of = f"projection.of={two_days / 'day1'}"
+    for change, why in (
+        ("backbone.neighbourhood=5", "another backbone"),
+        ("backbone.input_size=[64,96]", "is not that of"),
+    ):
+        done = invoke("fit", "--normal-videos", clip, "--model", tmp_path / "m", *QUICK, of, change)
+        assert done.status in (1, 2)
+        assert why in done.message
+
+
+def test_a_forgotten_clip_is_gone_and_the_certificate_with_it(small_model: SmallModel, tmp_path: Path):
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "m"))
+    before = bank_of(model)
+    value = load_threshold(loaded(model), fps=5.0).value
+    out = succeed("bank", "forget", "--model", model, "--clip", "normal_02.mp4")
+    after = bank_of(model)
+    assert "normal_02.mp4" not in after.sources
+    assert 0 < len(after) < len(before)
+    assert f"{len(before) - len(after):,} dropped, {len(after):,} left" in out
+    number = before.sources.index("normal_02.mp4")
+    lost = int(before.members.count[before.members.witness.source == number].sum())
+    assert after.counts.sum() == before.counts.sum() - lost
+    threshold = load_threshold(loaded(model), fps=5.0)
+    assert threshold.value == value  # it still alarms
+    assert not threshold.certified
+    assert "bank" in threshold.headline()
+    exemplars = load_exemplars(model)
+    assert exemplars is not None
+    assert len(exemplars.rows) < len(load_exemplars(small_model.folder).rows)  # type: ignore[union-attr]
+    for clip, why in (("normal_02.mp4", "holds no source 'normal_02.mp4'"), (None, "needs --clip")):
+        done = invoke("bank", "forget", "--model", model, *(["--clip", clip] if clip else []))
+        assert done.status in (1, 2)
+        assert why in done.message
+
+
+def test_a_bank_of_one_clip_does_not_forget_it(two_days: Path):
+    done = invoke("bank", "forget", "--model", two_days / "day2", "--clip", "cam.mp4")
+    assert done.status == 1
+    assert "fit a new bank" in done.message
+    assert bank_of(two_days / "day2").sources == ("cam.mp4",)
+    assert invoke("bank", "look", "--model", two_days / "day2").status == 2
+
+
+def test_half_precision_takes_half_the_room_and_changes_no_alarm(small_model: SmallModel, tmp_path: Path):
+    """On real features: distances within 1e-3 of those in single precision, and every frame on its side."""
+    normal, test = small_model.footage.normal, small_model.footage.test
+    sizes = {}
+    for half in ("false", "true"):
+        model = tmp_path / half
+        succeed("fit", "--normal-videos", normal, "--model", model, *QUICK, f"bank.half={half}")
+        sizes[half] = (model / "banks" / "appearance.safetensors").stat().st_size
+    rows = len(bank_of(tmp_path / "true"))
+    assert sizes["false"] - sizes["true"] == pytest.approx(rows * 48 * 2, abs=64)  # headers are padded
+    single, half_model = loaded(tmp_path / "false"), loaded(tmp_path / "true")
+    assert half_model.detector.branches[0].bank.storage == "float16"
+    branch = single.detector.branches[0]
+    scores: dict[str, list[float]] = {"single": [], "half": []}
+    for source in find_sources([test]):
+        for frame in read_frames(source, fps=2):
+            patches = branch.patches([frame.image])[0]
+            exact = branch.bank.search(patches)[0][:, 0]
+            rough = half_model.detector.branches[0].bank.search(patches)[0][:, 0]
+            np.testing.assert_allclose(rough, exact, rtol=1e-3)
+            scores["single"].append(float(exact.max()))
+            scores["half"].append(float(rough.max()))
+    ordered = np.sort(scores["single"])
+    place = len(ordered) // 4 + int(np.diff(ordered[len(ordered) // 4 :]).argmax())
+    threshold = (ordered[place] + ordered[place + 1]) / 2
+    assert 0 < (np.array(scores["single"]) >= threshold).sum() < len(ordered)
+    np.testing.assert_array_equal(
+        np.array(scores["half"]) >= threshold, np.array(scores["single"]) >= threshold
+    )

@@ -1,0 +1,112 @@
+"""Several cameras under one model: each on its own scale, thresholds on raw scores, and footage of none of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_model import FPS, SmallModel, invoke, succeed
+
+from anomaly.artifact import read_signed
+from anomaly.scores import packed, read_series
+
+
+@pytest.fixture(scope="module")
+def line(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled footage of cameras `left` and `right`, and a model that held out normal footage of both."""
+    folder = tmp_path_factory.mktemp("cameras")
+    footage = small_model.footage
+    rows = ["video,start_s,end_s,label"]
+    for camera, clips in (("left", (1, 2)), ("right", (3,))):
+        (folder / "labeled" / camera).mkdir(parents=True)
+        for clip in clips:
+            name = f"labeled_0{clip}.mp4"
+            shutil.copy(footage.labeled / name, folder / "labeled" / camera / name)
+            rows.append(f"{camera}/{name},3,6.5,spill")
+        shutil.copy(footage.labeled / "labeled_05.mp4", folder / "labeled" / camera / "clean.mp4")
+        rows.append(f"{camera}/clean.mp4,,,normal")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    # As if `fit` had found the normal clips below left/ and right/.
+    model = Path(shutil.copytree(small_model.folder, folder / "model"))
+    held_out = read_series(model, "holdout")
+    named = [
+        replace(one, source=f"{'left' if i < 2 else 'right'}/{one.source}") for i, one in enumerate(held_out)
+    ]
+    np.savez_compressed(model / "scores.npz", **packed("holdout", named))
+    out = succeed(
+        "calibrate", "--model", folder / "model", "--labeled", folder / "labels.csv", "--videos",
+        folder / "labeled", "calibration.cameras=folder", FPS,
+    )  # fmt: skip
+    assert "left: 2 of 2 labelled events caught" in out
+    assert "speaks for the cameras together" in out
+    return folder
+
+
+def test_each_camera_has_a_threshold_on_its_own_scores(line: Path):
+    document = read_signed(line / "model" / "thresholds" / "torch-fp32.json")
+    assert set(document["cameras"]) == {"left", "right"}
+    assert all(own["certificate"]["n_events"] == 3 for own in document["cameras"].values())
+    # Three clips are too few for a threshold of a camera's own; the scales are.
+    assert {own["threshold"] for own in document["cameras"].values()} == {document["threshold"]}
+    assert all(own["rare"] > own["ordinary"] > 0 for own in document["cameras"].values())
+    page = (line / "model_calibration.html").read_text()
+    assert all(f"<td>{camera}</td>" in page for camera in ("left", "right"))
+    assert "The certificate holds here." in succeed("calibrate", "--model", line / "model", "--check")
+
+
+def test_score_alarms_by_the_threshold_of_the_camera(line: Path, tmp_path: Path):
+    out = tmp_path / "s.csv"
+    new = shutil.copytree(line / "labeled", tmp_path / "new", ignore=shutil.ignore_patterns("clean.mp4"))
+    done = invoke("score", "--model", line / "model", "--source", new, "--out", out, FPS)
+    assert done.status == 0, done.err
+    assert "UNCERTIFIED" not in done.out + done.err
+    document = read_signed(line / "model" / "thresholds" / "torch-fp32.json")
+    rows = [row.split(",") for row in out.read_text().splitlines()[1:]]
+    # The lowest event set the threshold, and score meets it to the last bit.
+    inside = [row for row in rows if 2.5 <= float(row[2]) < 7.0]
+    reached = {
+        name: max(float(row[4]) for row in inside if row[0] == name) for name in {row[0] for row in inside}
+    }
+    lowest = min(document["events"], key=lambda one: one["score"])
+    assert reached[lowest["event"]["video"]] == lowest["score"]
+    for name in ("left/labeled_01.mp4", "left/labeled_02.mp4", "right/labeled_03.mp4"):
+        assert any(row[0] == name and row[5] == "1" for row in rows)
+    alone = new / "right" / "labeled_03.mp4"
+    stranger = invoke("score", "--model", line / "model", "--source", alone, "--out", out, FPS)
+    assert stranger.status == 0
+    assert "UNCERTIFIED: labeled_03.mp4 is of no camera that was calibrated (left, right)" in stranger.err
+
+
+def test_evaluate_measures_in_units_of_each_threshold(line: Path, tmp_path: Path):
+    succeed(
+        "evaluate", "--model", line / "model", "--labeled", line / "labels.csv", "--videos", line / "labeled",
+        "--json", tmp_path / "f.json", "--html", tmp_path / "p.html", FPS,
+    )  # fmt: skip
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["event_recall"] == 1.0
+    assert figures["threshold"] == 1.0
+    assert figures["certified_recall"] == pytest.approx(0.05 ** (1 / 3))
+
+
+def test_what_does_not_go_with_cameras_is_one_line(line: Path):
+    base = (
+        "calibrate",
+        "--model",
+        line / "model",
+        "--labeled",
+        line / "labels.csv",
+        "--videos",
+        line / "labeled",
+        FPS,
+    )
+    for more, told in (
+        (("calibration.cameras=each",), "one or folder"),
+        (("calibration.cameras=folder", "calibration.threshold=2"), "drop one"),
+    ):
+        done = invoke(*base, *more)
+        assert (done.status, told in done.message) == (2, True), done.err
+    assert "was calibrated by camera" in invoke("study", "--model", line / "model", FPS).message

@@ -1,0 +1,173 @@
+"""Evidence in the model folder, `calibrate --check`, and UNCERTIFIED where what decides has changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from small_model import FPS, SmallModel, environment, invoke, succeed
+
+from anomaly.artifact import file_digest, read_signed, write_json
+from anomaly.errors import CorruptModelError
+from anomaly.evidence import load_evidence
+from anomaly.footage.source import find_sources, read_frames
+from anomaly.model import load_model
+from anomaly.recertification import recheck
+
+
+@pytest.fixture
+def copy(small_model: SmallModel, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_model.folder, tmp_path / "model"))
+
+
+def with_other_bank(model: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Put another bank into a model folder, signed as `fit` would, and leave its threshold."""
+    path = model / "banks" / "appearance.safetensors"
+    tensors = {name: np.array(value) for name, value in load_file(path).items()}
+    tensors["rows"] = np.ascontiguousarray(change(tensors["rows"]))
+    save_file(tensors, path)
+    document = read_signed(model / "model.json")
+    document["files"]["banks/appearance.safetensors"] = file_digest(path)
+    write_json(model / "model.json", document)
+
+
+def test_the_frames_kept_give_each_events_score_to_the_last_bit(small_model: SmallModel):
+    evidence = load_evidence(small_model.folder)
+    document = read_signed(small_model.folder / "thresholds" / "torch-fp32.json")
+    scores = {one["event"]["video"]: one["score"] for one in document["events"]}
+    assert {one.event.video: one.decision_score(evidence.decider) for one in evidence.events} == scores
+    # Five frames a second, 4.6 time constants of half a second: a dozen frames, where the clip has them.
+    assert all(1 <= len(one.files) <= 13 for one in evidence.events)
+    assert len(evidence.normal) >= 10
+    assert all(len(one.files) == 1 for one in evidence.normal)
+    assert evidence.features.dtype == np.float16
+    assert evidence.features.shape[1] == evidence.grid[0] * evidence.grid[1]
+    assert 0 < len(evidence.features) <= len(evidence.normal)
+
+
+def test_pictures_are_kept_without_loss_beside_what_the_model_saw(small_model: SmallModel):
+    evidence = load_evidence(small_model.folder)
+    stretch = evidence.events[0]
+    (source,) = find_sources([small_model.footage.labeled / stretch.source])
+    frames = {round(frame.pts_s, 3): frame.image for frame in read_frames(source)}
+    for file, time_s in zip(stretch.files, stretch.times, strict=True):
+        assert np.array_equal(evidence.image(file), frames[round(float(time_s), 3)])
+    model = load_model(small_model.folder, offline=True)
+    look = model.detector.look([evidence.image(stretch.files[-1])])[0]
+    assert stretch.scores[-1] == pytest.approx(look.score, rel=1e-4)
+    assert np.allclose(stretch.distances[-1], look.distances, atol=1e-3)
+    assert np.allclose(evidence.heatmap(stretch, -1, (96, 160)), look.heatmap((96, 160)), atol=1e-3)
+
+
+def test_evidence_is_read_without_torch(small_model: SmallModel, tmp_path: Path):
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from anomaly.evidence import load_evidence\n"
+        "evidence = load_evidence(Path(sys.argv[1]))\n"
+        "print(evidence.image(evidence.events[0].files[0]).shape, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(small_model.folder)],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "(96, 160, 3) False\n", done.stderr
+
+
+def test_where_nothing_changed_the_certificate_holds(small_model: SmallModel):
+    out = succeed("calibrate", "--model", small_model.folder, "--check")
+    assert "The certificate holds here." in out
+    assert "3 of 3 labelled events that were caught are still caught" in out
+    assert "At least 36.8 %" in out
+
+
+def test_a_changed_bank_is_uncertified_everywhere_and_fails_the_check(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    with_other_bank(copy, lambda rows: rows[np.argsort(rows[:, 0])][: len(rows)] * np.float32(0.2))
+    done = invoke("calibrate", "--model", copy, "--check")
+    assert done.status == 1
+    assert "does not hold" in done.message
+    assert "calibrate again" in done.message
+    assert "The certificate does NOT hold here." in done.out
+    footage = small_model.footage
+    out = succeed(
+        "score", "--model", copy, "--source", footage.test / "test_01.mp4", "--out", tmp_path / "s.csv", FPS
+    )
+    assert "UNCERTIFIED: not what it was calibrated with: bank; calibrate again" in out
+    out = succeed(
+        "run", "--model", copy, "--source", footage.test / "test_01.mp4", "--out", tmp_path / "run",
+        "run.annotate=false", FPS,
+    )  # fmt: skip
+    assert "UNCERTIFIED: not what it was calibrated with: bank" in out
+    out = succeed(
+        "evaluate", "--model", copy, "--labeled", footage.test_csv, "--videos", footage.test,
+        "--json", tmp_path / "f.json", "--html", tmp_path / "p.html", FPS,
+    )  # fmt: skip
+    assert "UNCERTIFIED: not what it was calibrated with: bank" in out
+    assert "UNCERTIFIED" in (tmp_path / "p.html").read_text()
+    assert json.loads((tmp_path / "f.json").read_text())["certified_recall"] is None
+
+
+def test_an_event_that_is_lost_is_named(small_model: SmallModel):
+    evidence = load_evidence(small_model.folder)
+    reference = {one.files: one.scores for one in evidence.stretches}
+    stretches = iter(evidence.stretches)
+    lowest = evidence.events[0]
+
+    def slightly_lower(images: object) -> list[float]:
+        stretch = next(stretches)
+        return list(reference[stretch.files] - 0.009)
+
+    found = recheck(evidence, slightly_lower, runtime="elsewhere-fp16")
+    assert not found.holds
+    assert found.largest_difference == pytest.approx(0.009)
+    assert any(str(lowest.event) in name for name in found.lost)
+    assert f"Not caught any more: {lowest.event}" in found.text()
+    stretches = iter(evidence.stretches)
+    same = recheck(evidence, lambda images: list(reference[next(stretches).files]), runtime="elsewhere-fp16")
+    assert same.holds
+    assert same.largest_difference == 0
+    nothing = recheck(evidence, lambda images: [float("nan")] * len(images), runtime="broken-int8")
+    assert not nothing.holds
+    assert len(nothing.lost) == 3
+
+
+def test_a_model_does_without_its_evidence_and_the_check_says_what_is_missing(copy: Path):
+    shutil.rmtree(copy / "evidence")
+    load_model(copy, offline=True)
+    done = invoke("calibrate", "--model", copy, "--check")
+    assert done.status == 1
+    assert "holds no evidence" in done.message
+
+
+def test_a_changed_picture_is_refused(copy: Path):
+    evidence = load_evidence(copy)
+    file = evidence.events[0].files[0]
+    data = bytearray((copy / "evidence" / file).read_bytes())
+    data[-20] ^= 1
+    (copy / "evidence" / file).write_bytes(data)
+    with pytest.raises(CorruptModelError, match=Path(file).name):
+        evidence.image(file)
+    assert "changed after it was written" in invoke("calibrate", "--model", copy, "--check").message
+
+
+def test_evidence_stays_within_its_bytes_and_says_what_it_left_out(copy: Path, small_model: SmallModel):
+    footage = small_model.footage
+    arguments = ("--model", copy, "--labeled", footage.labeled_csv, "--videos", footage.labeled, FPS)
+    out = succeed("calibrate", *arguments, "evidence.max_mb=0.5")
+    assert "did not fit into evidence.max_mb=0.5" in out
+    size = sum(path.stat().st_size for path in (copy / "evidence").rglob("*") if path.is_file())
+    assert size < 600_000
+    evidence = load_evidence(copy)
+    assert evidence.left_out == 3 - len(evidence.events) > 0
+    shutil.rmtree(copy / "evidence")
+    succeed("calibrate", *arguments, "evidence.max_mb=0")
+    assert not (copy / "evidence").exists()

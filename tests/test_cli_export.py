@@ -1,0 +1,264 @@
+"""`export`, and `score`, `run` and `bench` from what it wrote, through the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from small_model import FPS, ROOT, Done, SmallModel, environment, invoke, succeed
+
+from anomaly.artifact import read_signed
+
+#: As where torch is not installed: it is neither found nor imported.
+_WITHOUT_TORCH = """
+import importlib.util, sys
+GONE = {"torch", "timm", "torchvision", "onnx", "sklearn", "matplotlib"}
+class Gone:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in GONE:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Gone())
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name.split(".")[0] in GONE else found(name, package)
+from anomaly.cli import run
+status = run(sys.argv[1:])
+assert not GONE & set(sys.modules)
+sys.exit(status)
+"""
+
+
+def without_torch(*arguments: object, cwd: Path) -> Done:
+    """Run a command line in a process that has no torch."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TORCH, *map(str, arguments)],
+        cwd=cwd, env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def exported(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the small model with two exports; shared, not to be changed."""
+    folder = Path(shutil.copytree(small_model.folder, tmp_path_factory.mktemp("exported") / "model"))
+    for runtime in ("onnxruntime", "openvino"):
+        said = succeed("export", "--model", folder, "--runtime", runtime)
+        assert "16 frames of the evidence" in said
+        assert "0 labels flipped" in said
+        assert f"The certificate holds for {runtime}-fp32" in said
+    return folder
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "model"))
+
+
+def scores(path: Path) -> list[float]:
+    with path.open(encoding="utf-8") as file:
+        return [float(row["score"]) for row in csv.DictReader(file)]
+
+
+def test_score_without_torch_gives_the_same_scores(exported: Path, small_model: SmallModel, tmp_path: Path):
+    source = small_model.footage.test / "test_01.mp4"
+    succeed("score", "--model", exported, "--source", source, "--out", tmp_path / "torch.csv", FPS)
+    wanted = scores(tmp_path / "torch.csv")
+    assert len(wanted) > 20
+    for runtime in ("auto", "onnxruntime"):
+        out = tmp_path / f"{runtime}.csv"
+        done = without_torch(
+            "score", "--model", exported, "--source", source, "--out", out, FPS, f"runtime={runtime}", cwd=tmp_path
+        )  # fmt: skip
+        assert done.status == 0, done.err
+        assert "At least" in done.out, "the certificate is the runtime's own"
+        assert scores(out) == pytest.approx(wanted, rel=1e-3)
+    assert "Runtime onnxruntime-fp32 on CPUExecutionProvider (as asked for" in done.out
+
+
+def test_run_without_torch_finds_the_event(exported: Path, small_model: SmallModel, tmp_path: Path):
+    source = small_model.footage.labeled / "labeled_01.mp4"
+    done = without_torch(
+        "run", "--model", exported, "--source", source, "--out", tmp_path / "out", FPS, cwd=tmp_path
+    )
+    assert done.status == 0, done.err
+    assert "Runtime openvino-fp32" in done.out
+    assert "torch is not installed" in done.out
+    events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
+    assert events
+
+
+def test_torch_runs_where_it_is_unless_told_otherwise(
+    exported: Path, small_model: SmallModel, tmp_path: Path
+):
+    line = (
+        "score", "--model", exported, "--source", small_model.footage.test / "test_01.mp4", "--out",
+        tmp_path / "s.csv", FPS,
+    )  # fmt: skip
+    assert "Runtime torch-fp32 on cpu (torch is installed)" in succeed(*line)
+    assert "Runtime openvino-fp32" in succeed(*line, "runtime=openvino")
+    assert invoke(*line, "runtime=tensorrt").message.startswith("runtime tensorrt is not installed")
+    assert "holds no export 'openvino-int8'" in invoke(*line, "runtime=openvino-int8").message
+    assert "'abacus' is not known" in invoke(*line, "runtime=abacus").message
+    assert "npu" in invoke(*line, "runtime=openvino", "device=npu").message
+
+
+def test_a_model_without_exports_says_what_to_do(small_model: SmallModel, tmp_path: Path):
+    done = without_torch(
+        "score", "--model", small_model.folder, "--source", small_model.footage.test, "--out", "s.csv", cwd=tmp_path
+    )  # fmt: skip
+    assert done.status == 1
+    assert "torch is not installed" in done.message
+    assert "python -m anomaly export" in done.message
+
+
+def test_a_graph_whose_bytes_changed_is_refused(copy: Path, small_model: SmallModel, tmp_path: Path):
+    path = copy / "graph" / "onnxruntime-fp32" / "appearance.features.onnx"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    done = invoke(
+        "score", "--model", copy, "--source", small_model.footage.test, "--out", tmp_path / "s.csv",
+        "runtime=onnxruntime",
+    )  # fmt: skip
+    assert done.status == 1
+    assert "was changed after it was exported" in done.message
+
+
+def test_a_graph_of_another_fit_is_refused(copy: Path, small_model: SmallModel, tmp_path: Path):
+    index = copy / "graph" / "openvino-fp32" / "export.json"
+    from anomaly.artifact import write_json
+
+    write_json(index, {**read_signed(index), "scoring": "0" * 64})
+    done = invoke(
+        "score", "--model", copy, "--source", small_model.footage.test, "--out", tmp_path / "s.csv",
+        "runtime=openvino",
+    )  # fmt: skip
+    assert "exported from another fit" in done.message
+
+
+def test_what_is_planted_beside_the_graphs_is_found(copy: Path, small_model: SmallModel, tmp_path: Path):
+    (copy / "graph" / "onnxruntime-fp32" / "engine.plan").write_bytes(b"native code")
+    done = invoke("score", "--model", copy, "--source", small_model.footage.test, "--out", tmp_path / "s.csv")
+    assert "is not one of the model's files" in done.message
+
+
+def test_calibrating_again_takes_the_exports_certificate(copy: Path, small_model: SmallModel, tmp_path: Path):
+    (copy / "thresholds" / "openvino-fp32.json").unlink()
+    said = succeed(
+        "score", "--model", copy, "--source", small_model.footage.test / "test_01.mp4", "--out", tmp_path / "s.csv",
+        FPS, "runtime=openvino",
+    )  # fmt: skip
+    assert "UNCERTIFIED: it was calibrated with torch-fp32, this runs openvino-fp32" in said
+
+
+@pytest.mark.slow
+def test_beyond_the_tolerance_nothing_is_kept_and_the_layer_is_named(copy: Path):
+    done = invoke("export", "--model", copy, "--runtime", "openvino", "--precision", "bf16", "tolerance=1e-5")
+    assert done.status == 1
+    assert "they part at 'layer 2'" in done.message
+    assert not (copy / "graph" / "openvino-bf16").exists()
+    assert sorted(path.name for path in (copy / "graph").iterdir()) == ["onnxruntime-fp32", "openvino-fp32"]
+
+
+def test_without_evidence_an_export_is_uncertified_and_int8_is_not_to_be_had(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    shutil.rmtree(copy / "evidence")
+    said = succeed("export", "--model", copy, "--runtime", "onnxruntime")
+    assert "4 generated pictures" in said
+    assert "UNCERTIFIED: the model holds no evidence" in said
+    assert not (copy / "thresholds" / "onnxruntime-fp32.json").exists()
+    done = invoke("export", "--model", copy, "--runtime", "onnxruntime", "--precision", "int8")
+    assert "holds 0: run `python -m anomaly calibrate" in done.message
+
+
+@pytest.mark.slow
+def test_a_model_that_is_not_calibrated_is_exported_and_says_so(copy: Path):
+    shutil.rmtree(copy / "evidence")
+    shutil.rmtree(copy / "thresholds")
+    assert "NOT CALIBRATED" in succeed("export", "--model", copy, "--runtime", "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--runtime", "tensorrt"), "tensorrt is not installed; pip install 'anomaly[tensorrt]'"),
+        (("--runtime", "abacus"), "'abacus' is not known"),
+        (("--runtime", "openvino", "--precision", "fp16"), "'fp16' is not one of openvino's"),
+        (("--runtime", "openvino", "source_size=[1]"), "source_size=[1]"),
+    ],
+)
+def test_bad_arguments_end_in_one_line(copy: Path, arguments: tuple[str, ...], message: str):
+    assert message in invoke("export", "--model", copy, *arguments).message
+
+
+def test_bench_measures_a_runtime_stage_by_stage(exported: Path, tmp_path: Path):
+    said = succeed(
+        "bench", "--model", exported, "--json", tmp_path / "b.json", "runtime=onnxruntime", "frames=4"
+    )
+    assert "resize" in said
+    (cost,) = json.loads((tmp_path / "b.json").read_text())["runtimes"]
+    assert cost["runtime"] == "onnxruntime-fp32"
+    assert cost["frames"] == 4
+    assert cost["p99_ms"] >= cost["p50_ms"] > 0
+    assert "frames=0" in invoke("bench", "--model", exported, "frames=0").message
+
+
+@pytest.mark.slow
+def test_bench_tells_each_stage_of_each_runtime(exported: Path, tmp_path: Path):
+    said = succeed(
+        "bench", "--model", exported, "--json", tmp_path / "b.json", "--plot", tmp_path / "b.png", "frames=4"
+    )
+    figures = json.loads((tmp_path / "b.json").read_text())
+    costs = {one["runtime"]: one for one in figures["runtimes"]}
+    assert set(costs) == {"torch-fp32", "onnxruntime-fp32", "openvino-fp32"}
+    for name, one in costs.items():
+        assert name in said
+        assert set(one["stages_ms"]) == {"resize", "backbone", "search", "heatmap"}
+        assert one["p99_ms"] >= one["p50_ms"] > 0
+        assert one["times_floor"] == pytest.approx(one["p50_ms"] / one["floor_ms"])
+        assert set(one["throughput"]) == {"1", "2", "4", "8"}
+    # The same network and search are counted for all, by torch or from what export noted.
+    assert len({one["operations"] for one in costs.values()}) == 1
+    assert costs["onnxruntime-fp32"]["memory_mb"] < costs["torch-fp32"]["memory_mb"]
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_int8_is_kept_only_where_no_event_is_lost(copy: Path):
+    done = invoke("export", "--model", copy, "--runtime", "openvino", "--precision", "int8")
+    if done.status == 0:
+        assert "int8 keeps all 3 calibrated events" in done.out
+        assert "openvino-fp32" in done.out
+        assert (copy / "graph" / "openvino-int8" / "export.json").is_file()
+    else:
+        assert "int8 loses" in done.message
+        assert not (copy / "graph" / "openvino-int8").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.timeout(1800)
+def test_a_fresh_environment_without_torch_scores(exported: Path, small_model: SmallModel, tmp_path: Path):
+    place = tmp_path / "edge"
+    venv.create(place, with_pip=True)
+    python = place / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", f"{ROOT}[edge]"], check=True, cwd=tmp_path)
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format=freeze"], check=True, capture_output=True, text=True
+    ).stdout
+    assert "torch" not in {line.split("==")[0] for line in listed.splitlines()}
+    source = small_model.footage.test / "test_01.mp4"
+    succeed("score", "--model", exported, "--source", source, "--out", tmp_path / "torch.csv", FPS)
+    for verb, out in (("score", tmp_path / "edge.csv"), ("run", tmp_path / "run")):
+        done = subprocess.run(
+            [python, "-m", "anomaly", verb, "--model", exported, "--source", source, "--out", out, FPS],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert scores(tmp_path / "edge.csv") == pytest.approx(scores(tmp_path / "torch.csv"), rel=1e-3)

@@ -1,0 +1,128 @@
+"""A fit that is stopped goes on from its checkpoint, and comes to the same bank."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from small_model import FIT, SmallModel, invoke, start, succeed
+
+from memory_bank import checkpoint_note
+
+#: Slow enough to be stopped in the middle, and saved after every few frames.
+SLOW = (*FIT, "bank.size=300", "projection.sample_frames=6", "backbone.input_size=[256,416]", "fit.review=0",
+        "fit.checkpoint_s=0.05")  # fmt: skip
+BANK, PROJECTION = "banks/appearance.safetensors", "projection.safetensors"
+
+
+def stopped(footage: Path, cwd: Path, how: signal.Signals, *extra: str) -> Path:
+    """Start a fit of model `m`, stop it once it has read into the second clip; its last checkpoint."""
+    child = start("fit", "--normal-videos", footage, "--model", "m", *SLOW, *extra, cwd=cwd)
+    checkpoint = cwd / ".m.fit" / "coreset.safetensors"
+    wait_for(lambda: checkpoint.is_file() and checkpoint_note(checkpoint)["tally"]["span"] >= 1, child)
+    child.send_signal(how)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode != 0
+    if how == signal.SIGINT:
+        assert "run the same command to go on" in err
+        assert len(err.splitlines()) == 1
+    assert not (cwd / "m").exists()
+    return checkpoint
+
+
+def wait_for(happened: Callable[[], object], child: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 120
+    while not happened():
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def clips(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two clips of the small footage."""
+    folder = tmp_path_factory.mktemp("clips")
+    for number in (1, 2):
+        shutil.copy2(small_model.footage.normal / f"normal_0{number}.mp4", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "m"
+    succeed("fit", "--normal-videos", clips, "--model", folder, *SLOW)
+    assert [path.name for path in folder.parent.iterdir()] == ["m"]  # no checkpoint is left
+    return folder
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_stopped_fit_goes_on_and_gives_the_same_bank(
+    how: signal.Signals, clips: Path, uninterrupted: Path, tmp_path: Path
+):
+    checkpoint = stopped(clips, tmp_path, how)
+    learned = checkpoint_note(checkpoint)["tally"]["frames"]
+    assert learned > 0
+    with safe_open(str(checkpoint), "numpy") as file:  # bounded by the bank's size, not by the footage
+        assert file.get_slice("rows").get_shape()[0] <= 2 * 300
+    done = invoke("fit", "--normal-videos", clips, "--model", tmp_path / "m", *SLOW)
+    assert done.status == 0, done.err
+    assert f"went on with an unfinished fit of {learned} frames" in done.err
+    for name in (BANK, PROJECTION):
+        assert (tmp_path / "m" / name).read_bytes() == (uninterrupted / name).read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_checkpoint_of_another_fit_is_not_gone_on_with(
+    small_model: SmallModel, clips: Path, tmp_path: Path
+):
+    """Other settings, other footage, another backbone, a damaged file: one line, and a whole new fit."""
+    footage = Path(shutil.copytree(clips, tmp_path / "in"))
+    checkpoint = stopped(footage, tmp_path, signal.SIGKILL)
+    kept = checkpoint.parent.rename(tmp_path / "kept")
+    quick = ("backbone.input_size=[64,96]", "fit.fps=1", "fit.checkpoint_s=60")
+    for changes, why in (
+        (("bank.size=200",), "settings"),
+        (("fit.drop=[normal_01.mp4@0-1]",), "excluded moments"),
+        (("backbone.neighbourhood=5",), "backbone"),
+        ((), "cannot be read"),
+    ):
+        shutil.copytree(kept, checkpoint.parent)
+        if why == "cannot be read":
+            checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+        done = invoke("fit", "--normal-videos", footage, "--model", tmp_path / "m", *SLOW, *quick, *changes)
+        assert done.status == 0, done.err
+        (line,) = [line for line in done.err.splitlines() if "not gone on with" in line]
+        assert why in line
+        assert "went on with" not in done.err
+        assert not checkpoint.parent.exists()
+        shutil.rmtree(tmp_path / "m")
+    shutil.copytree(kept, checkpoint.parent)
+    shutil.copy(small_model.footage.normal / "normal_03.mp4", footage)
+    done = invoke("fit", "--normal-videos", footage, "--model", tmp_path / "m", *SLOW, *quick)
+    assert "of other footage" in done.err
+
+
+def test_a_disk_that_fills_costs_the_checkpoints_and_not_the_fit(
+    clips: Path, uninterrupted: Path, tmp_path: Path
+):
+    """The hidden folder's place is taken by a disk too small for a checkpoint."""
+    place = tmp_path / ".m.fit"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        done = invoke("fit", "--normal-videos", clips, "--model", tmp_path / "m", *SLOW)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+    assert done.status == 0, done.err
+    (line,) = [line for line in done.err.splitlines() if "checkpoint" in line]
+    assert "no checkpoint could be written" in line
+    assert "No space left" in line
+    assert (tmp_path / "m" / BANK).read_bytes() == (uninterrupted / BANK).read_bytes()

@@ -1,0 +1,184 @@
+"""`study`: grids and sweeps over scores that are there, what looking costs, thresholds set by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_model import FIT, FPS, SmallModel, invoke, process, succeed
+
+from anomaly.artifact import read_signed
+from anomaly.calibration import recall_bound
+
+PNG = b"\x89PNG\r\n\x1a\n"
+GRID = "study.grid={smoothing_s:[0,0.5],min_duration_s:[0,0.25,0.5]}"
+
+
+@pytest.fixture
+def copy(small_model: SmallModel, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_model.folder, tmp_path / "model"))
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "study.csv").read_text().splitlines()))
+
+
+def threshold(model: Path) -> dict:
+    return read_signed(model / "thresholds" / "torch-fp32.json")
+
+
+def test_a_grid_ends_in_one_table_and_one_plot_and_changes_nothing(copy: Path):
+    before = threshold(copy)
+    out = succeed("study", "--model", copy, "--target-recall", 0.5, GRID, FPS)
+    assert "6 decider settings at 100 thresholds" in out
+    folder = copy.parent / "model_study"
+    rows = table(folder)
+    assert len(rows) == len({row["name"] for row in rows}) == 6
+    assert all(float(row["recall_low"]) <= float(row["event_recall"]) <= 1 for row in rows)
+    alarms = [float(row["false_alarms_per_hour"]) for row in rows]
+    assert alarms == sorted(alarms)
+    assert (folder / "study.png").read_bytes().startswith(PNG)
+    page = (folder / "study.html").read_text()
+    assert "<svg" in page
+    assert "https:" not in page
+    assert "<script" not in page
+    assert all(row["name"] in page for row in rows)
+    assert threshold(copy) == before
+
+
+def test_what_was_tried_is_recorded_and_paid_for(copy: Path):
+    arguments = ("study", "--model", copy, "--target-recall", 0.5, GRID, "study.apply=true", FPS)
+    out = succeed(*arguments, "study.protect=correct")
+    document = threshold(copy)
+    assert document["settings_tried"] == document["certificate"]["settings_tried"] == 6
+    assert document["certificate"]["recall"] == pytest.approx(recall_bound(3, 0, 0.95, 6))
+    assert "best of 6 settings" in document["chosen"]
+    assert "Up to 6 settings or thresholds were compared on the same anomalies" in out
+    # Its frames belonged to the setting before.
+    assert not (copy / "evidence").exists()
+    succeed(*arguments)
+    document = threshold(copy)
+    assert document["settings_tried"] == 1
+    found = [event["event"]["found"] for event in document["events"]]
+    assert sorted(set(found)) == ["chose", "independent"]
+    if document["certificate"]:
+        assert document["certificate"]["n_events"] == found.count("independent")
+    assert "Used to choose the settings" in " ".join(document["notes"])
+    # They chose once; another study deals all of them anew.
+    assert "6 decider settings" in succeed(*arguments, "study.apply=false")
+    assert "that played no part in the choice" in document["chosen"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (("study.grid={smooth:[1]}",), 2, "smoothing_s"),
+        (("study.grid={smoothing_s:5}",), 2, "lists of numbers"),
+        (("study.grid={smoothing_s:[a]}",), 2, "lists of numbers"),
+        (("study.grid={leave_ratio:[2]}",), 2, "leave_ratio"),
+        (("study.grid=fine",), 2, "is no grid"),
+        (("study.protect=hope",), 2, "split or correct"),
+        (("study.share=0",), 1, "cannot be split"),
+    ],
+)
+def test_a_study_that_cannot_be_made_is_one_line(
+    small_model: SmallModel, arguments: tuple[str, ...], status: int, told: str, tmp_path: Path
+):
+    done = invoke("study", "--model", small_model.folder, "--out", tmp_path, *arguments, FPS)
+    assert done.status == status
+    assert told in done.message
+    assert "unexpected" not in done.message
+
+
+def test_a_model_without_scores_says_what_to_do(copy: Path):
+    shutil.rmtree(copy / "thresholds")
+    done = invoke("study", "--model", copy, FPS)
+    assert done.status == 1
+    assert "python -m anomaly calibrate" in done.message
+    assert invoke("study").status == 2
+
+
+def test_a_sweep_resumes_and_ends_in_one_table(
+    small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = (
+        "study", "--model", small_model.folder, FPS, "hydra.sweep.dir=sweep", "-m",
+        "calibration.target_recall=0.5,0.9", "decider.min_duration_s=0,0.5",
+    )  # fmt: skip
+    first = invoke(*arguments)
+    assert first.status == 0, first.err
+    rows = table(Path("sweep"))
+    assert {row["name"] for row in rows} == {
+        f"calibration.target_recall={target} decider.min_duration_s={hold}"
+        for target in (0.5, 0.9)
+        for hold in (0, 0.5)
+    }
+    assert Path("sweep/study.png").read_bytes().startswith(PNG)
+    # The bands of the table hold for all four together; those of a job for its own 3 ranks.
+    alone = {one["name"]: one for i in range(4) for one in table(Path(f"sweep/{i}"))}
+    assert len(alone) == 2  # two deciders, each at two targets
+    for row in rows:
+        missed = round(3 * (1 - float(row["event_recall"])))
+        assert float(row["recall_low"]) == pytest.approx(recall_bound(3, missed, 0.95, 4 * 3))
+    Path("sweep/2/job.json").unlink()
+    again = invoke(*arguments)
+    assert again.status == 0
+    assert [f"job {i} was finished before" in again.err for i in range(4)] == [True, True, False, True]
+    other = invoke(*arguments[:-1], "decider.min_duration_s=0.25,0.5")
+    assert [f"job {i} was finished before" in other.err for i in range(4)] == [False, True, False, True]
+
+
+@pytest.mark.slow
+def test_models_of_a_sweep_in_several_processes_are_compared(small_model: SmallModel, tmp_path: Path):
+    footage = small_model.footage
+    sweep = (
+        "fit", "--normal-videos", footage.normal, "--model", "m", *FIT, "fit.review=0", "-m", "bank.size=100,0,800",
+        "hydra/launcher=joblib", "hydra.sweep.dir=sweep",
+    )  # fmt: skip
+    done = process(*sweep, cwd=tmp_path)
+    assert done.status == 2
+    assert "bank.size=0 is too small" in done.err
+    assert json.loads((tmp_path / "sweep" / "1" / "job.json").read_text())["error"][1] == 2
+    again = process(*sweep, cwd=tmp_path)
+    assert "job 0 was finished before" in again.err
+    assert "job 1 was finished before" not in again.err
+    found = process(
+        "study", "--sweep", "sweep", "--labeled", footage.labeled_csv, "--videos", footage.labeled, FPS, cwd=tmp_path
+    )  # fmt: skip
+    assert found.status == 0, found.err
+    rows = table(tmp_path / "sweep")
+    assert {row["name"] for row in rows} == {"bank.size=100", "bank.size=800"}
+
+
+def test_a_threshold_set_by_hand_says_so_and_pays(copy: Path, small_model: SmallModel):
+    footage = small_model.footage
+    arguments = (
+        "calibrate",
+        "--model",
+        copy,
+        "--labeled",
+        footage.labeled_csv,
+        "--videos",
+        footage.labeled,
+        FPS,
+    )
+    worked_out = threshold(copy)["threshold"]
+    out = succeed(*arguments, f"calibration.threshold={worked_out * 0.99}")
+    document = threshold(copy)
+    assert document["by_hand"] is True
+    assert document["threshold"] == pytest.approx(worked_out * 0.99)
+    assert document["certificate"]["recall"] == pytest.approx(recall_bound(3, 0, 0.95))
+    assert "set by hand" in out
+    second = sorted(event["score"] for event in document["events"])[1]
+    out = succeed(*arguments, f"calibration.threshold={np.nextafter(second, 0)}")
+    document = threshold(copy)
+    assert document["certificate"]["settings_tried"] == 3
+    assert document["certificate"]["recall"] == pytest.approx(recall_bound(3, 1, 0.95, 3))
+    assert "set by hand" in (copy.parent / "model_calibration.html").read_text()
+    bad = invoke(*arguments, "calibration.threshold=-1")
+    assert (bad.status, "threshold -1" in bad.message) == (2, True)

@@ -1,0 +1,81 @@
+"""Compiled engines: kept for one user and one machine, and never trusted beyond what they were built under."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from export.engine_cache import (
+    EngineFacts,
+    cache_folder,
+    read_engine,
+    read_timings,
+    write_engine,
+    write_timings,
+)
+from export.errors import EngineError
+
+FACTS = EngineFacts("NVIDIA L4, 8.9", "580.65", "10.13.0", "fp16", "ab" * 32, 16)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_an_engine_comes_back_under_the_same_facts():
+    assert read_engine(FACTS) is None
+    path = write_engine(FACTS, b"plan")
+    assert read_engine(FACTS) == b"plan"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(cache_folder().stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gpu": "NVIDIA H200, 9.0"}, {"driver": "575.1"}, {"libraries": "11.0"}, {"precision": "fp32"},
+        {"graph": "cd" * 32}, {"batch": 8},
+    ],
+)  # fmt: skip
+def test_an_engine_of_another_machine_version_or_graph_is_not_used(change: dict[str, str]):
+    path = write_engine(FACTS, b"plan")
+    other = replace(FACTS, **change)
+    assert other.key != FACTS.key
+    assert read_engine(other) is None
+    # Not even under a name that was made to fit.
+    for suffix in (".plan", ".json"):
+        path.with_suffix(suffix).rename(path.with_name(f"{other.key}{suffix}"))
+    assert read_engine(other) is None
+
+
+def test_a_changed_or_half_written_engine_is_built_anew():
+    path = write_engine(FACTS, b"plan")
+    path.write_bytes(b"plam")
+    assert read_engine(FACTS) is None
+    write_engine(FACTS, b"plan")
+    path.with_suffix(".json").write_text("{")
+    assert read_engine(FACTS) is None
+
+
+def test_a_cache_that_others_may_write_to_is_refused():
+    folder = cache_folder()
+    folder.chmod(0o777)
+    with pytest.raises(EngineError, match="open to other users"):
+        read_engine(FACTS)
+    folder.chmod(0o700)
+    folder.rmdir()
+    folder.symlink_to("/tmp")
+    with pytest.raises(EngineError, match="open to other users"):
+        write_engine(FACTS, b"plan")
+
+
+def test_timings_are_shared_by_all_graphs_of_one_machine():
+    assert read_timings(FACTS) == b""
+    write_timings(FACTS, b"timings")
+    assert read_timings(replace(FACTS, graph="cd" * 32, precision="fp32")) == b"timings"
+    assert read_timings(replace(FACTS, libraries="11.0")) == b""

@@ -1,0 +1,255 @@
+"""Graphs of a small branch give the answers that plain numpy gives, in every runtime that is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from anomaly.heatmap import anomaly_map, frame_score
+from anomaly.resize import resize, resize_matrix
+from export import (
+    DeviceMissingError,
+    MemoryShortError,
+    RuntimeMissingError,
+    UnsupportedError,
+    check_room,
+    compare,
+    open_graph,
+    parting,
+    search_bytes,
+)
+from export.onnx import BranchParts, ResizeMatrices, features_graph, stage_names, whole_graph
+from export.openvino import convert
+from memory_bank import MemoryBank, Origins
+
+GRID, SIZE, SOURCE = (4, 6), (32, 48), (40, 50)
+CHANNELS, DIMS = 10, 7
+
+
+class Network(torch.nn.Module):
+    """Two convolutions in the place of a backbone, with timm's way of asking for maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.one = torch.nn.Conv2d(3, 6, 8, 8)
+        self.two = torch.nn.Conv2d(6, CHANNELS, 3, 1, 1)
+
+    def forward_intermediates(self, pictures: torch.Tensor, **options: Any) -> list[torch.Tensor]:
+        return [self.two(torch.relu(self.one(pictures)))]
+
+
+class Features(torch.nn.Module):
+    """Shaped as `export.onnx.BranchParts` wants its features."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.stages(pictures)["features"]
+
+    def stages(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+        (found,) = self.network.forward_intermediates((pictures.permute(0, 3, 1, 2) - 128.0) / 64.0)
+        return {"layer 1": found, "features": found.flatten(2).transpose(1, 2)}
+
+
+def parts(metric: str = "euclidean", network: torch.nn.Module | None = None) -> BranchParts:
+    generator = np.random.default_rng(1)
+    counts = np.ones(GRID[0] * GRID[1], bool)
+    counts[:3] = counts[11] = False
+    return BranchParts(
+        Features(network or Network()).eval(),
+        generator.standard_normal(CHANNELS).astype(np.float32),
+        generator.standard_normal((CHANNELS, DIMS)).astype(np.float32),
+        metric,
+        2.5,
+        0.1,
+        counts,
+        GRID,
+        SIZE,
+    )
+
+
+def matrices() -> ResizeMatrices:
+    return ResizeMatrices(
+        resize_matrix(SOURCE[0], SIZE[0]),
+        resize_matrix(SOURCE[1], SIZE[1]),
+        resize_matrix(GRID[0], SOURCE[0]),
+        resize_matrix(GRID[1], SOURCE[1]),
+    )
+
+
+def frames(count: int) -> np.ndarray:
+    coarse = np.random.default_rng(5).integers(0, 256, (count, 8, 10, 3))
+    return np.kron(coarse, np.ones((1, 5, 5, 1))).astype(np.uint8)
+
+
+def patches_of(one: BranchParts, images: np.ndarray) -> np.ndarray:
+    pictures = np.stack([resize(image, SIZE) for image in images])
+    with torch.no_grad():
+        features = one.features(torch.from_numpy(pictures)).numpy()
+    return np.asarray((features - one.mean) @ one.components)
+
+
+def bank(metric: str, rows: int, near: np.ndarray) -> MemoryBank:
+    generator = np.random.default_rng(rows)
+    kept = near.reshape(-1, DIMS)[:rows] + 0.2 * generator.standard_normal((rows, DIMS))
+    origins = Origins(**{name: np.zeros(rows, dtype) for name, dtype in Origins.DTYPES.items()})
+    return MemoryBank(kept.astype(np.float32), origins, metric, ["normal.mp4"])
+
+
+def written(data: bytes, folder: Path, runtime: str, name: str) -> Path:
+    if runtime == "openvino":
+        return convert(data, folder, name)[0]
+    path = folder / f"{name}.onnx"
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_the_whole_graph_answers_as_the_host_does(metric: str, tmp_path: Path):
+    one = parts(metric)
+    data = whole_graph(one, matrices())
+    for runtime in ("onnxruntime", "openvino"):
+        graph = open_graph(runtime, written(data, tmp_path, runtime, "whole"), "fp32", threads=1)
+        # Batches and banks of other sizes through the same graph: nothing is built anew.
+        for count, rows in ((1, 60), (3, 17)):
+            images = frames(count)
+            patches = patches_of(one, images)
+            memory = bank(metric, rows, patches_of(one, frames(3)))
+            distances, nearest = memory.search(patches.reshape(-1, DIMS))
+            wanted = (distances[:, 0] / 2.5).reshape(count, -1) * one.counts
+            working = memory.working
+            found = graph.run(
+                {
+                    "frames": images,
+                    "bank": working,
+                    "half_norms": 0.5 * np.einsum("ij,ij->i", working, working),
+                }
+            )
+            np.testing.assert_allclose(found["distances"], wanted, rtol=1e-4, atol=1e-5)
+            assert (found["nearest"] == nearest.reshape(count, -1)).mean() > 0.99
+            scores = [frame_score(row, one.top_share, one.counts) for row in wanted]
+            np.testing.assert_allclose(found["score"], scores, rtol=1e-4)
+            heatmaps = [anomaly_map(row, GRID, SOURCE, one.counts) for row in wanted]
+            np.testing.assert_allclose(found["heatmap"], heatmaps, rtol=1e-3, atol=1e-4)
+
+
+def test_the_features_graph_answers_as_torch_and_names_its_steps(tmp_path: Path):
+    one = parts()
+    images = frames(2)
+    pictures = np.stack([resize(image, SIZE) for image in images])
+    wanted = patches_of(one, images)
+    data = features_graph(one, stages=True)
+    assert stage_names(one) == ["layer 1", "features", "patches"]
+    for runtime in ("onnxruntime", "openvino"):
+        graph = open_graph(runtime, written(data, tmp_path, runtime, "stages"), "fp32", threads=1)
+        outputs = list(graph.run({"pictures": pictures}).values())
+        np.testing.assert_allclose(outputs[-1], wanted, rtol=1e-4, atol=1e-4)
+    half = open_graph(
+        "onnxruntime", written(features_graph(one, "fp16"), tmp_path, "onnxruntime", "half"), "fp16"
+    )
+    found = half.run({"pictures": pictures})["patches"]
+    assert found.dtype == np.float32
+    off = np.abs(found - wanted).max()
+    assert 0 < off < 0.02 * np.abs(wanted).max()
+
+
+def test_the_step_where_two_runs_part_is_named():
+    reference = {"a": np.ones(4), "b": np.ones(4), "c": np.ones(4)}
+    assert parting(reference, reference, 1e-6) is None
+    name, off = parting(reference, {**reference, "b": np.ones(4) * 1.1, "c": np.zeros(4)}, 1e-3) or ("", 0.0)
+    assert name == "b"
+    assert off == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("found", "holds"), [([1.0, 2.0], True), ([1.0, 2.1], False), ([1.0, float("nan")], False)]
+)
+def test_a_score_beyond_the_tolerance_does_not_pass(found: list[float], holds: bool):
+    maps = np.ones((2, 3))
+    assert compare([1.0, 2.0], found, maps, maps, tolerance=1e-2).holds == holds
+
+
+def test_only_labels_clear_of_the_threshold_can_flip():
+    maps = np.ones((2, 3))
+    parity = compare([1.0, 2.0], [1.004, 1.996], maps, maps, tolerance=1e-2, threshold=1.002)
+    assert parity.flipped == 0
+    assert compare([1.0, 2.0], [1.6, 2.0], maps, maps, tolerance=1e-2, threshold=1.5).flipped == 1
+
+
+class Eigen(Network):
+    """A network with an operator that ONNX does not have."""
+
+    def forward_intermediates(self, pictures: torch.Tensor, **options: Any) -> list[torch.Tensor]:
+        (found,) = super().forward_intermediates(pictures)
+        return [found + torch.linalg.eigvals(found[:, :, :, :4]).real.sum()]
+
+
+def test_an_operator_that_cannot_be_exported_is_named():
+    with pytest.raises(UnsupportedError, match="eig"):
+        features_graph(parts(network=Eigen()))
+
+
+def test_a_graph_with_an_unknown_operator_is_refused_in_one_line(tmp_path: Path):
+    from onnx import TensorProto, helper, save
+
+    shape = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    node = helper.make_node("Imaginary", ["x"], ["y"], domain="nowhere")
+    model = helper.make_model(
+        helper.make_graph([node], "g", [shape], [result]),
+        opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("nowhere", 1)],
+    )
+    save(model, tmp_path / "odd.onnx")
+    for runtime in ("onnxruntime", "openvino"):
+        with pytest.raises(UnsupportedError, match="Imaginary"):
+            open_graph(runtime, tmp_path / "odd.onnx", "fp32")
+
+
+def test_weights_outside_the_folder_are_never_read(tmp_path: Path):
+    from onnx import TensorProto, helper, save
+
+    (tmp_path / "secret").write_bytes(np.ones(4, np.float32).tobytes())
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "../secret"), ("offset", "0"), ("length", "16")):
+        weight.external_data.add(key=key, value=value)
+    shape = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [shape], [result], [weight])
+    inside = tmp_path / "graph"
+    inside.mkdir()
+    save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), inside / "g.onnx"
+    )
+    for runtime in ("onnxruntime", "openvino"):
+        with pytest.raises(UnsupportedError):
+            open_graph(runtime, inside / "g.onnx", "fp32")
+
+
+def test_what_is_not_there_is_said_in_one_line(tmp_path: Path):
+    path = tmp_path / "any.onnx"
+    with pytest.raises(RuntimeMissingError, match=r"tensorrt is not installed; pip install"):
+        open_graph("tensorrt", path, "fp16")
+    with pytest.raises(DeviceMissingError, match="CUDAExecutionProvider"):
+        open_graph("onnxruntime", path, "fp32", device="cuda")
+    with pytest.raises(DeviceMissingError, match="npu"):
+        open_graph("openvino", path, "fp32", device="npu")
+    with pytest.raises(UnsupportedError, match="bf16"):
+        open_graph("onnxruntime", path, "bf16")
+    with pytest.raises(UnsupportedError, match="quantum"):
+        open_graph("quantum", path, "fp32")
+
+
+def test_too_little_memory_is_told_with_how_much():
+    needed = search_bytes(frames=64, patches=5400, rows=50_000_000)
+    with pytest.raises(
+        MemoryShortError, match=r"search of 64 frames needs \d+\.\d GiB of memory, .* GiB is free"
+    ):
+        check_room(needed, "the search of 64 frames")
+    check_room(1, "nothing")

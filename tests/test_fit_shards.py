@@ -1,0 +1,153 @@
+"""A fit in shards: here or on a Ray cluster, with one worker or three, the bank is the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_model import FIT, FPS, SmallModel, invoke, succeed
+
+from anomaly.decider import DeciderConfig
+from anomaly.errors import FootageError
+from anomaly.fitting import FitOptions, fit
+from anomaly.fitting.reading import Reader
+from anomaly.fitting.shards import cut_into_shards
+from anomaly.footage.source import find_sources
+from anomaly.model import load_model
+from anomaly.regions import Regions
+from anomaly.splits import Span
+from anomaly.weights import load_weights
+
+SHARDS = (*FIT, "bank.size=400", "fit.fps=2", "projection.sample_frames=6", "fit.review=0", "exemplars.max_mb=0",
+          "fit.shard_s=3")  # fmt: skip
+BANK = "banks/appearance.safetensors"
+
+
+def test_footage_is_cut_evenly_and_wholly(small_model: SmallModel):
+    sources = find_sources([small_model.footage.normal])
+    spans = [Span(source, 1.0, 9.0) for source in sources] + [Span(sources[0], 9.0, 9.5)]
+    reader = Reader({source.name: 10.0 for source in sources}, {}, False, [])
+    shards = cut_into_shards(spans, reader, 4.0, 2.0)
+    flat = [span for shard in shards for span in shard]
+    assert [len(shard) for shard in shards[:-1]] == [1] * 7 + [1]
+    for source in sources[1:]:
+        own = [span for span in flat if span.source == source]
+        assert [(span.start_s, span.end_s) for span in own] == [(1.0, 5.0), (5.0, 9.0)]
+    # Short clips share a shard.
+    assert len(cut_into_shards(spans, reader, 100.0, 2.0)) == 1
+    assert sum(span.end_s - span.start_s for span in flat) == pytest.approx(4 * 8 + 0.5)
+
+
+def test_a_fit_in_shards_learns_the_same_frames_and_covers_them(small_model: SmallModel, tmp_path: Path):
+    normal = small_model.footage.normal
+    succeed("fit", "--normal-videos", normal, "--model", tmp_path / "shards", *SHARDS)
+    succeed("fit", "--normal-videos", normal, "--model", tmp_path / "one", *SHARDS, "fit.shard_s=null")
+    shards, one = (load_model(tmp_path / name, device="cpu", offline=True) for name in ("shards", "one"))
+    facts, whole = shards.description["fit"], one.description["fit"]
+    assert facts["frames"] == whole["frames"]
+    assert facts["patches"] == whole["patches"] == facts["coverage"]["patches"]
+    bank, other = shards.detector.branches[0].bank, one.detector.branches[0].bank
+    assert len(bank) <= 400
+    assert bank.counts.sum() == other.counts.sum()
+    assert set(bank.sources) == set(other.sources)
+    assert facts["coverage"]["largest"] <= facts["coverage"]["largest_bound"]
+    assert facts["coverage"]["mean"] < 1.2 * whole["coverage"]["mean"]
+    clip = small_model.footage.test / "test_01.mp4"
+    for name in ("shards", "one"):
+        succeed("score", "--model", tmp_path / name, "--source", clip, "--out", tmp_path / f"{name}.csv", FPS)
+    scores = [
+        np.array([float(line.split(",")[3]) for line in (tmp_path / f"{name}.csv").read_text().split()[1:]])
+        for name in ("shards", "one")
+    ]
+    assert np.corrcoef(*scores)[0, 1] > 0.9
+
+
+def test_settings_that_cannot_be(small_model: SmallModel, tmp_path: Path):
+    for change, why in (("fit.compute=slurm", "choose local or ray"), ("fit.shard_s=0", "is no length")):
+        done = invoke(
+            "fit", "--normal-videos", small_model.footage.normal, "--model", tmp_path / "m", *FIT, change
+        )
+        assert done.status == 2
+        assert why in done.message
+
+
+@pytest.fixture
+def cluster() -> Iterator[object]:
+    """Starts a Ray cluster on this machine, of as many workers as asked for."""
+    ray = pytest.importorskip("ray")
+
+    def start(workers: int) -> None:
+        ray.shutdown()
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
+
+    yield start
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_bank_is_the_same_whoever_fills_it(small_model: SmallModel, cluster, tmp_path: Path):
+    """One machine without Ray, one worker, three workers, three of which one is killed half-way."""
+    normal = small_model.footage.normal
+    succeed("fit", "--normal-videos", normal, "--model", tmp_path / "here", *SHARDS)
+    expected = (tmp_path / "here" / BANK).read_bytes()
+    for workers in (1, 3):
+        cluster(workers)
+        model = tmp_path / f"ray{workers}"
+        succeed("fit", "--normal-videos", normal, "--model", model, *SHARDS, "fit.compute=ray")
+        assert (model / BANK).read_bytes() == expected
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_one_worker, args=(killed,))
+    killer.start()
+    succeed("fit", "--normal-videos", normal, "--model", tmp_path / "killed", *SHARDS, "fit.compute=ray")
+    killer.join(60)
+    assert len(killed) == 1
+    assert (tmp_path / "killed" / BANK).read_bytes() == expected
+
+
+def kill_one_worker(killed: list[int]) -> None:
+    """Kill the first process that works on a shard."""
+    until = time.monotonic() + 60
+    while not killed and time.monotonic() < until:
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if command.startswith(b"ray::fill_shard"):
+                os.kill(int(folder.name), signal.SIGKILL)
+                killed.append(int(folder.name))
+                break
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("compute", ["local", "ray"])
+def test_a_clip_that_a_worker_does_not_see_is_named(
+    compute: str, small_model: SmallModel, cluster, tmp_path: Path
+):
+    """It was there when the headers were read, and is gone when its shard is worked on."""
+    if compute == "ray":
+        cluster(2)
+    folder = Path(shutil.copytree(small_model.footage.normal, tmp_path / "in"))
+    weights, _ = load_weights("efficientnet_lite0", offline=True)
+    branch = load_model(small_model.folder, device="cpu", offline=True).detector.branches[0]
+
+    def progress(stage: str, done: float, total: float | None) -> None:
+        if stage.startswith("filling"):
+            (folder / "normal_03.mp4").unlink(missing_ok=True)
+
+    options = FitOptions(fps=2.0, sample_frames=6, bank_size=200, compute=compute, shard_s=3.0)
+    with pytest.raises(FootageError, match=r"'normal_03\.mp4' is not at .*every worker sees"):
+        fit(
+            find_sources([folder]), branch.backbone.spec, weights, Regions([], [], None), DeciderConfig(), options,
+            input_size=(96, 160), progress=progress,
+        )  # fmt: skip

@@ -1,0 +1,141 @@
+"""A fit in parts, part of a bank, and products on threads of our own."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from memory_bank import (
+    MemoryBank,
+    MemoryBankError,
+    Origins,
+    StreamingCoreset,
+    checkpoint_note,
+    kcenter_select,
+    load_checkpoint,
+    merge_parts,
+    part_of,
+    save_checkpoint,
+)
+from memory_bank.threads import side_by_side, usable_threads
+
+PATCHES = 60
+
+
+def clip(number: int, frames: int = 40) -> np.ndarray:
+    """(frames, PATCHES, 12): one scene, and something that differs from clip to clip."""
+    scene = np.random.default_rng(0).standard_normal((PATCHES, 12)) * 4
+    rng = np.random.default_rng(number)
+    made = scene + 0.2 * rng.standard_normal((frames, PATCHES, 12))
+    made[:, rng.integers(PATCHES, size=5)] += 5 * rng.standard_normal((5, 12))
+    return made.astype("f")
+
+
+def coreset_of(numbers: list[int], size: int = 200, share: float = 0.25) -> StreamingCoreset:
+    coreset = StreamingCoreset(dim=12, size=size, random_share=share)
+    place = np.zeros(PATCHES, "f")
+    for number in numbers:
+        for frame, rows in enumerate(clip(number)):
+            coreset.add(rows, f"{number}.mp4", frame, frame / 10, place, place, np.arange(PATCHES))
+    return coreset
+
+
+@pytest.mark.parametrize("fan_in", [2, 8])
+def test_merged_parts_cover_all_footage_within_the_bound(fan_in: int) -> None:
+    parts = [part_of(coreset_of([number])) for number in range(5)]
+    bank, coverage = merge_parts(parts, fan_in)
+    everything = np.concatenate([clip(number).reshape(-1, 12) for number in range(5)])
+    assert len(bank) <= 200
+    assert bank.counts.sum() == coverage.patches == len(everything)
+    assert set(bank.sources) == {f"{number}.mp4" for number in range(5)}
+    found = bank.search(everything)[0]
+    assert found.max() <= coverage.largest_bound * 1.0001
+    assert coverage.mean == pytest.approx(float(found.mean()), rel=0.05)
+    whole = coreset_of(list(range(5)))
+    other = whole.finish()
+    assert found.mean() < 1.2 * other.search(everything)[0].mean()
+    assert merge_parts(parts, fan_in)[0].digest() == bank.digest()
+
+
+def test_merged_random_rows_are_the_random_sample_of_everything() -> None:
+    parts = [part_of(coreset_of([number], share=1.0)) for number in range(3)]
+    bank, coverage = merge_parts(parts)
+    whole = coreset_of([0, 1, 2], share=1.0)
+    other = whole.finish()
+    assert {row.tobytes() for row in bank.rows} == {row.tobytes() for row in other.rows}
+    assert coverage.sampled == whole.coverage.sampled
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(MemoryBankError, match="nothing to merge"):
+        merge_parts([])
+    with pytest.raises(MemoryBankError, match="different settings"):
+        merge_parts([part_of(coreset_of([0])), part_of(coreset_of([1], size=100))])
+
+
+def test_a_subset_is_searched_and_counts_what_its_rows_stood_for() -> None:
+    bank = coreset_of([0, 1]).finish()
+    kept = np.arange(0, len(bank), 3)
+    part = bank.subset(kept)
+    np.testing.assert_array_equal(part.rows, bank.rows[kept])
+    np.testing.assert_array_equal(part.origins.frame, bank.origins.frame[kept])
+    np.testing.assert_array_equal(part.counts, bank.counts[kept])
+    patches = clip(7, 1)[0]
+    apart = np.linalg.norm(patches[:, None].astype(np.float64) - part.rows[None], axis=2)
+    np.testing.assert_allclose(part.search(patches)[0][:, 0], apart.min(axis=1), rtol=1e-5)
+    mask = np.zeros(len(bank), bool)
+    mask[kept] = True
+    assert bank.subset(mask).digest() == part.digest()
+
+
+def test_a_checkpoint_carries_a_note_that_goes_with_its_state(tmp_path: Path) -> None:
+    path = tmp_path / "fit.safetensors"
+    save_checkpoint(path, coreset_of([0]), note={"frames": 40, "names": ["a", "é"]})
+    assert checkpoint_note(path) == {"frames": 40, "names": ["a", "é"]}
+    assert load_checkpoint(path).patches == 40 * PATCHES
+    save_checkpoint(path, coreset_of([0, 1]))
+    assert checkpoint_note(path) == {}
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(MemoryBankError, match="cannot read the checkpoint"):
+        checkpoint_note(path)
+
+
+def blas_threads() -> set[int]:
+    """Of numpy's own; SciPy and FAISS bring others."""
+    return {one["num_threads"] for one in threadpool_info() if "numpy" in one["filepath"]}
+
+
+def test_products_take_one_thread_each_and_the_setting_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert usable_threads() == 2
+    before = blas_threads()
+    with side_by_side() as each:
+        assert blas_threads() == {1}
+        done: list[int] = []
+        each(done.append, ((number,) for number in range(20)))
+        assert sorted(done) == list(range(20))
+        with pytest.raises(ZeroDivisionError):
+            each(lambda number: 1 // number, [(1,), (0,), (2,)])
+    assert blas_threads() == before
+    bank = coreset_of([0]).finish()
+    with ThreadPoolExecutor(4) as pool:  # several cameras at a time
+        found = list(pool.map(lambda _: bank.search(clip(3, 1)[0])[0].sum(), range(40)))
+    assert len(set(found)) == 1
+    assert blas_threads() == before
+
+
+def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).standard_normal((6000, 24)).astype("f")
+    bank = MemoryBank(rows[:2000], Origins(*[np.zeros(2000)] * 7), "euclidean", ("",))
+    found = []
+    for threads in ("1", "2", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        picked = kcenter_select(rows, 300)
+        distances, index = bank.search(rows[2000:], 3)
+        found.append((picked.indices.tobytes(), distances.tobytes(), index.tobytes()))
+    assert len({one[1:] for one in found[1:]}) == 1
+    assert len({one[0] for one in found}) == 1
