@@ -75,8 +75,8 @@ def chance_verdict(
     """Why the chance-hit rate, or that it cannot be measured, forbids a certificate; "" if it does not."""
     rate = price.chance_hit_rate
     proven = (
-        f" With it, {certificate.n_events} {certificate.unit}s prove a recall of at most "
-        f"{percent(certificate.recall)} at {percent(certificate.confidence)}."
+        f" With it, {certificate.n_events} {certificate.unit}{'s' * (certificate.n_events != 1)} would prove a recall "
+        f"of at most {percent(certificate.recall)} at {percent(certificate.confidence)}."
     )
     if rate is None:
         return (

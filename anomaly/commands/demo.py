@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: A thin scratch is smaller than a patch; faults of motion are normal in every single picture.
 HARD_KINDS = ("scratch", *MOTION_KINDS)
 #: Half of the normal clips are held out: room to see how often normal footage alarms by chance.
-_NORMAL_CLIPS, _NORMAL_S, _HOLDOUT = 8, 20.0, 0.5
+_NORMAL_CLIPS, _NORMAL_S, _HOLDOUT = 8, 21.0, 0.5
 _LABELED_CLIPS, _TEST_CLIPS, _CLIP_S, _CLEAN_CLIPS = 16, 8, 7.0, 1
 
 
