@@ -62,8 +62,8 @@ def write_clip(
             frame = av.VideoFrame.from_ndarray(
                 np.ascontiguousarray(image), format="gray" if image.ndim == 2 else "rgb24"
             )
-            if color_range is not None:
-                frame = frame.reformat(format=stream.pix_fmt, dst_color_range=color_range)
+            # What the encoder converts by itself has been seen to differ from run to run.
+            frame = frame.reformat(format=stream.pix_fmt, dst_color_range=color_range)
             if times is not None:
                 frame.pts, frame.time_base = round(times[i] * 1000), Fraction(1, 1000)
             for packet in stream.encode(frame):

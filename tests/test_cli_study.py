@@ -54,8 +54,13 @@ def test_what_was_tried_is_recorded_and_paid_for(copy: Path):
     arguments = ("study", "--model", copy, "--target-recall", 0.5, GRID, "study.apply=true", FPS)
     out = succeed(*arguments, "study.protect=correct")
     document = threshold(copy)
-    assert document["settings_tried"] == document["certificate"]["settings_tried"] == 6
-    assert document["certificate"]["recall"] == pytest.approx(recall_bound(3, 0, 0.95, 6))
+    assert document["settings_tried"] == 6
+    # The setting that came out best may alarm by chance too often to be certified; footage is encoded anew in each run.
+    if document["certificate"]:
+        assert document["certificate"]["settings_tried"] == 6
+        assert document["certificate"]["recall"] == pytest.approx(recall_bound(3, 0, 0.95, 6))
+    else:
+        assert "events would be caught by chance" in document["withheld"]
     assert "best of 6 settings" in document["chosen"]
     assert "Up to 6 settings or thresholds were compared on the same anomalies" in out
     # Its frames belonged to the setting before.

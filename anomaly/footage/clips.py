@@ -17,7 +17,6 @@ from anomaly.errors import FootageError
 if TYPE_CHECKING:
     from anomaly.types import ImageArray
 
-_THREADS = 2
 _TIME_BASE = Fraction(1, 90_000)
 
 
@@ -143,8 +142,6 @@ class VideoWriter:
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": str(self._crf), "preset": "veryfast"}
         stream.codec_context.time_base = _TIME_BASE
-        # x264's bytes depend on its threads: left to the machine, a seed would not give the same file everywhere.
-        stream.codec_context.thread_count = _THREADS
         self._stream = stream
 
     def _cannot(self, error: Exception) -> FootageError:
