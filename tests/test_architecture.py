@@ -123,7 +123,7 @@ def test_only_making_a_graph_needs_torch():
         ("tensorrt", {"export"}),
         ("timm", {"anomaly.backbone", "anomaly.weights", "anomaly.weights_import"}),
         ("rich", {"anomaly.commands"}),
-        ("av", {"anomaly.footage"}),
+        ("av", {"anomaly.footage", "anomaly.edge"}),
     ],
 )  # fmt: skip
 def test_a_library_stays_in_its_rooms(package: str, rooms: set[str]):
