@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -27,7 +28,9 @@ from typing import TYPE_CHECKING, Any
 from anomaly.errors import CorruptModelError, ModelError, SchemaError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 SCHEMA = 1
 #: Files that calibration writes anew; a checksum of each array is inside (they are zip archives).
@@ -81,6 +84,15 @@ def read_signed(path: Path) -> dict[str, Any]:
     return document
 
 
+def archive_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays as the bytes of a compressed .npz."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Replace a file whole: a reader, or a power cut, sees the old bytes or the new ones."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -130,9 +142,7 @@ def save_folder(
             f"{str(folder)!r} exists and is no model folder; give another --model, or move it away"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
+    with _in_place_of(folder) as partial:
         partial.mkdir()
         for name, data in {**files, **(added or {})}.items():
             path = partial / name
@@ -145,15 +155,6 @@ def save_folder(
         }
         write_json(partial / "model.json", {**description, "schema": SCHEMA, "files": listed})
         _sync_folder(partial)
-        old = _old_name(folder)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(partial, folder)
-        _sync_folder(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def added_files(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
@@ -177,10 +178,7 @@ def replace_subfolder(
         index: name of the signed JSON that lists them.
         document: what it says besides; `files`, their sha256, is added.
     """
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    old = _old_name(folder)
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
+    with _in_place_of(folder) as partial:
         for name, data in files.items():
             path = partial / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,15 +186,6 @@ def replace_subfolder(
             path.write_bytes(data)
         listed = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
         write_json(partial / index, {**document, "files": listed})
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(partial, folder)
-        _sync_folder(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def recover(folder: Path) -> None:
@@ -290,6 +279,25 @@ def _archive_is_whole(path: Path) -> bool:
             return archive.testzip() is None
     except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         return False
+
+
+@contextlib.contextmanager
+def _in_place_of(folder: Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of `folder` once it is full; on an error nothing has changed."""
+    partial, old = folder.with_name(f".{folder.name}.{os.getpid()}.partial"), _old_name(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        if folder.exists():
+            # Left where removing it was cut off; a rename needs the place empty.
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
+        os.replace(partial, folder)
+        _sync_folder(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _old_name(folder: Path) -> Path:

@@ -6,7 +6,6 @@ the bank's digest is among those that a certificate hangs on.
 
 from __future__ import annotations
 
-import io
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly.artifact import added_files, read_description, save_folder
+from anomaly.artifact import added_files, archive_bytes, read_description, save_folder
 from anomaly.errors import ModelError
 from anomaly.exemplars import carry_over, load_exemplars
-from anomaly.model import bank_entry, load_bank, software
+from anomaly.model import bank_entry, bank_file, load_bank, software
 from anomaly.scores import packed
 from memory_bank import MemoryBank, forget_source, merge_banks
 
@@ -55,7 +54,7 @@ def forget_clip(folder: Path, clip: str) -> tuple[MemoryBank, Forgotten, float]:
     files = {
         "projection.safetensors": (folder / "projection.safetensors").read_bytes(),
         "scores.npz": (folder / "scores.npz").read_bytes(),
-        **_bank_file(branch, bank),
+        **bank_file(branch["name"], bank),
         **carry_over(bank, [(before, exemplars)], taken),
     }
     changed = {
@@ -116,12 +115,10 @@ def merge_models(folders: Sequence[Path], to: Path, size: int) -> tuple[MemoryBa
         pictures.append((bank, exemplars))
     taken = sum(path.stat().st_size for folder in folders for path in (folder / "exemplars").glob("*"))
     scale = float(np.mean([branch["scale"] for branch in branches]))
-    empty = io.BytesIO()
-    np.savez_compressed(empty, **packed("holdout", []))  # type: ignore[arg-type]
     files = {
         "projection.safetensors": (folders[0] / "projection.safetensors").read_bytes(),
-        "scores.npz": empty.getvalue(),
-        **_bank_file(branches[0], merged),
+        "scores.npz": archive_bytes(packed("holdout", [])),
+        **bank_file(branches[0]["name"], merged),
         **carry_over(merged, pictures, min(taken, _MOST_EXEMPLAR_BYTES)),
     }
     fitted = [
@@ -176,12 +173,6 @@ def _only_branch(description: Mapping[str, Any]) -> Mapping[str, Any]:
     if len(branches) != 1:
         raise ModelError(f"the model has {len(branches)} branches; banks are changed in models of one branch")
     return branches[0]
-
-
-def _bank_file(branch: Mapping[str, Any], bank: MemoryBank) -> dict[str, bytes]:
-    from safetensors.numpy import save
-
-    return {f"banks/{branch['name']}.safetensors": save(bank.to_tensors())}
 
 
 def _without_files(description: Mapping[str, Any]) -> dict[str, Any]:

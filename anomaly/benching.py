@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from anomaly.detector import Recent
-from anomaly.evidence import FOLDER, load_evidence
+from anomaly.evidence import has_evidence, load_evidence
 from anomaly.exporting import operations_of
 from anomaly.footage.source import find_sources, read_frames
 from anomaly.model import load_model
@@ -160,7 +160,7 @@ def _images(model: Model, source: str | None, frames: int) -> tuple[list[ImageAr
             images.append(frame.image)
             began = perf_counter()
         return images, float(np.median(times)) * 1e3
-    if (model.folder / FOLDER / "index.json").is_file():
+    if has_evidence(model.folder):
         evidence = load_evidence(model.folder)
         files = [file for one in evidence.stretches for file in one.files][:frames]
         if files:

@@ -174,6 +174,10 @@ class Detector:
         """The same branches under another decision."""
         return Detector(self.branches, self.regions, decider, threshold)
 
+    def with_branches(self, branches: Sequence[Branch]) -> Detector:
+        """The same regions and decider looking through other branches."""
+        return Detector(branches, self.regions, self.decider.config, self.decider.threshold)
+
     def look(self, images: Sequence[ImageArray], recent: Recent | None = None) -> list[Look]:
         """Measure frames, without a decision.
 

@@ -15,7 +15,6 @@ Reading needs numpy and OpenCV, no torch. A model loads without its evidence: th
 
 from __future__ import annotations
 
-import io
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from anomaly.artifact import file_digest, read_signed, replace_subfolder
+from anomaly.artifact import archive_bytes, file_digest, read_signed, replace_subfolder
 from anomaly.calibration import Event, ScoreScale
 from anomaly.decider import Decider, DeciderConfig, DeciderState
 from anomaly.errors import CorruptModelError, ModelError, SchemaError
@@ -72,6 +71,10 @@ class Stretch:
     threshold: float
     scale: ScoreScale | None = None
     before: tuple[float, float] | None = None
+
+    def caught(self, config: DeciderConfig) -> bool:
+        """Whether it is an event that the reference catches."""
+        return self.event is not None and self.decision_score(config) >= self.threshold
 
     def decision_score(
         self, config: DeciderConfig, scores: Sequence[float] | NDArray[np.float64] | None = None
@@ -168,8 +171,6 @@ def save_evidence(evidence: Evidence, images: Mapping[str, bytes]) -> None:
         arrays[f"{index}/times"] = one.times
         arrays[f"{index}/scores"] = one.scores
         arrays[f"{index}/distances"] = one.distances
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     document = {
         "schema": _SCHEMA,
         "runtime": evidence.runtime,
@@ -183,7 +184,14 @@ def save_evidence(evidence: Evidence, images: Mapping[str, bytes]) -> None:
         "left_out": evidence.left_out,
         "software": dict(evidence.software),
     }
-    replace_subfolder(evidence.folder, {**images, "arrays.npz": buffer.getvalue()}, "index.json", document)
+    replace_subfolder(
+        evidence.folder, {**images, "arrays.npz": archive_bytes(arrays)}, "index.json", document
+    )
+
+
+def has_evidence(folder: Path) -> bool:
+    """Whether a model folder holds evidence."""
+    return (folder / FOLDER / "index.json").is_file()
 
 
 def load_evidence(folder: Path) -> Evidence:
@@ -198,7 +206,7 @@ def load_evidence(folder: Path) -> Evidence:
         SchemaError: written by another version.
     """
     place = folder / FOLDER
-    if not (place / "index.json").is_file():
+    if not has_evidence(folder):
         raise ModelError(
             f"{str(folder)!r} holds no evidence; `python -m anomaly calibrate` writes it, "
             "unless evidence.max_mb=0"
@@ -240,15 +248,11 @@ def png(image: ImageArray) -> bytes:
 
 
 def _described(one: Stretch) -> dict[str, Any]:
-    event = None
-    if one.event is not None:
-        event = asdict(one.event)
-        event["end_s"] = event["end_s"] if np.isfinite(event["end_s"]) else None
     return {
         "source": one.source,
         "camera": one.camera,
         "still": one.still,
-        "event": event,
+        "event": None if one.event is None else one.event.to_json(),
         "files": list(one.files),
         "threshold": one.threshold,
         "scale": None if one.scale is None else [one.scale.ordinary, one.scale.rare],
@@ -257,17 +261,12 @@ def _described(one: Stretch) -> dict[str, Any]:
 
 
 def _stretch(entry: Mapping[str, Any], index: int, arrays: Mapping[str, NDArray[Any]]) -> Stretch:
-    event = None
-    if entry["event"] is not None:
-        told = entry["event"]
-        end_s = np.inf if told["end_s"] is None else told["end_s"]
-        event = Event(told["video"], told["start_s"], end_s, tuple(told["labels"]), told["found"])
     before = entry["before"]
     return Stretch(
         source=entry["source"],
         camera=entry["camera"],
         still=entry["still"],
-        event=event,
+        event=None if entry["event"] is None else Event.from_json(entry["event"]),
         files=tuple(entry["files"]),
         times=arrays[f"{index}/times"],
         scores=arrays[f"{index}/scores"],

@@ -201,6 +201,7 @@ def _decoded(one: Scored, frames: slice) -> list[ImageArray]:
         FootageError: they are not to be had, or not the same any more.
     """
     wanted = one.frames[frames].tolist()
+    indices = set(wanted)
     if one.source.kind == "image":
         return [frame.image for frame in read_frames(one.source)]
     times = one.times[frames]
@@ -212,7 +213,7 @@ def _decoded(one: Scored, frames: slice) -> list[ImageArray]:
             end_s=float(times[-1]) + TIME_RESOLUTION_S,
             on_damage=lambda _: None,
         )
-        if frame.index in set(wanted)
+        if frame.index in indices
     }
     if len(found) != len(wanted):
         raise FootageError(f"{one.source.name!r} changed while it was read; calibrate again")

@@ -18,14 +18,12 @@ import numpy as np
 from anomaly.artifact import replace_subfolder
 from anomaly.detector import Detector
 from anomaly.errors import ModelError
-from anomaly.evidence import FOLDER as EVIDENCE
-from anomaly.evidence import load_evidence
-from anomaly.exported import FOLDER, INDEX, GraphBackbone
+from anomaly.evidence import has_evidence, load_evidence
+from anomaly.exported import FOLDER, INDEX, TORCH, GraphBackbone
 from anomaly.gate import gate, gate_whole
 from anomaly.model import software
 from anomaly.reissue import Rescored, reissue, rescore
 from anomaly.resize import resize, resize_matrix
-from anomaly.thresholds import RUNTIME
 from export import ENDINGS, TOLERANCE, check_runtime, open_graph
 
 if TYPE_CHECKING:
@@ -105,7 +103,7 @@ def export_model(
     """
     check_runtime(runtime, precision)
     name = f"{runtime}-{precision}"
-    evidence = load_evidence(model.folder) if (model.folder / EVIDENCE / "index.json").is_file() else None
+    evidence = load_evidence(model.folder) if has_evidence(model.folder) else None
     pictures, described = _pictures(model, evidence)
     size = source_size or pictures[0].shape[:2]
     normal = [evidence.image(one.files[0]) for one in evidence.normal] if evidence is not None else []
@@ -135,7 +133,7 @@ def export_model(
                 parity[f"{branch.name}, search in the graph"] = gate_whole(
                     model, branch, open_graph(runtime, whole, precision), pictures, (size[0], size[1]), limit
                 )
-        detector = Detector(branches, model.detector.regions, model.detector.decider.config)
+        detector = model.detector.with_branches(branches)
         found = None
         if evidence is not None and evidence.stretches:
             total = sum(len(one.files) for one in evidence.stretches)
@@ -161,7 +159,7 @@ def export_model(
                 f"int8 loses {len(lost)} of {found.recheck.n_events} calibrated events, the first is {lost[0]}; "
                 "it is not kept: use another precision"
             )
-        before, reference = RUNTIME, model.detector.branches[0]
+        before, reference = TORCH, model.detector.branches[0]
         if precision == "int8":
             before = f"{runtime}-fp32"
             reference = _in_float32(model, Path(place), runtime)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from anomaly.artifact import digest_of, write_file
-from anomaly.evidence import FOLDER, load_evidence
+from anomaly.evidence import has_evidence, load_evidence
 from anomaly.reissue import rescore
 from anomaly.scoring import cache_folder
 
@@ -33,7 +33,7 @@ def checked_here(
         progress: called with the number of frames scored since the last call.
     """
     export = model.choice.export
-    if export is None or not threshold.certified or not (model.folder / FOLDER / "index.json").is_file():
+    if export is None or not threshold.certified or not has_evidence(model.folder):
         return threshold
     evidence = load_evidence(model.folder)
     if not evidence.stretches:
@@ -55,12 +55,11 @@ def checked_here(
         found = rescore(
             evidence, model.detector, export.name, tolerance=tolerance, lowering=lowered, progress=progress
         )
-        lost = found.recheck.lost
         doubt = ""
-        if lost or found.new_alarms or found.recheck.largest_difference > tolerance:
+        if not found.recheck.holds or found.new_alarms:
             doubt = (
                 f"on this device ({model.device}) {export.name} does not answer as where it was certified: scores of the "
-                f"evidence differ by up to {found.recheck.largest_difference:.2g}, {len(lost)} events are lost; export again here"
+                f"evidence differ by up to {found.recheck.largest_difference:.2g}, {len(found.recheck.lost)} events are lost; export again here"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, json.dumps({"doubt": doubt}).encode())

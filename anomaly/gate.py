@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anomaly.artifact import read_signed
-from anomaly.detector import Detector
 from anomaly.errors import ModelError
+from anomaly.exported import TORCH
 from anomaly.resize import resize
-from anomaly.thresholds import RUNTIME
 from export import check_room, compare, open_graph, parting, search_bytes
 
 if TYPE_CHECKING:
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
 
 
 def _looks(model: Model, branch: Branch, pictures: Sequence[ImageArray]) -> list[Look]:
-    alone = Detector([branch], model.detector.regions, model.detector.decider.config)
+    alone = model.detector.with_branches([branch])
     return [look for picture in pictures for look in alone.look([picture])]
 
 
 def _threshold(model: Model) -> float | None:
-    path = model.folder / "thresholds" / f"{RUNTIME}.json"
+    path = model.folder / "thresholds" / f"{TORCH}.json"
     return read_signed(path)["threshold"] if path.is_file() else None
 
 
@@ -155,8 +154,3 @@ def whole_inputs(branch: Branch, frames: NDArray[np.uint8]) -> dict[str, NDArray
     )
     half_norms = np.einsum("ij,ij->i", rows, rows) * np.float32(0.5)
     return {"frames": frames, "bank": rows, "half_norms": half_norms}
-
-
-def replace_branches(detector: Detector, branches: Sequence[Branch]) -> Detector:
-    """The same detector looking through other branches."""
-    return Detector(branches, detector.regions, detector.decider.config)

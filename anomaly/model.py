@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from anomaly.artifact import read_description, save_folder, scoring_digest
+from anomaly.artifact import archive_bytes, read_description, save_folder, scoring_digest
 from anomaly.decider import DeciderConfig
 from anomaly.detector import Branch, Detector
 from anomaly.exported import choose, graph_backbone
@@ -22,6 +20,8 @@ from memory_bank import MemoryBank
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    import numpy as np
 
     from anomaly.exported import Choice
     from anomaly.extractor import Extractor
@@ -91,15 +91,13 @@ def save_model(
         facts: what else `model.json` should say (JSON-able): name, footage, seed, fit figures.
         exemplars: files from `make_exemplars`.
     """
-    import io
-
     from safetensors.numpy import save
 
     files: dict[str, bytes] = dict(exemplars or {})
     branches = []
     for branch in detector.branches:
         bank = branch.bank
-        files[f"banks/{branch.name}.safetensors"] = save(bank.to_tensors())
+        files.update(bank_file(branch.name, bank))
         branches.append(
             {
                 "name": branch.name,
@@ -113,13 +111,8 @@ def save_model(
                 "top_share": branch.top_share,
             }
         )
-        projection = {"mean": branch.projection.mean, "components": branch.projection.components}
-        files["projection.safetensors"] = save(
-            {name: np.ascontiguousarray(value) for name, value in projection.items()}
-        )
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **dict(holdout))  # type: ignore[arg-type]
-    files["scores.npz"] = buffer.getvalue()
+        files["projection.safetensors"] = save(branch.projection.to_tensors())
+    files["scores.npz"] = archive_bytes(holdout)
     description = {
         **facts,
         "software": software(),
@@ -184,8 +177,9 @@ def load_projection(folder: Path, branch: Mapping[str, Any]) -> Projection:
     """The projection of a verified model folder; `branch` is its entry in `model.json`."""
     from safetensors.numpy import load_file
 
-    tensors = load_file(folder / "projection.safetensors")
-    return Projection(tensors["mean"], tensors["components"], branch["projection"]["explained"])
+    return Projection.from_tensors(
+        load_file(folder / "projection.safetensors"), branch["projection"]["explained"]
+    )
 
 
 def bank_entry(bank: MemoryBank) -> dict[str, Any]:
@@ -198,6 +192,13 @@ def bank_entry(bank: MemoryBank) -> dict[str, Any]:
         "cameras": list(bank.cameras),
         "digest": bank.digest(),
     }
+
+
+def bank_file(branch: str, bank: MemoryBank) -> dict[str, bytes]:
+    """The file of a branch's bank in a model folder: relative path to contents."""
+    from safetensors.numpy import save
+
+    return {f"banks/{branch}.safetensors": save(bank.to_tensors())}
 
 
 def load_bank(folder: Path, branch: Mapping[str, Any]) -> MemoryBank:

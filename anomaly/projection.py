@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 
@@ -40,6 +42,18 @@ class Projection:
     def dim(self) -> int:
         """Dimensions of the projected space."""
         return int(self.components.shape[1])
+
+    def to_tensors(self) -> dict[str, NDArray[np.float32]]:
+        """What a file keeps of it, besides `explained`."""
+        return {
+            "mean": np.ascontiguousarray(self.mean),
+            "components": np.ascontiguousarray(self.components),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[np.float32]], explained: float) -> Projection:
+        """The projection that `to_tensors` gave."""
+        return cls(tensors["mean"], tensors["components"], explained)
 
     def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Project features.

@@ -12,6 +12,8 @@ from anomaly.errors import CorruptModelError
 from anomaly.model import software
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from anomaly.evidence import Evidence
     from anomaly.types import ImageArray
 
@@ -80,13 +82,19 @@ def recheck(
     tolerance: float = 0.01,
     progress: Callable[[int], None] | None = None,
 ) -> Recheck:
-    """Score the evidence again and hold it against the reference.
+    """Score the evidence again and hold it against the reference: `score_again`, then `judge`."""
+    scores = score_again(evidence, score, progress)
+    return judge(evidence, scores, runtime=runtime, tolerance=tolerance)
+
+
+def score_again(
+    evidence: Evidence, score: ScoreImages, progress: Callable[[int], None] | None = None
+) -> list[NDArray[np.float64]]:
+    """Raw scores of every stretch of the evidence, in order.
 
     Args:
         evidence: as `load_evidence` gives it.
         score: raw scores of pictures under the runtime in question.
-        runtime: its name, such as "openvino-bf16".
-        tolerance: allowed difference of a raw score from the reference.
         progress: called with the number of frames done since the last call.
 
     Raises:
@@ -96,33 +104,56 @@ def recheck(
         raise CorruptModelError(
             f"{str(evidence.folder)!r} holds no frame; calibrate again with a larger evidence.max_mb"
         )
-    largest, at, lost, frames = -1.0, "", [], 0
+    found = []
     for one in evidence.stretches:
-        scores = np.array(score([evidence.image(file) for file in one.files]), np.float64)
+        found.append(np.array(score([evidence.image(file) for file in one.files]), np.float64))
+        if progress is not None:
+            progress(len(one.files))
+    return found
+
+
+def judge(
+    evidence: Evidence,
+    found: Sequence[NDArray[np.float64]],
+    *,
+    runtime: str,
+    tolerance: float = 0.01,
+    factor: float = 1.0,
+) -> Recheck:
+    """Hold scores of the evidence against the reference.
+
+    Args:
+        evidence: as `load_evidence` gives it.
+        found: of `score_again`.
+        runtime: what scored, such as "openvino-bf16".
+        tolerance: allowed difference of a raw score from the reference.
+        factor: of the calibration's thresholds, 1 or lower, under this runtime.
+    """
+    largest, at, lost, caught, frames = -1.0, "", [], 0, 0
+    for one, scores in zip(evidence.stretches, found, strict=True):
         differences = np.abs(scores - one.scores)
         worst = int(np.nan_to_num(differences, nan=np.inf).argmax())
         if not differences[worst] <= largest:
             largest, at = float(differences[worst]), f"{one.source} at {one.times[worst]:.2f} s"
         frames += len(scores)
         finite = bool(np.isfinite(scores).all())
-        if one.event is not None and one.decision_score(evidence.decider) >= one.threshold:
+        if one.caught(evidence.decider):
+            caught += 1
+            threshold = one.threshold * factor
             reached = one.decision_score(evidence.decider, np.maximum(scores, 0)) if finite else -np.inf
-            if not reached >= one.threshold * (1 - _NOISE):
-                lost.append(f"{one.event} ({reached:.4g}, the threshold is {one.threshold:.4g})")
-        if progress is not None:
-            progress(len(scores))
+            if not reached >= threshold * (1 - _NOISE):
+                lost.append(f"{one.event} ({reached:.4g}, the threshold is {threshold:.4g})")
     now = software()
     versions = tuple(
         f"{name} {version}, now {now.get(name, 'not installed')}"
         for name, version in evidence.software.items()
         if now.get(name) != version
     )
-    caught = [one for one in evidence.events if one.decision_score(evidence.decider) >= one.threshold]
     return Recheck(
         runtime,
         evidence.runtime,
         frames,
-        len(caught),
+        caught,
         largest,
         at,
         tolerance,

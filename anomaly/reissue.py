@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anomaly.artifact import read_signed, write_json
-from anomaly.recertification import recheck
-from anomaly.thresholds import RUNTIME
+from anomaly.exported import TORCH
+from anomaly.recertification import judge, score_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,26 +56,19 @@ def rescore(
         lowering: share of the threshold that it may be lowered by.
         progress: called with the number of frames done since the last call.
     """
-    scores: list[list[float]] = []
 
     def score(images: Sequence[ImageArray]) -> list[float]:
-        scores.append([look.score for image in images for look in detector.look([image])])
-        return scores[-1]
+        return [look.score for image in images for look in detector.look([image])]
 
-    recheck(evidence, score, runtime=name, tolerance=tolerance, progress=progress)
+    scores = score_again(evidence, score, progress)
     reached = [
         one.decision_score(evidence.decider, np.maximum(found, 0)) / one.threshold
         for one, found in zip(evidence.stretches, scores, strict=True)
-        if one.event is not None and one.decision_score(evidence.decider) >= one.threshold
+        if one.caught(evidence.decider)
     ]
     lowest = min(reached, default=1.0)
     factor = min(1.0, lowest) if lowest >= 1 - lowering else 1.0
-    lowered = tuple(replace(one, threshold=one.threshold * factor) for one in evidence.stretches)
-    again = iter(scores)
-    # An event whose score rounds to just below its old threshold counts as caught before, too.
-    found = recheck(
-        replace(evidence, stretches=lowered), lambda _: next(again), runtime=name, tolerance=tolerance
-    )
+    found = judge(evidence, scores, runtime=name, tolerance=tolerance, factor=factor)
     new = sum(
         now[0] >= one.threshold * factor and one.scores[0] < one.threshold
         for one, now in zip(evidence.stretches, scores, strict=True)
@@ -96,7 +89,7 @@ def reissue(model: Model, name: str, found: Rescored | None) -> str:
         What became of the certificate, in words.
     """
     path = model.folder / "thresholds" / f"{name}.json"
-    source = model.folder / "thresholds" / f"{RUNTIME}.json"
+    source = model.folder / "thresholds" / f"{TORCH}.json"
     # Whatever was issued for an earlier export does not hold for this one.
     path.unlink(missing_ok=True)
     if not source.is_file():

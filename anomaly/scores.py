@@ -9,13 +9,12 @@ labeled/...           the same for the footage of the last calibration
 from __future__ import annotations
 
 import hashlib
-import io
 import zipfile
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from anomaly.artifact import write_file
+from anomaly.artifact import archive_bytes, write_file
 from anomaly.calibration import Series
 from anomaly.errors import CorruptModelError
 
@@ -56,10 +55,9 @@ def read_series(folder: Path, part: _Part) -> list[Series]:
 def replace_labeled(folder: Path, series: Sequence[Series]) -> str:
     """Put the scores of a calibration in place of those of the one before; returns the file's sha256."""
     arrays = {name: value for name, value in _read(folder / FILE).items() if not name.startswith("labeled/")}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays, **packed("labeled", series))  # type: ignore[arg-type]
-    write_file(folder / FILE, buffer.getvalue())
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
+    data = archive_bytes({**arrays, **packed("labeled", series)})
+    write_file(folder / FILE, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:

@@ -18,6 +18,7 @@ from anomaly.calibration import (
     camera_of,
 )
 from anomaly.decider import DeciderConfig
+from anomaly.exported import TORCH
 from anomaly.scores import replace_labeled
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from anomaly.model import Model
-
-RUNTIME = "torch-fp32"
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
     path = model.folder / "thresholds" / f"{model.runtime}.json"
     own = path.is_file()
     if not own:
-        path = model.folder / "thresholds" / f"{RUNTIME}.json"
+        path = model.folder / "thresholds" / f"{TORCH}.json"
     if not path.is_file():
         remedy = f"run `python -m anomaly calibrate --model {model.folder} --labeled LABELS`"
         return Threshold(None, model.detector.decider.config, None, fps, remedy, {})
@@ -219,13 +218,4 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
 
 def calibrated_events(document: Mapping[str, Any]) -> list[Event]:
     """The labelled events that a threshold's document was calibrated on."""
-    return [
-        Event(
-            one["event"]["video"],
-            one["event"]["start_s"],
-            np.inf if one["event"]["end_s"] is None else one["event"]["end_s"],
-            tuple(one["event"]["labels"]),
-            one["event"]["found"],
-        )
-        for one in document["events"]
-    ]
+    return [Event.from_json(one["event"]) for one in document["events"]]

@@ -12,8 +12,9 @@ from anomaly.artifact import read_signed
 from anomaly.calibration import Event, Series, decide, event_scores
 from anomaly.calibration.events import counting_units
 from anomaly.decider import DeciderConfig
+from anomaly.exported import TORCH
 from anomaly.scores import read_series
-from anomaly.thresholds import RUNTIME, calibrated_events
+from anomaly.thresholds import calibrated_events
 
 TOLERANCE_S = 0.5
 FPS, CLIP_FRAMES = 10.0, 150
@@ -75,7 +76,7 @@ def model_population(model: Path) -> tuple[Population, list[Series]]:
     """The labelled clips or pictures of a calibrated model as a population, and the normal ones among them."""
     series = read_series(model, "labeled")
     events: dict[str, list[Event]] = {}
-    for event in calibrated_events(read_signed(model / "thresholds" / f"{RUNTIME}.json")):
+    for event in calibrated_events(read_signed(model / "thresholds" / f"{TORCH}.json")):
         events.setdefault(event.video, []).append(event)
     bad = [one for one in series if one.source in events]
     good = [one for one in series if one.source not in events]

@@ -27,8 +27,8 @@ from thinned import thin_bottles, thin_images, thin_ped2
 from anomaly.calibration import recall_bound
 from anomaly.conveyor import KINDS, MOTION_KINDS, SceneConfig, write_footage
 from anomaly.decider import DeciderConfig, decision_scores
+from anomaly.exported import TORCH
 from anomaly.metrics import auroc, bootstrap_interval
-from anomaly.thresholds import RUNTIME
 
 CONFIDENCE = 0.95
 ENOUGH_HOURS = 0.5
@@ -62,7 +62,7 @@ def calibrate(model: Path, labels: Path, videos: Path) -> dict[str, Any] | None:
     except SystemExit as refusal:
         err.print(f"no threshold: {refusal}")
         return None
-    return dict(json.loads((model / "thresholds" / f"{RUNTIME}.json").read_text(encoding="utf-8")))
+    return dict(json.loads((model / "thresholds" / f"{TORCH}.json").read_text(encoding="utf-8")))
 
 
 def leave_one_out(model: Path, labels: Path, videos: Path) -> Figures:

@@ -110,7 +110,7 @@ def compare(
     threshold = float((low + high) / 2)
     for name, (runtime, precision) in graphs.items():
         branch, bare, whole = exported(reference, detector, runtime, precision, footage, threads, work)
-        graph = Detector([branch], detector.regions, detector.decider.config)
+        graph = detector.with_branches([branch])
         scores = np.array([graph.look([image])[0].score for image in images])
         difference = np.abs(scores / wanted - 1)
         clear = np.abs(wanted / threshold - 1) > (1e-3 if precision == "fp32" else 1e-2)

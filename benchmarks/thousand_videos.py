@@ -28,7 +28,7 @@ from report import (
 )
 
 from anomaly.conveyor import KINDS, MOTION_KINDS, SceneConfig, write_footage, write_short_clips
-from anomaly.thresholds import RUNTIME
+from anomaly.exported import TORCH
 
 CAMERA = SceneConfig(160, 96, 5.0)
 
@@ -133,7 +133,7 @@ def measure(work: Path, count: int, quick: bool) -> Figures:
 
 def threshold(model: Path) -> dict[str, Any]:
     """What calibration wrote."""
-    return dict(json.loads((model / "thresholds" / f"{RUNTIME}.json").read_text(encoding="utf-8")))
+    return dict(json.loads((model / "thresholds" / f"{TORCH}.json").read_text(encoding="utf-8")))
 
 
 def _sum(figures: Figures, *names: str) -> float:

@@ -75,6 +75,16 @@ def test_a_replacement_cut_off_between_its_renames_is_finished(tmp_path: Path):
     assert read_description(folder)["name"] == "old"
 
 
+def test_what_a_cut_off_removal_left_is_in_nobodys_way(tmp_path: Path):
+    folder = saved(tmp_path / "model", b"old", "old")
+    left = tmp_path / ".model.replaced"
+    left.mkdir()
+    (left / "model.json").write_text("{}")
+    saved(folder, b"new", "new")
+    assert read_description(folder)["name"] == "new"
+    assert not left.exists()
+
+
 def test_a_signed_document_shows_a_changed_value(tmp_path: Path):
     path = tmp_path / "a.json"
     write_json(path, {"threshold": 1.5})

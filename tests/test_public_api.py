@@ -87,20 +87,20 @@ PUBLIC = {
         GUARD_S MOMENT_S Moment WORST_ROWS isolation rank_moments write_review
     """,
     "anomaly.artifact": """
-        SCHEMA added_files canonical digest_of file_digest read_description read_signed recover replace_subfolder save_folder
+        SCHEMA added_files archive_bytes canonical digest_of file_digest read_description read_signed recover replace_subfolder save_folder
         scoring_digest sign write_file write_json
     """,
     "anomaly.model": """
-        Model bank_entry load_bank load_model load_projection save_model software spec_of
+        Model bank_entry bank_file load_bank load_model load_projection save_model software spec_of
     """,
     "anomaly.scores": """
         FILE packed read_series replace_labeled
     """,
     "anomaly.evidence": """
-        Evidence FOLDER SETTLED Stretch load_evidence png save_evidence
+        Evidence FOLDER SETTLED Stretch has_evidence load_evidence png save_evidence
     """,
     "anomaly.recertification": """
-        Recheck recheck
+        Recheck judge recheck score_again
     """,
     "anomaly.evidence_collection": """
         collect_evidence event_needs
@@ -115,7 +115,7 @@ PUBLIC = {
         difference forget_clip merge_models
     """,
     "anomaly.thresholds": """
-        RUNTIME Threshold calibrated_events identities load_threshold save_calibration
+        Threshold calibrated_events identities load_threshold save_calibration
     """,
     "anomaly.scoring": """
         Scored cache_folder look_at score_source score_sources

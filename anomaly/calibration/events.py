@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -50,6 +50,21 @@ class Event:
     def certifies(self) -> bool:
         """Whether it was found without the detector's help, and so may prove a recall."""
         return self.found in CERTIFYING
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; an event that lasts to the end of its video has no end_s."""
+        told = asdict(self)
+        return {
+            **told,
+            "labels": list(self.labels),
+            "end_s": self.end_s if math.isfinite(self.end_s) else None,
+        }
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Event:
+        """The event that `to_json` gave."""
+        end_s = math.inf if told["end_s"] is None else told["end_s"]
+        return cls(told["video"], told["start_s"], end_s, tuple(told["labels"]), told["found"])
 
     def __str__(self) -> str:
         return f"{self.video}@{self.start_s:g}-{self.end_s:g}"

@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from anomaly.artifact import digest_of, write_file
 from anomaly.fitting.filling import Tally
 from anomaly.projection import Projection
@@ -74,7 +72,7 @@ class Checkpoint:
             if not others:
                 coreset = load_checkpoint(self._folder / _CORESET)
                 arrays = load_file(self._folder / _PROJECTION)
-                projection = Projection(arrays["mean"], arrays["components"], stored["explained"])
+                projection = Projection.from_tensors(arrays, stored["explained"])
                 self._saved = True
                 return projection, coreset, Tally(**stored["tally"])
             why = f"it is of other {' and '.join(others)}"
@@ -102,9 +100,7 @@ class Checkpoint:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             if not self._saved:
-                arrays = {"mean": projection.mean, "components": projection.components}
-                contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-                write_file(self._folder / _PROJECTION, save(contiguous))
+                write_file(self._folder / _PROJECTION, save(projection.to_tensors()))
             save_checkpoint(self._folder / _CORESET, coreset, note=stored)
             self._saved = True
         except (OSError, MemoryBankError) as error:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomaly.detector import Branch, Detector, Recent, rescaled
+from anomaly.detector import Recent, rescaled
 from anomaly.footage.batching import batches, read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from anomaly.detector import Branch, Detector
     from anomaly.fitting.options import FitOptions, FitReport
     from anomaly.fitting.reading import Reader
     from anomaly.splits import Span
@@ -73,7 +74,7 @@ def measure_holdout(
         for name, series in raw.items():
             times, scores = np.array(series).T
             report.holdout[name] = times, scores / scale
-    return Detector([rescaled(branch, scale)], detector.regions, detector.decider.config)
+    return detector.with_branches([rescaled(branch, scale)])
 
 
 def with_half_the_bank(branch: Branch) -> Branch | None:
