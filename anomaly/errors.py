@@ -10,7 +10,9 @@
     ├── ModelError          a model folder
     │   ├── CorruptModelError   a file missing, a byte changed, something planted
     │   └── SchemaError         written by another version
-    └── CalibrationError    a threshold that cannot be set from what was given
+    ├── CalibrationError    a threshold that cannot be set from what was given
+    └── StoreError          the store of events cannot be opened, read or written
+        └── StoreFullError      there is no room left on its disk
 
 `memory_bank` never imports this package; its own root is `memory_bank.MemoryBankError`, which the
 command line treats alike.
@@ -65,3 +67,11 @@ class SchemaError(ModelError):
 
 class CalibrationError(AnomalyError):
     """A threshold that cannot be set from what was given."""
+
+
+class StoreError(AnomalyError):
+    """The store of events cannot be opened, read or written."""
+
+
+class StoreFullError(StoreError):
+    """The store's disk has no room left; what was to be written is not in it."""

@@ -1,0 +1,203 @@
+"""At the start: a damaged database set aside, events that a kill cut off ended, files and rows made to agree."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from anomaly.edge.store import database, deletion, event, review, timeline
+from anomaly.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anomaly.edge.store.event import StoredEvent
+
+#: Files that no row knows are moved here: not shown, not lost, removed by retention when they are old.
+ORPHANS = "orphans"
+_MEDIA = ("snapshots", "clips")
+_SEGMENT_NAME = re.compile(r"(\d{6})\.(\d{3})\.\w+")
+#: A file written for longer than this after its name's time was not one segment.
+_LONGEST_SEGMENT_S = 600.0
+
+
+def open_whole(path: Path, schemas: Sequence[str], version: int) -> list[str]:
+    """Bring the database to its schema; a damaged one is set aside, and what can be read of it copied.
+
+    Returns:
+        What was done about damage, one line each.
+    """
+    try:
+        with closing(database.open_database(path, schemas, version)) as connection, database.told(path):
+            found = database.damage(connection)
+    except StoreError as error:
+        if not database.is_corrupt(error):
+            raise
+        found = str(error.__cause__)
+    if found is None:
+        return []
+    aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+    # The log first: left alone beside a new database, it would be taken for that one's.
+    for suffix in ("-wal", "-shm", ""):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    with closing(database.open_database(path, schemas, version)) as connection:
+        saved = _salvage(connection, aside)
+    return [
+        f"{path} was damaged ({found}); it was set aside as {aside.name}, and {saved} rows were read out of it "
+        f"into a new one; keep it, `sqlite3 {aside.name} .recover` may read more; check the disk"
+    ]
+
+
+def end_cut_off(connection: sqlite3.Connection) -> list[StoredEvent]:
+    """End the events that were on when the last owner died, at the last time known of each."""
+    ended = []
+    for cut in event.select(connection, ["status = 'open'"], (), deletion.ALL):
+        last = timeline.last_score(connection, cut.camera, cut.peak_utc_s)
+        end = (cut.peak_utc_s, cut.peak_pts_s) if last is None else (last.utc_s, last.pts_s)
+        changes = {"status": "cut off", "end_utc_s": end[0], "end_pts_s": max(end[1], cut.peak_pts_s)}
+        done = event.change(connection, cut.id, changes)
+        assert done is not None
+        ended.append(done)
+    return ended
+
+
+def files(connection: sqlite3.Connection, folder: Path, *, keep: bool) -> list[str]:
+    """Make files and rows agree: half-written files go, rows lose files that are gone, lost files are found.
+
+    A recorded segment without a row is indexed by its name and its time; other files without a row move to
+    `orphans/`. Files of deleted rows are none: their deletion is simply finished.
+
+    Args:
+        connection: inside a transaction.
+        folder: the store's.
+        keep: leave files without a row where they are (the rows may be in a database that was set aside).
+
+    Returns:
+        What was done, one line each.
+    """
+    parts = [part for kind in (*_MEDIA, deletion.RECORDING) for part in (folder / kind).rglob("*.part")]
+    for part in parts:
+        part.unlink(missing_ok=True)
+    doomed = set(deletion.doomed(connection, deletion.ALL))
+    lost = _rows_without_files(connection, folder)
+    found = _index_segments(connection, folder, doomed)
+    moved = 0 if keep else _move_orphans(connection, folder, doomed)
+    told = (
+        (len(parts), "half-written files were removed"),
+        (lost, "files that rows name are gone; the rows say so now"),
+        (found, "recorded segments had no row; they are indexed again"),
+        (moved, f"files that no event knows were moved to {ORPHANS}/"),
+    )
+    return [f"{count} {what}" for count, what in told if count]
+
+
+def _salvage(connection: sqlite3.Connection, aside: Path) -> int:
+    """Copy every row that a damaged database still gives, table by table; returns how many."""
+    saved = 0
+    try:
+        old = sqlite3.connect(f"file:{aside}?mode=ro", uri=True)
+    except sqlite3.Error:
+        return 0
+    with closing(old), database.transaction(connection):
+        tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+        connection.execute("PRAGMA defer_foreign_keys=ON")
+        for (table,) in tables:
+            if table.startswith("sqlite_"):
+                continue
+            try:
+                for row in old.execute(f'SELECT * FROM "{table}"'):
+                    marks = ", ".join("?" for _ in row)
+                    done = connection.execute(f'INSERT OR IGNORE INTO "{table}" VALUES ({marks})', row)
+                    saved += done.rowcount
+            except sqlite3.Error:
+                continue
+        # A verdict whose event could not be read hangs on nothing.
+        connection.execute("DELETE FROM verdicts WHERE event_id NOT IN (SELECT id FROM events)")
+    return saved
+
+
+def _rows_without_files(connection: sqlite3.Connection, folder: Path) -> int:
+    count = 0
+    for stored in event.select(
+        connection, ["coalesce(snapshot, heatmap, normal, clip) IS NOT NULL"], (), deletion.ALL
+    ):
+        gone = {
+            name: None
+            for name in ("snapshot", "heatmap", "normal", "preview", "clip")
+            if (path := getattr(stored, name)) is not None and not (folder / path).exists()
+        }
+        if gone:
+            count += len(gone)
+            # What was recorded may still be there: the clip is made again, or found to be impossible.
+            event.change(
+                connection, stored.id, {**gone, **({"clip_state": "pending"} if "clip" in gone else {})}
+            )
+    for miss in review.misses(connection, "clip IS NOT NULL", ()):
+        if not all((folder / path).exists() for path in miss.files):
+            count += 1
+            deletion.take_clip(connection, "misses", miss.id, miss.files, "pending")
+    recording = folder / deletion.RECORDING
+    gone_segments = [
+        (segment.id,)
+        for segment in timeline.segments(connection, recording, "1", ())
+        if not segment.path.exists()
+    ]
+    connection.executemany("DELETE FROM segments WHERE id = ?", gone_segments)
+    return count + len(gone_segments)
+
+
+def _index_segments(connection: sqlite3.Connection, folder: Path, doomed: set[str]) -> int:
+    recording = folder / deletion.RECORDING
+    known = {row[0] for row in connection.execute("SELECT path FROM segments")}
+    count = 0
+    for path in sorted(recording.glob("*/*/*")):
+        relative = path.relative_to(recording)
+        if relative.as_posix() in known or path.relative_to(folder).as_posix() in doomed:
+            continue
+        start = _start_of(relative)
+        if start is None:
+            continue
+        about = path.stat()
+        # The file was last written when its last packet came.
+        end = about.st_mtime if start < about.st_mtime < start + _LONGEST_SEGMENT_S else start + 10.0
+        segment = timeline.Segment(relative.parts[0], relative, start, end, 0.0, about.st_size, "")
+        timeline.add_segment(connection, segment)
+        count += 1
+    return count
+
+
+def _start_of(relative: Path) -> float | None:
+    """Time in a segment's name, `<camera>/<YYYYmmdd>/<HHMMSS.mmm>.mp4`; None for other files."""
+    match = _SEGMENT_NAME.fullmatch(relative.name)
+    if match is None:
+        return None
+    try:
+        second = datetime.strptime(relative.parts[1] + match[1], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return second.timestamp() + int(match[2]) / 1000
+
+
+def _move_orphans(connection: sqlite3.Connection, folder: Path, doomed: set[str]) -> int:
+    known = set(doomed)
+    for column in ("snapshot", "heatmap", "normal", "clip", "preview"):
+        known |= {row[0] for row in connection.execute(f"SELECT {column} FROM events")}
+    known |= {
+        row[0] for row in connection.execute("SELECT clip FROM misses UNION SELECT preview FROM misses")
+    }
+    moved = 0
+    for kind in _MEDIA:
+        for path in sorted((folder / kind).rglob("*")):
+            name = path.relative_to(folder)
+            if path.is_file() and name.as_posix() not in known:
+                target = folder / ORPHANS / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+                moved += 1
+    return moved

@@ -1,0 +1,133 @@
+"""Tables of the store. Times ending in `_utc_s` are POSIX seconds of this machine; paths are relative."""
+
+from __future__ import annotations
+
+VERSION = 1
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+  id TEXT PRIMARY KEY,
+  camera TEXT NOT NULL,
+  model TEXT NOT NULL,
+  recipe TEXT NOT NULL,
+  state TEXT NOT NULL,
+  announced INTEGER NOT NULL,
+  certified INTEGER NOT NULL,
+  doubt TEXT NOT NULL,
+  start_utc_s REAL NOT NULL,
+  start_pts_s REAL NOT NULL,
+  peak_utc_s REAL NOT NULL,
+  peak_pts_s REAL NOT NULL,
+  end_utc_s REAL,
+  end_pts_s REAL,
+  score REAL NOT NULL,
+  threshold REAL NOT NULL,
+  continued INTEGER NOT NULL,
+  box TEXT,
+  frame_size TEXT,
+  snapshot TEXT,
+  heatmap TEXT,
+  normal TEXT,
+  explanation TEXT NOT NULL,
+  clip TEXT,
+  clip_state TEXT NOT NULL,
+  preview TEXT,
+  clip_start_utc_s REAL,
+  clip_end_utc_s REAL,
+  held INTEGER NOT NULL,
+  status TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS events_time ON events (camera, start_utc_s);
+CREATE INDEX IF NOT EXISTS events_clips ON events (id) WHERE clip_state = 'pending';
+CREATE INDEX IF NOT EXISTS events_open ON events (id) WHERE status = 'open';
+
+CREATE TABLE IF NOT EXISTS verdicts (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  event_id TEXT NOT NULL REFERENCES events (id) ON DELETE CASCADE,
+  verdict TEXT NOT NULL,
+  who TEXT NOT NULL,
+  note TEXT NOT NULL,
+  model TEXT NOT NULL,
+  utc_s REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS verdicts_event ON verdicts (event_id);
+
+CREATE TABLE IF NOT EXISTS misses (
+  id TEXT PRIMARY KEY,
+  camera TEXT NOT NULL,
+  start_utc_s REAL NOT NULL,
+  end_utc_s REAL NOT NULL,
+  label TEXT NOT NULL,
+  who TEXT NOT NULL,
+  model TEXT NOT NULL,
+  utc_s REAL NOT NULL,
+  clip TEXT,
+  clip_state TEXT NOT NULL,
+  preview TEXT,
+  clip_start_utc_s REAL,
+  clip_end_utc_s REAL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS misses_time ON misses (camera, start_utc_s);
+
+CREATE TABLE IF NOT EXISTS segments (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  camera TEXT NOT NULL,
+  path TEXT NOT NULL UNIQUE,
+  start_utc_s REAL NOT NULL,
+  end_utc_s REAL NOT NULL,
+  start_pts_s REAL NOT NULL,
+  bytes INTEGER NOT NULL,
+  codec TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS segments_time ON segments (camera, start_utc_s);
+
+CREATE TABLE IF NOT EXISTS scores (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  camera TEXT NOT NULL,
+  start_utc_s REAL NOT NULL,
+  end_utc_s REAL NOT NULL,
+  best BLOB NOT NULL,
+  points BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS scores_time ON scores (camera, start_utc_s);
+
+CREATE TABLE IF NOT EXISTS health (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  camera TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  utc_s REAL NOT NULL,
+  end_utc_s REAL,
+  detail TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS health_time ON health (utc_s);
+
+CREATE TABLE IF NOT EXISTS gaps (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  camera TEXT NOT NULL,
+  start_utc_s REAL NOT NULL,
+  end_utc_s REAL NOT NULL,
+  reason TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS gaps_time ON gaps (camera, start_utc_s);
+
+CREATE TABLE IF NOT EXISTS states (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  camera TEXT NOT NULL,
+  state TEXT NOT NULL,
+  who TEXT NOT NULL,
+  since_utc_s REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS states_camera ON states (camera, id);
+
+CREATE TABLE IF NOT EXISTS models (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  camera TEXT NOT NULL,
+  model TEXT NOT NULL,
+  recipe TEXT NOT NULL,
+  since_utc_s REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS models_camera ON models (camera, since_utc_s);
+
+CREATE TABLE IF NOT EXISTS doomed_files (path TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
