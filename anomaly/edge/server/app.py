@@ -1,0 +1,138 @@
+"""The application: routes over the runner and the store, the page's files, and what is said when it goes wrong."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from anomaly.edge.server import (
+    admin_routes,
+    camera_routes,
+    event_routes,
+    probes,
+    region_routes,
+    session_routes,
+)
+from anomaly.edge.server.access import WhoIsIn
+from anomaly.edge.server.schemas import Problem
+from anomaly.errors import AnomalyError, StoreError, StoreFullError, UsageError
+
+if TYPE_CHECKING:
+    from anomaly.edge.server.door import Door
+
+UI = Path(__file__).resolve().parent.parent / "ui"
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": what}
+    for status, what in {
+        400: "the request cannot be read",
+        401: "nobody is signed in",
+        403: "role, scope, origin or CSRF token is not enough",
+        404: "there is no such thing",
+        413: "too much was sent",
+        421: "the server is not known by that name",
+        422: "a value cannot be used",
+        429: "too many log-ins failed",
+        503: "the store or the streams are not to be had now",
+        507: "the disk is full",
+    }.items()
+}
+
+
+def build_app(door: Door) -> FastAPI:
+    """The application behind the guard (`guard.Guard`), which `serve` puts in front of it."""
+    app = FastAPI(
+        title="anomaly",
+        version=version("anomaly"),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        responses=_PROBLEMS,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.door = door
+    for router in (
+        session_routes.router,
+        camera_routes.router,
+        camera_routes.health_router,
+        event_routes.router,
+        event_routes.misses_router,
+        event_routes.recordings_router,
+        region_routes.router,
+        admin_routes.router,
+        probes.router,
+    ):
+        app.include_router(router)
+    app.add_api_route("/api/openapi.json", _openapi, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/", _page, methods=["GET"], include_in_schema=False)
+    app.mount("/static", _PageFiles(directory=UI, check_dir=False), name="static")
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(AnomalyError, _failed)
+    app.add_exception_handler(Exception, _unexpected)
+    return app
+
+
+class _PageFiles(StaticFiles):
+    """The page's files: kept by browsers, but asked about each time, so that an update shows at once."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
+async def _page() -> Response:
+    """The page. It holds no data: those it asks the API for."""
+    index = UI / "index.html"
+    if not index.is_file():
+        return PlainTextResponse("The page is not installed; the API is at /api/openapi.json.\n")
+    return FileResponse(index, media_type="text/html; charset=utf-8", headers={"cache-control": "no-cache"})
+
+
+def _openapi(request: Request, who: WhoIsIn) -> JSONResponse:
+    """The API's description."""
+    app: FastAPI = request.app
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title="anomaly",
+            version=app.version,
+            routes=app.routes,
+            description="Sign in with POST /api/session (cookie, and X-CSRF-Token on changes) or send a token.",
+        )
+        schema["components"]["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer"},
+            "session": {"type": "apiKey", "in": "cookie", "name": "anomaly_session"},
+        }
+        schema["security"] = [{"token": []}, {"session": []}]
+        app.openapi_schema = schema
+    return JSONResponse(app.openapi_schema)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """One line that says what cannot be used; what was sent is not sent back, it may be a password."""
+    assert isinstance(error, RequestValidationError)
+    told = [
+        f"{'.'.join(str(part) for part in one['loc'][1:]) or 'the body'}: {one['msg']}"
+        for one in error.errors()[:5]
+    ]
+    return JSONResponse({"detail": "; ".join(told)[:1000]}, 422)
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    """Our own errors are one line for people already."""
+    status = 500
+    if isinstance(error, UsageError):
+        status = 422
+    elif isinstance(error, StoreError):
+        status = 507 if isinstance(error, StoreFullError) else 503
+    return JSONResponse({"detail": str(error)}, status)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": "something went wrong in the server; its log says what"}, 500)

@@ -1,0 +1,77 @@
+"""How often a log-in may fail: few times an address, more an account, then a wait."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+
+PER_ADDRESS = 10
+PER_NAME = 40
+WINDOW_S = 300.0
+_MOST_KEYS = 20_000
+
+
+class Attempts:
+    """Counts log-ins that have not succeeded, in memory.
+
+    An account takes more failures than an address, so that one machine cannot lock an operator out.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._times: dict[str, list[float]] = {}
+
+    def take(self, address: str, name: str) -> float:
+        """Ask for one attempt, before the password is looked at: many at once count as many.
+
+        Returns:
+            0.0 where it may go ahead (and is counted), else the seconds to wait.
+        """
+        now = time.monotonic()
+        limits = {_network(address): PER_ADDRESS, _account(name): PER_NAME}
+        with self._lock:
+            self._forget(now)
+            waits = [
+                self._times[key][-limit] + WINDOW_S - now
+                for key, limit in limits.items()
+                if len(self._times.get(key, ())) >= limit
+            ]
+            if waits:
+                return max(waits)
+            for key in limits:
+                self._times.setdefault(key, []).append(now)
+        return 0.0
+
+    def forgive(self, address: str, name: str) -> None:
+        """The attempt succeeded: it does not count, and neither does what failed before it from that address."""
+        with self._lock:
+            self._times.pop(_network(address), None)
+            times = self._times.get(_account(name))
+            if times:
+                times.pop()
+
+    def _forget(self, now: float) -> None:
+        for key in [key for key, times in self._times.items() if not times or times[-1] <= now - WINDOW_S]:
+            del self._times[key]
+        for times in self._times.values():
+            while times[0] <= now - WINDOW_S:
+                times.pop(0)
+        # Many addresses at once are an attack: the oldest are dropped, the accounts' own counts hold it.
+        for key in list(self._times)[: max(0, len(self._times) - _MOST_KEYS)]:
+            del self._times[key]
+
+
+def _account(name: str) -> str:
+    return "name " + name.casefold()[:100]
+
+
+def _network(address: str) -> str:
+    """An IPv4 address, or the /64 that one customer of IPv6 can choose freely from."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    return str(ipaddress.ip_network(f"{address}/64", strict=False))

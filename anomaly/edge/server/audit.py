@@ -1,0 +1,100 @@
+"""Who did what and when: a table that only grows.
+
+Triggers refuse to change or remove a line, whoever asks through SQL; the file itself belongs to the running user.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anomaly.edge.server.vault import Vault
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS audit (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    utc_s REAL NOT NULL,
+    who TEXT NOT NULL,
+    address TEXT NOT NULL,
+    action TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    detail TEXT NOT NULL
+);
+CREATE TRIGGER IF NOT EXISTS audit_no_update BEFORE UPDATE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS audit_no_delete BEFORE DELETE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS audit_no_replace BEFORE INSERT ON audit
+    WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id)
+    BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was done.
+
+    Attributes:
+        id: counts up.
+        utc_s: when.
+        who: account, "token LABEL of ACCOUNT", or "command line of USER"; "" where nobody was signed in.
+        address: where from; "" for the command line.
+        action: what, such as "log-in", "log-in refused", "verdict", "state", "deletion", "export".
+        subject: to what: an event, a camera, an account.
+        detail: plain values.
+    """
+
+    id: int
+    utc_s: float
+    who: str
+    address: str
+    action: str
+    subject: str
+    detail: dict[str, Any]
+
+
+class Audit:
+    """The audit of one installation.
+
+    Args:
+        vault: the open database; holds `SCHEMA`.
+    """
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+
+    def add(
+        self,
+        who: str,
+        action: str,
+        subject: str = "",
+        *,
+        address: str = "",
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a line; it is on the disk when this returns."""
+        with self._vault.writing() as connection:
+            connection.execute(
+                "INSERT INTO audit (utc_s, who, address, action, subject, detail) VALUES (?, ?, ?, ?, ?, ?)",
+                (time.time(), who[:200], address, action, subject[:500], json.dumps(dict(detail or {}))),
+            )
+
+    def lines(
+        self, *, before_id: int | None = None, action: str | None = None, limit: int = 100
+    ) -> list[Line]:
+        """The newest lines first; `before_id` goes on from the last one seen."""
+        with self._vault.reading() as connection:
+            rows = connection.execute(
+                "SELECT id, utc_s, who, address, action, subject, detail FROM audit "
+                "WHERE (? IS NULL OR id < ?) AND (? IS NULL OR action = ?) ORDER BY id DESC LIMIT ?",
+                (before_id, before_id, action, action, limit),
+            ).fetchall()
+        return [
+            Line(identity, utc_s, who, address, what, subject, json.loads(detail))
+            for identity, utc_s, who, address, what, subject, detail in rows
+        ]

@@ -1,0 +1,248 @@
+"""Cameras: how they are, their state, and what they see now."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, HTTPException, Query, WebSocket
+from fastapi.responses import Response, StreamingResponse
+from starlette.requests import HTTPConnection, Request
+from starlette.websockets import WebSocketDisconnect, WebSocketState
+
+from anomaly.edge.server.access import TheDoor, WhoOperates, WhoReads, WhoWatches, check
+from anomaly.edge.server.door import Door, door_of
+from anomaly.edge.server.live import TooManyStreams
+from anomaly.edge.server.schemas import (
+    Cameras,
+    Done,
+    GapOut,
+    HealthList,
+    HealthOut,
+    NewState,
+    Recording,
+    Scores,
+    UtcS,
+    plain,
+    scores_out,
+    segment_out,
+)
+
+router = APIRouter(prefix="/api/cameras", tags=["cameras"])
+health_router = APIRouter(prefix="/api/health", tags=["cameras"])
+
+View = Literal["picture", "overlay", "heatmap"]
+_BOUNDARY = "frame"
+_RECHECK_S = 5.0
+# A watcher that takes nothing for so long is gone, whatever its connection says.
+_SEND_S = 15.0
+
+
+@router.get("")
+def cameras(door: TheDoor, who: WhoWatches) -> Cameras:
+    """All cameras as the runner tells them."""
+    status = plain(door.runner.status())
+    told = status.pop("cameras")
+    return Cameras(
+        utc_s=time.time(),
+        cameras=[{**camera, "name": name} for name, camera in told.items()],
+        site=status,
+    )
+
+
+@router.post("/{camera}/state")
+def set_state(camera: str, given: NewState, door: TheDoor, who: WhoOperates) -> Done:
+    """Set a camera's state; outside `running` events are stored and not announced."""
+    existing(door, camera)
+    door.runner.set_state(camera, given.state, who.who)
+    door.audit.add(who.who, "state", camera, address=who.address, detail={"state": given.state})
+    return Done()
+
+
+@router.get("/{camera}/live.jpg", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}})
+def live_picture(camera: str, door: TheDoor, who: WhoWatches, view: View = "overlay") -> Response:
+    """The last scored frame: as it is, with the heatmap over it, or the heatmap alone."""
+    existing(door, camera)
+    picture = door.broadcast.picture(camera)
+    if picture is None:
+        raise HTTPException(404, f"no frame of {camera} has been scored yet")
+    return Response(picture.jpeg(view), media_type="image/jpeg")
+
+
+@router.get(
+    "/{camera}/live.mjpeg",
+    response_class=Response,
+    responses={200: {"content": {f"multipart/x-mixed-replace; boundary={_BOUNDARY}": {}}}},
+)
+async def live_mjpeg(
+    camera: str, request: Request, door: TheDoor, who: WhoWatches, view: View = "overlay"
+) -> Response:
+    """The scored frames as they come, as Motion JPEG; ends when the session or the camera does."""
+    existing(door, camera)
+    stack = contextlib.AsyncExitStack()
+    pictures = await _enter(stack, door, camera)
+
+    async def parts() -> AsyncIterator[bytes]:
+        checked = time.monotonic()
+        async with stack:
+            async for picture in pictures:
+                if time.monotonic() - checked > _RECHECK_S:
+                    checked = time.monotonic()
+                    if not await asyncio.to_thread(_still_welcome, request, camera):
+                        return
+                if picture is not None:
+                    jpeg = await asyncio.to_thread(picture.jpeg, view)
+                    yield (
+                        f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode()
+                        + jpeg
+                        + b"\r\n"
+                    )
+
+    return _Stream(parts(), stack)
+
+
+class _Stream(StreamingResponse):
+    """Motion JPEG; leaves the stream even if the client went before the first picture."""
+
+    def __init__(self, parts: AsyncIterator[bytes], stack: contextlib.AsyncExitStack) -> None:
+        super().__init__(parts, media_type=f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
+        self._stack = stack
+
+    async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._stack.aclose()
+
+
+@router.websocket("/{camera}/live")
+async def live_socket(camera: str, websocket: WebSocket, door: TheDoor, who: WhoWatches) -> None:
+    """The scored frames as they come, one binary message each (`live.Picture.message`).
+
+    Nothing is read from the client. Closed with 4401 when the session ends, 4404 when the camera is gone, 4429
+    when too many streams are open.
+    """
+    existing(door, camera)
+    await websocket.accept()
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            pictures = await _enter(stack, door, camera)
+        except HTTPException:
+            await websocket.close(4429, "too many live streams are open")
+            return
+        gone = asyncio.create_task(_until_gone(websocket))
+        try:
+            checked = time.monotonic()
+            async for picture in pictures:
+                if gone.done():
+                    return
+                if time.monotonic() - checked > _RECHECK_S:
+                    checked = time.monotonic()
+                    if not await asyncio.to_thread(_still_welcome, websocket, camera):
+                        here = camera in door.cameras()
+                        await websocket.close(4401 if here else 4404, "signed out" if here else "camera gone")
+                        return
+                if picture is not None:
+                    message = await asyncio.to_thread(picture.message)
+                    await asyncio.wait_for(websocket.send_bytes(message), _SEND_S)
+        except (WebSocketDisconnect, TimeoutError, RuntimeError):
+            return
+        finally:
+            gone.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await gone
+
+
+async def _enter(stack: contextlib.AsyncExitStack, door: Door, camera: str):  # type: ignore[no-untyped-def]
+    try:
+        return await stack.enter_async_context(door.broadcast.watching(camera))
+    except TooManyStreams:
+        raise HTTPException(
+            503, f"{door.settings.max_streams} live streams are open; close one first"
+        ) from None
+
+
+async def _until_gone(websocket: WebSocket) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        while websocket.client_state is WebSocketState.CONNECTED:
+            await websocket.receive()
+
+
+def _still_welcome(connection: HTTPConnection, camera: str) -> bool:
+    try:
+        check(connection, "viewer", "live")
+    except HTTPException:
+        return False
+    return camera in door_of(connection).cameras()
+
+
+@router.get("/{camera}/scores")
+def scores(
+    camera: str,
+    door: TheDoor,
+    who: WhoReads,
+    since: UtcS,
+    until: UtcS,
+    at_most: Annotated[int, Query(ge=1, le=5000)] = 1000,
+) -> Scores:
+    """Scores of since <= time < until, of each of `at_most` equal stretches the highest, and the gaps."""
+    interval(since, until)
+    gaps = [
+        GapOut(start_utc_s=gap.start_utc_s, end_utc_s=gap.end_utc_s, reason=gap.reason)
+        for gap in door.store.gaps(camera, since, until)
+    ]
+    return scores_out(camera, door.store.scores(camera, since, until, at_most), gaps)
+
+
+@router.get("/{camera}/recording")
+def recording(camera: str, door: TheDoor, who: WhoReads, since: UtcS, until: UtcS) -> Recording:
+    """The pieces of the rolling recording that overlap since <= time < until; a day at most."""
+    interval(since, until, most_s=86_400.0)
+    return Recording(
+        camera=camera,
+        segments=[
+            segment_out(segment, f"/api/recordings/{segment.id}")
+            for segment in door.store.segments(camera, since, until)
+        ],
+    )
+
+
+@health_router.get("")
+def health(
+    door: TheDoor,
+    who: WhoReads,
+    camera: Annotated[str | None, Query(max_length=200)] = None,
+    since: UtcS | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> HealthList:
+    """What was wrong with cameras or the machine since then, newest first."""
+    return HealthList(
+        health=[
+            HealthOut(
+                id=one.id,
+                camera=one.camera,
+                kind=one.kind,
+                utc_s=one.utc_s,
+                end_utc_s=one.end_utc_s,
+                detail=plain(one.detail),
+            )
+            for one in door.store.health(camera, since, limit)
+        ]
+    )
+
+
+def existing(door: Door, camera: str) -> None:
+    """Refuse (404) a camera that is not there."""
+    if camera not in door.cameras():
+        raise HTTPException(404, "there is no such camera; GET /api/cameras names them")
+
+
+def interval(since: float, until: float, most_s: float | None = None) -> None:
+    """Refuse (422) an interval that does not end after it starts, or is too long."""
+    if not since < until:
+        raise HTTPException(422, f"since {since} is not before until {until}")
+    if most_s is not None and until - since > most_s:
+        raise HTTPException(422, f"{until - since:g} s are more than {most_s:g}; ask for less at a time")

@@ -1,0 +1,77 @@
+"""All that a request needs: the runner, the store, and who may come in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from starlette.requests import HTTPConnection
+
+from anomaly.edge.server import accounts, audit, sessions
+from anomaly.edge.server.accounts import Accounts
+from anomaly.edge.server.attempts import Attempts
+from anomaly.edge.server.audit import Audit
+from anomaly.edge.server.live import Broadcast
+from anomaly.edge.server.sessions import Sessions
+from anomaly.edge.server.vault import Vault
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anomaly.edge.server.live import Runner
+    from anomaly.edge.server.settings import ServeSettings
+    from anomaly.edge.store import Store
+
+
+@dataclass(frozen=True, eq=False)
+class Door:
+    """What stands behind the routes; one a server."""
+
+    runner: Runner
+    store: Store
+    settings: ServeSettings
+    vault: Vault
+    accounts: Accounts
+    sessions: Sessions
+    audit: Audit
+    attempts: Attempts
+    broadcast: Broadcast
+
+    @property
+    def setup(self) -> str:
+        """The command that makes the first account."""
+        return f"python -m anomaly users add NAME --role admin --store {self.store.folder}"
+
+    def cameras(self) -> list[str]:
+        """Names of the cameras there are now."""
+        return list(self.runner.status()["cameras"])
+
+
+def open_vault(folder: Path) -> Vault:
+    """The accounts' database of a store's folder, with all of its tables.
+
+    Raises:
+        StoreError: it cannot be opened or is damaged.
+    """
+    return Vault(folder / "accounts.db", (accounts.SCHEMA, sessions.SCHEMA, audit.SCHEMA))
+
+
+def open_door(runner: Runner, store: Store, settings: ServeSettings) -> Door:
+    """Everything behind the routes, opened."""
+    vault = open_vault(store.folder)
+    return Door(
+        runner=runner,
+        store=store,
+        settings=settings,
+        vault=vault,
+        accounts=Accounts(vault),
+        sessions=Sessions(vault, idle_s=settings.idle_s, absolute_s=settings.absolute_s),
+        audit=Audit(vault),
+        attempts=Attempts(),
+        broadcast=Broadcast(runner, settings),
+    )
+
+
+def door_of(connection: HTTPConnection) -> Door:
+    """The door that a request came through."""
+    return cast("Door", connection.app.state.door)

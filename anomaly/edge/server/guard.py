@@ -1,0 +1,181 @@
+"""What every request passes before anything else sees it: who asks, under which name, from which page.
+
+Each rule is a function of its own, so that a test can take out just that one and show what it kept off.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers, MutableHeaders
+
+from anomaly.edge.server.settings import is_address, is_loopback
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from anomaly.edge.server.settings import ServeSettings
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# The page is files of this server alone: no inline script or style, nothing from elsewhere, no frame around it.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
+    "connect-src 'self'; font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+SECURITY_HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+_LARGEST_BODY = 256 * 1024
+
+
+class Guard:
+    """ASGI middleware: peers, Host, Origin, the size of what is sent, and the headers of every answer.
+
+    Args:
+        app: what it stands in front of.
+        settings: of the server.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
+        self._app = app
+        self._settings = settings
+        self._names = settings.names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with 400, 403, 413 or 421."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await _refuse(scope, receive, send, *refusal)
+            return
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                add_headers(MutableHeaders(scope=message))
+            await send(message)
+
+        await self._app(scope, _bounded(receive), with_headers)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
+        peer = scope["client"][0] if scope.get("client") else ""
+        if not peer_allowed(peer, self._settings):
+            return 403, "this server answers its proxy only"
+        hosts = headers.getlist("host")
+        local = scope["server"][0] if scope.get("server") else ""
+        if len(hosts) != 1 or not host_allowed(hosts[0], self._names, local):
+            return 421, "this server is not known by that name; add it to its allowed hosts"
+        origins = headers.getlist("origin")
+        if len(origins) > 1 or not origin_allowed(
+            origins[0] if origins else None, f"{self._settings.scheme}://{hosts[0]}", scope, headers
+        ):
+            return 403, "the request comes from another page"
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > _LARGEST_BODY:
+            return 413, f"more than {_LARGEST_BODY} bytes were sent"
+        return None
+
+
+def peer_allowed(peer: str, settings: ServeSettings) -> bool:
+    """Whether a machine may talk to the server at all: behind a trusted proxy only that one and this machine."""
+    if settings.trusted_proxy is None or settings.tls or settings.insecure:
+        return True
+    return peer == settings.trusted_proxy or is_loopback(peer)
+
+
+def host_allowed(host: str, names: frozenset[str], local: str) -> bool:
+    """Whether the server may be asked for by a Host header's name.
+
+    A page elsewhere can point its own name at this machine (DNS rebinding) and would then count as the same
+    origin; it cannot make the browser send another Host than its own.
+
+    Args:
+        host: the header.
+        names: allowed, in lower case.
+        local: the address this connection came in at; an address cannot be rebound.
+    """
+    name = host_name(host)
+    return name in names or (name == local and is_address(name))
+
+
+def host_name(host: str) -> str:
+    """A Host header's name in lower case, without its port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+def origin_allowed(origin: str | None, own: str, scope: Scope, headers: Headers) -> bool:
+    """Whether a request comes from the server's own page, or from a program.
+
+    Browsers name the page with everything that changes something and with every WebSocket. Without a name only
+    programs are left, which sign in with a token; a cookie then counts for nothing.
+
+    Args:
+        origin: the header, None where it is missing.
+        own: the only origin allowed.
+        scope, headers: of the request.
+    """
+    if origin is not None:
+        return origin.lower() == own.lower()
+    reads = scope["type"] == "http" and scope["method"] in SAFE_METHODS
+    return reads or "authorization" in headers
+
+
+def add_headers(headers: MutableHeaders) -> None:
+    """Put the security headers on an answer; what it says itself about caching stands."""
+    for name, value in SECURITY_HEADERS.items():
+        headers[name] = value
+    headers.setdefault("cache-control", "no-store")
+
+
+def client_address(scope: Scope, settings: ServeSettings) -> str:
+    """Where a request comes from: the peer, or what the trusted proxy says of it."""
+    peer = str(scope["client"][0]) if scope.get("client") else ""
+    if settings.trusted_proxy is not None and peer == settings.trusted_proxy:
+        # The proxy adds what it saw at the end; what stands before that the client may have made up.
+        told = Headers(scope=scope).get("x-forwarded-for", "").rpartition(",")[2].strip()
+        if is_address(told):
+            return told
+    return peer
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Cut off a body that is longer than it said or than is allowed."""
+    seen = 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            if seen > _LARGEST_BODY:
+                return {"type": "http.disconnect"}
+        return message
+
+    return bounded
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, why: str) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        # Before it is accepted, a close is an answer of 403 to the browser.
+        await send({"type": "websocket.close", "code": 1008, "reason": why})
+        return
+    headers = MutableHeaders({"content-type": "application/json"})
+    add_headers(headers)
+    await send({"type": "http.response.start", "status": status, "headers": headers.raw})
+    await send({"type": "http.response.body", "body": json.dumps({"detail": why}).encode()})

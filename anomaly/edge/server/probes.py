@@ -1,0 +1,42 @@
+"""What machines ask: is it alive, is it ready, and its figures."""
+
+from __future__ import annotations
+
+import hmac
+
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from anomaly.edge.server.access import TheDoor, check
+from anomaly.edge.server.door import Door
+from anomaly.edge.server.settings import is_loopback
+
+router = APIRouter(tags=["probes"], include_in_schema=False)
+
+
+@router.get("/healthz")
+def alive() -> PlainTextResponse:
+    """200 while the server answers; tells nothing else, so it asks nobody who they are."""
+    return PlainTextResponse("ok\n")
+
+
+@router.get("/metrics")
+def metrics(request: Request, door: TheDoor) -> Response:
+    """Prometheus figures: for a viewer, a token of scope `metrics`, or the scrape token on this machine."""
+    if not may_scrape(request, door):
+        check(request, "viewer", "metrics")
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+def may_scrape(request: Request, door: Door) -> bool:
+    """Whether a request comes from this machine, not through a proxy, with the scrape token."""
+    token = door.settings.scrape_token
+    peer = request.client.host if request.client else ""
+    given = request.headers.get("authorization", "")
+    return (
+        bool(token)
+        and is_loopback(peer)
+        and "x-forwarded-for" not in request.headers
+        and hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+    )

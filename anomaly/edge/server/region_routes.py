@@ -1,0 +1,69 @@
+"""Regions drawn on the page: kept for the next fit, which is where they take effect."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter
+
+from anomaly.edge.server.access import TheDoor, WhoEngineers, WhoReads
+from anomaly.edge.server.camera_routes import existing
+from anomaly.edge.server.schemas import RegionsIn, RegionsOut
+from anomaly.edge.store import durable
+from anomaly.regions import Regions
+
+router = APIRouter(prefix="/api/regions", tags=["regions"])
+
+
+@router.get("/{camera}")
+def regions(camera: str, door: TheDoor, who: WhoReads) -> RegionsOut:
+    """What was drawn for a camera; nothing drawn = all of the picture counts."""
+    existing(door, camera)
+    path = regions_file(door.store.folder, camera)
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return _out(camera, kept)
+
+
+@router.put("/{camera}")
+def draw_regions(camera: str, given: RegionsIn, door: TheDoor, who: WhoEngineers) -> RegionsOut:
+    """Keep polygons for a camera's next fit; what now runs stays as it was certified."""
+    existing(door, camera)
+    # UsageError, told as 422, where nothing would be left to look at.
+    Regions(look=tuple(given.look), ignore=tuple(given.ignore))  # type: ignore[arg-type]
+    kept = {"look": given.look, "ignore": given.ignore, "who": who.who, "utc_s": time.time()}
+    path = regions_file(door.store.folder, camera)
+    durable.write_bytes(path, json.dumps(kept).encode())
+    door.audit.add(
+        who.who,
+        "regions",
+        camera,
+        address=who.address,
+        detail={"look": len(given.look), "ignore": len(given.ignore)},
+    )
+    return _out(camera, kept)
+
+
+def regions_file(folder: Path, camera: str) -> Path:
+    """Where a camera's polygons lie in a store's folder; any name makes a safe file name."""
+    return folder / "regions" / f"{quote(camera, safe='')}.json"
+
+
+def _out(camera: str, kept: dict[str, Any]) -> RegionsOut:
+    look, ignore = kept.get("look", []), kept.get("ignore", [])
+    overrides = [
+        f"'regions.{name}={json.dumps(polygons, separators=(',', ':'))}'"
+        for name, polygons in (("look", look), ("ignore", ignore))
+        if polygons
+    ]
+    return RegionsOut(
+        camera=camera,
+        look=look,
+        ignore=ignore,
+        who=kept.get("who"),
+        utc_s=kept.get("utc_s"),
+        overrides=" ".join(overrides),
+    )

@@ -1,0 +1,149 @@
+"""The server itself: a thread that answers, started and stopped by the runner's process."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from anomaly.edge.server.app import build_app
+from anomaly.edge.server.door import open_door
+from anomaly.edge.server.guard import Guard
+from anomaly.edge.server.settings import check_binding
+from anomaly.errors import AnomalyError, UsageError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from anomaly.edge.server.door import Door
+    from anomaly.edge.server.live import Runner
+    from anomaly.edge.server.settings import ServeSettings
+    from anomaly.edge.store import Store
+
+_START_S = 20.0
+_STOP_S = 5.0
+
+
+class Server:
+    """The page and the API of one runner, in a thread of its own.
+
+    Args:
+        door: what stands behind the routes; closed by `stop`.
+        settings: where it listens.
+
+    Attributes:
+        door: as given.
+        app: the routes, without the guard in front of them.
+    """
+
+    def __init__(self, door: Door, settings: ServeSettings) -> None:
+        self.door = door
+        self.app: FastAPI = build_app(door)
+        self._settings = settings
+        self._socket: socket.socket | None = None
+        self._uvicorn: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it answers, such as "http://127.0.0.1:8080"; known once it is started."""
+        if self._socket is None:
+            raise AnomalyError("the server is not started; call start() first")
+        host, port = self._socket.getsockname()[:2]
+        return f"{'https' if self._settings.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def start(self) -> None:
+        """Listen, and return once requests are answered.
+
+        Raises:
+            UsageError: the address cannot be listened on, or the certificate cannot be used.
+            AnomalyError: it did not come up in time.
+        """
+        settings = self._settings
+        config = uvicorn.Config(
+            Guard(self.app, settings),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="off",
+            ws_max_size=65_536,
+            # Pictures are compressed already.
+            ws_per_message_deflate=False,
+            limit_concurrency=512,
+            timeout_graceful_shutdown=1,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
+        )
+        try:
+            config.load()
+        except (ssl.SSLError, OSError) as error:
+            raise UsageError(
+                f"the TLS certificate {settings.tls_cert} cannot be used ({error}); give a PEM certificate and its key"
+            ) from None
+        self._socket = _listening(settings)
+        self._uvicorn = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._uvicorn.run, kwargs={"sockets": [self._socket]}, name="server", daemon=True
+        )
+        self._thread.start()
+        deadline = time.monotonic() + _START_S
+        while not self._uvicorn.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                self.stop()
+                raise AnomalyError("the server did not start; its log says why")
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End the streams, answer what is being answered, close the port and the accounts."""
+        self.door.broadcast.close()
+        if self._uvicorn is not None and self._thread is not None:
+            self._uvicorn.should_exit = True
+            self._thread.join(_STOP_S)
+            if self._thread.is_alive():
+                self._uvicorn.force_exit = True
+                self._thread.join(_STOP_S)
+        if self._socket is not None:
+            self._socket.close()
+        self.door.vault.close()
+
+
+def serve(runner: Runner, store: Store, settings: ServeSettings) -> Server:
+    """The server of a runner and its store; `start` makes it listen.
+
+    Raises:
+        UsageError: it would listen off loopback without TLS, `insecure` or a trusted proxy.
+        StoreError: the accounts cannot be opened.
+    """
+    check_binding(settings)
+    return Server(open_door(runner, store, settings), settings)
+
+
+def _listening(settings: ServeSettings) -> socket.socket:
+    where = f"{settings.host}:{settings.port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host.strip("[]") or None,
+            settings.port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
+        )[0]
+    except OSError as error:
+        raise UsageError(
+            f"{where} cannot be listened on ({error.strerror}); give this machine's name or address"
+        ) from None
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise UsageError(
+            f"{where} cannot be listened on ({error.strerror}); choose another port with --serve HOST:PORT"
+        ) from None
+    return listening

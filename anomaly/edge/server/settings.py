@@ -1,0 +1,118 @@
+"""How the server listens, and what it refuses to listen on."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from anomaly.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How and where the page and the API are served.
+
+    Attributes:
+        host, port: what to listen on; port 0 = any free one.
+        allowed_hosts: further names (without port) under which the page may be asked for. The loopback names,
+            this machine's name and `host` itself always may; everything else is refused.
+        tls_cert, tls_key: PEM files; both or neither.
+        insecure: listen off loopback without TLS all the same: passwords and pictures go over the network in the
+            clear.
+        trusted_proxy: address of a reverse proxy that speaks TLS to the browsers. Off loopback nobody but it is
+            answered, and its `X-Forwarded-For` is believed.
+        scrape_token: opens /metrics to a scraper on this machine without an account; None = it does not.
+        idle_s, absolute_s: a session ends so long after its last use, and so long after its log-in, in seconds.
+        max_streams: live streams open at once.
+        live_width: pixels; live pictures are not sent wider.
+        live_fps: pictures a second and stream at most.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    allowed_hosts: tuple[str, ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure: bool = False
+    trusted_proxy: str | None = None
+    scrape_token: str | None = None
+    idle_s: float = 3600.0
+    absolute_s: float = 43_200.0
+    max_streams: int = 64
+    live_width: int = 960
+    live_fps: float = 10.0
+
+    @property
+    def tls(self) -> bool:
+        """Whether this server itself speaks TLS."""
+        return self.tls_cert is not None
+
+    @property
+    def scheme(self) -> str:
+        """What browsers see: "https", also behind a trusted proxy, or "http"."""
+        return "https" if self.tls or self.trusted_proxy else "http"
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names, in lower case and without port, that a Host header may hold."""
+        own = {"localhost", "127.0.0.1", "::1", socket.gethostname().lower()}
+        if not _wildcard(self.host):
+            own.add(self.host.lower().strip("[]"))
+        return frozenset(own | {name.lower().strip("[]") for name in self.allowed_hosts})
+
+
+def check_binding(settings: ServeSettings) -> None:
+    """Refuse (UsageError) what would send passwords and pictures over a network in the clear.
+
+    Raises:
+        UsageError: off loopback without TLS, `insecure` or a trusted proxy; or settings that contradict.
+    """
+    if not 0 <= settings.port <= 65_535:
+        raise UsageError(f"port {settings.port} does not exist; choose 1 to 65535")
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise UsageError("a TLS certificate and its key go together; give both or neither")
+    for file in (settings.tls_cert, settings.tls_key):
+        if file is not None and not file.is_file():
+            raise UsageError(f"TLS file {str(file)!r} does not exist; give a PEM file")
+    if settings.trusted_proxy is not None:
+        try:
+            ipaddress.ip_address(settings.trusted_proxy)
+        except ValueError:
+            raise UsageError(
+                f"trusted proxy {settings.trusted_proxy!r} is not an IP address; give the one it connects from"
+            ) from None
+    for name in settings.allowed_hosts:
+        if not name or "*" in name or "/" in name or (":" in name and not is_address(name)):
+            raise UsageError(f"allowed host {name!r} cannot be used; give a name without scheme, port or *")
+    if is_loopback(settings.host) or settings.tls or settings.insecure or settings.trusted_proxy:
+        return
+    raise UsageError(
+        f"{settings.host} can be reached from other machines, and without TLS passwords and pictures would cross the "
+        "network in the clear; give a certificate and its key, or the address of a proxy that speaks TLS, or "
+        "--insecure"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host's name or address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address rather than a name."""
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _wildcard(host: str) -> bool:
+    return host in {"", "0.0.0.0", "::", "[::]"}
