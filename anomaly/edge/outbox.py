@@ -1,0 +1,353 @@
+"""Messages that wait to leave: one row for each message and sink, in the store's own database.
+
+A row is written in the transaction that commits its event, so neither is ever there without the other. It leaves
+only when the other side has taken it over; killed between sending and marking, the program sends it again with the
+same message id. Rows of one camera leave in the order they came in. What the other side refuses is set aside, so
+that nothing blocks for ever, and the outbox is bounded by age and bytes: what expires is counted and announced.
+
+Age is time in which the program ran, not time on the wall: a clock that jumps makes nothing old.
+All functions take a connection to a database that holds `SCHEMA`; those that write open no transaction themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import sqlite3
+
+State: TypeAlias = Literal["pending", "sent", "set aside", "expired"]
+
+#: Of each sink, so many rows that were sent or that expired are kept to be looked at.
+KEPT_DONE = 1000
+#: A next try further away than this is not ours: the clock has jumped back since it was written.
+_LONGEST_WAIT_S = 2 * 3600.0
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    sink TEXT NOT NULL,
+    camera TEXT NOT NULL,
+    event_id TEXT,
+    kind TEXT NOT NULL,
+    message_id TEXT NOT NULL,
+    body TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    created_utc_s REAL NOT NULL,
+    created_running_s REAL NOT NULL,
+    state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'sent', 'set aside', 'expired')),
+    attempts INTEGER NOT NULL DEFAULT 0,
+    next_utc_s REAL NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '',
+    done_utc_s REAL,
+    UNIQUE (sink, message_id)
+);
+CREATE INDEX IF NOT EXISTS outbox_pending ON outbox (sink, id) WHERE state = 'pending';
+CREATE INDEX IF NOT EXISTS outbox_retried ON outbox (sink, camera) WHERE state = 'pending' AND attempts > 0;
+CREATE INDEX IF NOT EXISTS outbox_event ON outbox (event_id);
+CREATE INDEX IF NOT EXISTS outbox_size ON outbox (sink, state, id, bytes);
+CREATE TABLE IF NOT EXISTS outbox_sink (
+    sink TEXT PRIMARY KEY,
+    running_s REAL NOT NULL DEFAULT 0,
+    sent INTEGER NOT NULL DEFAULT 0,
+    set_aside INTEGER NOT NULL DEFAULT 0,
+    expired INTEGER NOT NULL DEFAULT 0,
+    last_sent_utc_s REAL,
+    window_utc_s REAL NOT NULL DEFAULT 0,
+    window_told INTEGER NOT NULL DEFAULT 0
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One message for one sink.
+
+    Attributes:
+        id: rises with the order in which rows were written; negative for a message that is only in memory.
+        camera: whose order it keeps; "" for messages about the whole site.
+        event_id: None for messages that are not of an event.
+        kind: as in the message.
+        message_id: the same whenever this message is sent again, and for every sink.
+        body: JSON text.
+        created_utc_s: POSIX seconds.
+        attempts: failed tries so far.
+    """
+
+    id: int
+    camera: str
+    event_id: str | None
+    kind: str
+    message_id: str
+    body: str
+    created_utc_s: float
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Messages given up on: how many by camera, and the time they were from (POSIX seconds)."""
+
+    cameras: Mapping[str, int]
+    first_utc_s: float
+    last_utc_s: float
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return sum(self.cameras.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What one sink has to tell: rows waiting now, and what became of all rows so far."""
+
+    pending: int
+    sent: int
+    set_aside: int
+    expired: int
+    last_sent_utc_s: float | None
+
+
+_COLUMNS = "id, camera, event_id, kind, message_id, body, created_utc_s, attempts"
+
+
+def put(
+    connection: sqlite3.Connection,
+    sink: str,
+    *,
+    camera: str,
+    event_id: str | None,
+    kind: str,
+    message_id: str,
+    body: str,
+    utc_s: float,
+) -> bool:
+    """Write a message for a sink, in the caller's transaction.
+
+    An update that still waits is replaced by the next update or the end of its event: who was away learns how it
+    stands, not every step to it.
+
+    Returns:
+        False where a row with this message id was there already.
+    """
+    if event_id is not None and kind in ("update", "end"):
+        connection.execute(
+            "DELETE FROM outbox WHERE event_id = ? AND sink = ? AND kind = 'update' AND state = 'pending'",
+            (event_id, sink),
+        )
+    done = connection.execute(
+        "INSERT OR IGNORE INTO outbox (sink, camera, event_id, kind, message_id, body, bytes, created_utc_s,"
+        " created_running_s) SELECT ?, ?, ?, ?, ?, ?, ?, ?,"
+        " coalesce((SELECT running_s FROM outbox_sink WHERE sink = ?), 0)",
+        (sink, camera, event_id, kind, message_id, body, len(body.encode()), utc_s, sink),
+    )
+    return done.rowcount == 1
+
+
+def pending(
+    connection: sqlite3.Connection, sink: str, *, now_utc_s: float, after_id: int = 0, limit: int = 50
+) -> list[Row]:
+    """The next messages of a sink in the order they were written; none of a camera whose next try is still to come."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM outbox WHERE state = 'pending' AND sink = ? AND id > ? AND camera NOT IN"
+        " (SELECT camera FROM outbox WHERE state = 'pending' AND attempts > 0 AND sink = ?"
+        "  AND next_utc_s > ? AND next_utc_s < ?)"
+        " ORDER BY id LIMIT ?",
+        (sink, after_id, sink, now_utc_s, now_utc_s + _LONGEST_WAIT_S, limit),
+    )
+    return [Row(*row) for row in rows]
+
+
+def mark_sent(connection: sqlite3.Connection, sink: str, ids: Iterable[int], utc_s: float) -> None:
+    """These rows have been taken over by the other side."""
+    count = 0
+    for one in ids:
+        count += connection.execute(
+            "UPDATE outbox SET state = 'sent', done_utc_s = ? WHERE id = ? AND state = 'pending'",
+            (utc_s, one),
+        ).rowcount
+    _count(connection, sink, "sent", count)
+    connection.execute("UPDATE outbox_sink SET last_sent_utc_s = ? WHERE sink = ?", (utc_s, sink))
+
+
+def set_aside(connection: sqlite3.Connection, sink: str, row_id: int, reason: str, utc_s: float) -> None:
+    """The other side will not have this row, whenever it comes."""
+    done = connection.execute(
+        "UPDATE outbox SET state = 'set aside', reason = ?, attempts = attempts + 1, done_utc_s = ?"
+        " WHERE id = ? AND state = 'pending'",
+        (reason, utc_s, row_id),
+    )
+    _count(connection, sink, "set_aside", done.rowcount)
+
+
+def postpone(connection: sqlite3.Connection, row_id: int, reason: str, next_utc_s: float) -> None:
+    """A row did not get through; its camera waits until then."""
+    connection.execute(
+        "UPDATE outbox SET attempts = attempts + 1, reason = ?, next_utc_s = ? WHERE id = ?",
+        (reason, next_utc_s, row_id),
+    )
+
+
+def hurry(connection: sqlite3.Connection, sink: str) -> None:
+    """The other side is back: what was put off is due now."""
+    connection.execute(
+        "UPDATE outbox SET next_utc_s = 0 WHERE state = 'pending' AND attempts > 0 AND sink = ?", (sink,)
+    )
+
+
+def send_again(connection: sqlite3.Connection, sink: str) -> int:
+    """Put what was set aside back at the end of the queue (the receiver was repaired); returns how many."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM outbox WHERE sink = ? AND state = 'set aside' ORDER BY id", (sink,)
+    )
+    waiting = [Row(*row) for row in rows]
+    connection.execute("DELETE FROM outbox WHERE sink = ? AND state = 'set aside'", (sink,))
+    for row in waiting:
+        put(
+            connection,
+            sink,
+            camera=row.camera,
+            event_id=row.event_id,
+            kind=row.kind,
+            message_id=row.message_id,
+            body=row.body,
+            utc_s=row.created_utc_s,
+        )
+    _count(connection, sink, "set_aside", -len(waiting))
+    return len(waiting)
+
+
+def advance(connection: sqlite3.Connection, sink: str, seconds: float) -> None:
+    """The program has run so much longer: what waits has become older by that."""
+    connection.execute(
+        "INSERT INTO outbox_sink (sink, running_s) VALUES (?, ?)"
+        " ON CONFLICT (sink) DO UPDATE SET running_s = running_s + excluded.running_s",
+        (sink, seconds),
+    )
+
+
+def expire(
+    connection: sqlite3.Connection, sink: str, *, max_age_s: float, max_bytes: int, utc_s: float
+) -> Expired | None:
+    """Give up on what is too old, then on the oldest of what is too much; what was set aside goes first.
+
+    Summaries stay: they are few, and they tell of what was given up.
+
+    Returns:
+        What was given up on; None where nothing was.
+    """
+    gone: list[tuple[int, str, float, int]] = list(
+        connection.execute(
+            "SELECT id, camera, created_utc_s, bytes FROM outbox WHERE sink = ? AND state IN ('pending', 'set aside')"
+            " AND kind <> 'summary' AND created_running_s <"
+            " (SELECT running_s FROM outbox_sink WHERE sink = ?) - ?",
+            (sink, sink, max_age_s),
+        )
+    )
+    (held,) = connection.execute(
+        "SELECT coalesce(sum(bytes), 0) FROM outbox WHERE sink = ? AND state IN ('pending', 'set aside')",
+        (sink,),
+    ).fetchone()
+    held -= sum(size for *_, size in gone)
+    if held > max_bytes:
+        old = {row_id for row_id, *_ in gone}
+        for row_id, camera, created, size in connection.execute(
+            "SELECT id, camera, created_utc_s, bytes FROM outbox WHERE sink = ?"
+            " AND state IN ('pending', 'set aside') AND kind <> 'summary' ORDER BY state = 'pending', id",
+            (sink,),
+        ):
+            if held <= max_bytes:
+                break
+            if row_id not in old:
+                held -= size
+                gone.append((row_id, camera, created, size))
+    if not gone:
+        return None
+    cameras: dict[str, int] = {}
+    for row_id, camera, *_ in gone:
+        cameras[camera] = cameras.get(camera, 0) + 1
+        connection.execute(
+            "UPDATE outbox SET state = 'expired', body = '', bytes = 0, done_utc_s = ? WHERE id = ?",
+            (utc_s, row_id),
+        )
+    _count(connection, sink, "expired", len(gone))
+    times = [created for _, _, created, _ in gone]
+    return Expired(cameras, min(times), max(times))
+
+
+def forget(connection: sqlite3.Connection, event_id: str) -> None:
+    """Delete what was told of an event; what still waits stays, for nobody has been told yet."""
+    connection.execute("DELETE FROM outbox WHERE event_id = ? AND state <> 'pending'", (event_id,))
+
+
+def prune(connection: sqlite3.Connection, sink: str) -> None:
+    """Forget all but the newest rows that are done with."""
+    for state in ("sent", "expired"):
+        connection.execute(
+            "DELETE FROM outbox WHERE sink = ? AND state = ? AND id <= (SELECT id FROM outbox WHERE sink = ?"
+            " AND state = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            (sink, state, sink, state, KEPT_DONE),
+        )
+
+
+def totals(connection: sqlite3.Connection, sink: str) -> Totals:
+    """How a sink stands."""
+    (waiting,) = connection.execute(
+        "SELECT count(*) FROM outbox WHERE sink = ? AND state = 'pending'", (sink,)
+    ).fetchone()
+    row = connection.execute(
+        "SELECT sent, set_aside, expired, last_sent_utc_s FROM outbox_sink WHERE sink = ?", (sink,)
+    ).fetchone()
+    return Totals(waiting, *(row or (0, 0, 0, None)))
+
+
+def waiting_s(connection: sqlite3.Connection, sink: str) -> float | None:
+    """How long the oldest message of a sink has waited while the program ran, seconds; None where none waits."""
+    row = connection.execute(
+        "SELECT coalesce((SELECT running_s FROM outbox_sink WHERE sink = ?), 0) - created_running_s"
+        " FROM outbox WHERE sink = ? AND state = 'pending' ORDER BY id LIMIT 1",
+        (sink, sink),
+    ).fetchone()
+    return None if row is None else float(row[0])
+
+
+def waiting_summary(connection: sqlite3.Connection, sink: str) -> Row | None:
+    """The summary that still waits, to which more can be added."""
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM outbox WHERE sink = ? AND state = 'pending' AND kind = 'summary' LIMIT 1",
+        (sink,),
+    ).fetchone()
+    return None if row is None else Row(*row)
+
+
+def withdraw(connection: sqlite3.Connection, row_id: int) -> None:
+    """Take back a message that another one replaces."""
+    connection.execute("DELETE FROM outbox WHERE id = ?", (row_id,))
+
+
+def flood_window(connection: sqlite3.Connection, sink: str) -> tuple[float, int]:
+    """When the present window of flood control began (POSIX seconds) and how many messages people got in it."""
+    row = connection.execute(
+        "SELECT window_utc_s, window_told FROM outbox_sink WHERE sink = ?", (sink,)
+    ).fetchone()
+    return (row[0], row[1]) if row else (0.0, 0)
+
+
+def set_flood_window(connection: sqlite3.Connection, sink: str, start_utc_s: float, told: int) -> None:
+    """Keep the window of flood control, so that a restart does not open a new one."""
+    connection.execute(
+        "INSERT INTO outbox_sink (sink, window_utc_s, window_told) VALUES (?, ?, ?) ON CONFLICT (sink)"
+        " DO UPDATE SET window_utc_s = excluded.window_utc_s, window_told = excluded.window_told",
+        (sink, start_utc_s, told),
+    )
+
+
+def _count(connection: sqlite3.Connection, sink: str, column: str, count: int) -> None:
+    connection.execute(
+        f"INSERT INTO outbox_sink (sink, {column}) VALUES (?, ?)"
+        f" ON CONFLICT (sink) DO UPDATE SET {column} = {column} + excluded.{column}",
+        (sink, count),
+    )
