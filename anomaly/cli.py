@@ -211,6 +211,26 @@ COMMANDS: dict[str, Command] = {
             ),
         ),
         Command(
+            "users",
+            "who may sign in at the page and use the API: list, add, passwd, role, remove, token, revoke",
+            (
+                Flag("--store", "store", "the folder that `run` writes to (default: outputs/run)", metavar="DIR"),
+                Flag("--role", "role", "viewer, operator, engineer or admin", metavar="ROLE"),
+                Flag("--password-file", "password_file", "read the password from this file (default: ask at the terminal)", metavar="FILE"),
+                Flag("--label", "label", "token: what it is for", metavar="TEXT"),
+                Flag("--scopes", "scopes", "token: live, events, review, control, metrics, admin", many=True, metavar="SCOPE"),
+                Flag("--days", "days", "token: until it expires (default: never)", metavar="DAYS", kind="number"),
+            ),
+            "  python -m anomaly users add NAME --role admin\n"
+            "  python -m anomaly users passwd NAME\n"
+            "  python -m anomaly users token NAME --role viewer --scopes metrics --label prometheus\n"
+            "  python -m anomaly users revoke 0123456789abcdef\n",
+            positional=(
+                Flag("action", "action", "list, add, passwd, role, remove, token or revoke", metavar="ACTION"),
+                Flag("name", "name", "the account; of revoke, the token's id", metavar="NAME"),
+            ),
+        ),
+        Command(
             "demo",
             "the whole chain on built-in footage",
             (
@@ -370,6 +390,9 @@ _EXTRAS = {
     "openvino": "edge",
     "onnx": "export",
     "onnxscript": "export",
+    "fastapi": "live",
+    "uvicorn": "live",
+    "argon2": "live",
     "ray": "cluster",
     "tensorrt": "tensorrt",
 }

@@ -322,6 +322,20 @@ class BankCommandConfig:
     size: int = 15_000  # rows of a merged bank at most
 
 
+@dataclass
+class UsersConfig:
+    """`anomaly users`."""
+
+    action: str = MISSING
+    name: str | None = None  # of the account; of revoke, the token's id
+    store: str = "outputs/run"  # the folder that `run` writes to
+    role: str | None = None
+    password_file: str | None = None  # null = ask at the terminal
+    label: str | None = None  # token: what it is for
+    scopes: list[str] = field(default_factory=list)  # token: where it may be used
+    days: float | None = None  # token: until it expires; null = never
+
+
 SCHEMAS: dict[str, type] = {
     "fit": FitConfig,
     "calibrate": CalibrateConfig,
@@ -334,6 +348,7 @@ SCHEMAS: dict[str, type] = {
     "demo": DemoConfig,
     "weights": WeightsCommandConfig,
     "bank": BankCommandConfig,
+    "users": UsersConfig,
 }
 
 

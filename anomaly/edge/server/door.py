@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from anomaly.edge.store import Store
 
 
+ACCOUNTS = "accounts.db"
+
+
 @dataclass(frozen=True, eq=False)
 class Door:
     """What stands behind the routes; one a server."""
@@ -40,7 +44,7 @@ class Door:
     @property
     def setup(self) -> str:
         """The command that makes the first account."""
-        return f"python -m anomaly users add NAME --role admin --store {self.store.folder}"
+        return f"python -m anomaly users add NAME --role admin --store {shlex.quote(str(self.store.folder.resolve()))}"
 
     def cameras(self) -> list[str]:
         """Names of the cameras there are now."""
@@ -53,7 +57,7 @@ def open_vault(folder: Path) -> Vault:
     Raises:
         StoreError: it cannot be opened or is damaged.
     """
-    return Vault(folder / "accounts.db", (accounts.SCHEMA, sessions.SCHEMA, audit.SCHEMA))
+    return Vault(folder / ACCOUNTS, (accounts.SCHEMA, sessions.SCHEMA, audit.SCHEMA))
 
 
 def open_door(runner: Runner, store: Store, settings: ServeSettings) -> Door:

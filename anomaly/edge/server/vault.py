@@ -36,6 +36,10 @@ class Vault:
         self._connection = open_database(path, schemas, _VERSION)
         # A file that was copied here may have come with a wider mode.
         os.chmod(path, 0o600)
+        if os.geteuid() == 0:
+            # Made by root at the terminal, it must still open for the user that the runner runs as.
+            owner = path.parent.stat()
+            os.chown(path, owner.st_uid, owner.st_gid)
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
