@@ -1,0 +1,253 @@
+"""Clips of events and of misses, made from the recording once it is there; an alarm never waits for one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import select
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+from anomaly.edge.cutting import Cut, cut, preview
+from anomaly.edge.store.timeline import Segment
+from anomaly.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from anomaly.edge.cutting import Polygon
+    from anomaly.edge.store import Miss, Store, StoredEvent
+
+__all__ = ["ClipMaker", "Cut", "Segment", "cut", "preview"]
+
+_LOG = logging.getLogger(__name__)
+#: A file that makes FFmpeg crash or hang does so again; once more, in case it was something else.
+_TRIES = 2
+_LOOK_S = 1.0
+#: Rest after a disk was found full.
+_REST_S = 30.0
+#: An hour of footage is encoded anew in less on a small machine; longer is a hang.
+_LONGEST_JOB_S = 600.0
+
+
+class ClipMaker:
+    """A thread, with a process of its own for the work, that makes the clips that the store has pending.
+
+    What was pending when the last run ended is found again. Clips lie in `clips/<camera>/<id>.mp4`; H.265
+    and MJPEG are kept as they are, with an H.264 `<id>.preview.mp4` beside.
+
+    Args:
+        store: of the runner.
+        before_s, after_s: seconds shown before and after.
+        wait_s: how long the recording may take, after that, to have its segment finished.
+        black: gives a camera's polygons to paint black, corners (x, y) in 0 .. 1; its clips are then
+            encoded anew, and nothing of them is kept as it was recorded.
+        room: whether the disk has room for clips; where not they stay pending.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        before_s: float = 5.0,
+        after_s: float = 5.0,
+        *,
+        wait_s: float = 30.0,
+        black: Callable[[str], Sequence[Polygon]] = lambda camera: (),
+        room: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._store = store
+        self._before_s = before_s
+        self._after_s = after_s
+        self._wait_s = wait_s
+        self._black = black
+        self._room = room
+        self._seen: dict[str, float] = {}
+        self._tries: dict[str, int] = {}
+        self._wake = threading.Event()
+        self._stopping = False
+        self._worker: _Worker | None = None
+        self._thread = threading.Thread(target=self._run, name="clips", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def offer(self, item_id: str) -> None:
+        """An event ended, or a miss was marked: look now rather than within a second."""
+        self._wake.set()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Stop; a clip in the making is given up and stays pending."""
+        self._stopping = True
+        self._wake.set()
+        worker = self._worker
+        if worker is not None:
+            worker.kill()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            rest = _LOOK_S
+            try:
+                if not self._look():
+                    rest = _REST_S
+            except StoreError as error:
+                _LOG.warning("clips wait: %s", error)
+                rest = _REST_S
+            self._wake.wait(rest)
+            self._wake.clear()
+
+    def _look(self) -> bool:
+        """Make what is due; False where the disk has no room for it."""
+        pending: list[StoredEvent | Miss] = [*self._store.misses(clip_state="pending")]
+        pending += [
+            one for one in self._store.events(clip_state="pending", limit=1000) if one.end_utc_s is not None
+        ]
+        # The oldest first: their footage is the next to go.
+        pending.sort(key=lambda one: one.id)
+        for store_of in (self._seen, self._tries):
+            for item_id in store_of.keys() - {one.id for one in pending}:
+                del store_of[item_id]
+        for item in pending:
+            if self._stopping:
+                return True
+            segments = self._segments(item)
+            if segments is None:
+                continue
+            if not self._room() or not self._make(item, segments):
+                return False
+        return True
+
+    def _span(self, item: StoredEvent | Miss) -> tuple[float, float]:
+        end = item.start_utc_s if item.end_utc_s is None else item.end_utc_s
+        return item.start_utc_s - self._before_s, max(end, item.start_utc_s) + self._after_s
+
+    def _segments(self, item: StoredEvent | Miss) -> list[Segment] | None:
+        """The recording of an item, once it is whole or waited for long enough; None before that."""
+        start, end = self._span(item)
+        segments = self._store.segments(item.camera, start, end)
+        since = self._seen.setdefault(item.id, time.monotonic())
+        over = time.monotonic() - since > self._after_s + self._wait_s or time.time() > end + self._wait_s
+        if over or any(segment.end_utc_s >= end for segment in segments):
+            return segments
+        return None
+
+    def _make(self, item: StoredEvent | Miss, segments: Sequence[Segment]) -> bool:
+        """Make one clip and write it down; False where the disk is full."""
+        miss = not hasattr(item, "status")
+        if not segments:
+            self._store.set_clip(item.id, miss=miss, clip_state="none")
+            return True
+        start, end = self._span(item)
+        name = f"clips/{_folder(item.camera)}/{item.id}"
+        out, beside = self._store.folder / f"{name}.mp4", self._store.folder / f"{name}.preview.mp4"
+        job = {
+            "segments": [{**asdict(segment), "path": str(segment.path)} for segment in segments],
+            "start_utc_s": start,
+            "end_utc_s": end,
+            "out": str(out),
+            "preview": str(beside),
+            "black": [[list(corner) for corner in polygon] for polygon in self._black(item.camera)],
+        }
+        answer = self._work(job)
+        if self._stopping and "error" in answer:
+            return True
+        if answer.get("full"):
+            _LOG.warning("clips wait: %s", answer["error"])
+            return False
+        if "error" in answer:
+            _remove(out, beside)
+            self._tries[item.id] = self._tries.get(item.id, 0) + 1
+            if self._tries[item.id] >= _TRIES:
+                _LOG.warning("no clip of %s: %s", item.id, answer["error"])
+                self._store.set_clip(item.id, miss=miss, clip_state="failed")
+            return True
+        written = self._store.set_clip(
+            item.id,
+            answer["used"],
+            miss=miss,
+            clip=f"{name}.mp4",
+            clip_state="ready",
+            preview=f"{name}.preview.mp4" if answer["preview"] else None,
+            clip_start_utc_s=answer["start_utc_s"],
+            clip_end_utc_s=answer["end_utc_s"],
+        )
+        if not written:
+            # Deleted while the clip was made: it must not show what is to be gone.
+            _remove(out, beside)
+        return True
+
+    def _work(self, job: dict[str, Any]) -> dict[str, Any]:
+        if self._worker is None:
+            self._worker = _Worker()
+            if self._stopping:
+                self._worker.kill()
+        answer = self._worker.ask(job)
+        if answer is None:
+            status = self._worker.kill()
+            self._worker = None
+            return {"error": f"the process that makes clips ended ({status}) at it"}
+        return answer
+
+
+class _Worker:
+    """The process that does the work (`clip_process`)."""
+
+    def __init__(self) -> None:
+        # A session of its own: Ctrl-C in the terminal is for the runner.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "anomaly.edge.clip_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def ask(self, job: dict[str, Any]) -> dict[str, Any] | None:
+        """Answer to a job; None where the process died, or hangs."""
+        given, taken = self._pipes()
+        try:
+            given.write(json.dumps(job).encode() + b"\n")
+            given.flush()
+            if not select.select([taken], [], [], _LONGEST_JOB_S)[0]:
+                return None
+            line = taken.readline()
+            return json.loads(line) if line.endswith(b"\n") else None
+        except (OSError, ValueError):
+            return None
+
+    def kill(self) -> int:
+        """End it; returns its exit status."""
+        self._process.kill()
+        for pipe in self._pipes():
+            with contextlib.suppress(OSError):
+                pipe.close()
+        return self._process.wait()
+
+    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        given, taken = self._process.stdin, self._process.stdout
+        assert given is not None
+        assert taken is not None
+        return given, taken
+
+
+def _folder(camera: str) -> str:
+    """A camera's name as the name of one folder, whatever it holds."""
+    return quote(camera, safe=" ").replace(".", "%2E")
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
