@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.routing import APIRoute
 from starlette.staticfiles import StaticFiles
 
 from anomaly.edge.server import (
@@ -45,6 +46,19 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
+_ROUTERS = (
+    session_routes.router,
+    camera_routes.router,
+    camera_routes.health_router,
+    event_routes.router,
+    event_routes.misses_router,
+    event_routes.recordings_router,
+    region_routes.router,
+    admin_routes.router,
+    probes.router,
+)
+
+
 def build_app(door: Door) -> FastAPI:
     """The application behind the guard (`guard.Guard`), which `serve` puts in front of it."""
     app = FastAPI(
@@ -57,21 +71,12 @@ def build_app(door: Door) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.door = door
-    for router in (
-        session_routes.router,
-        camera_routes.router,
-        camera_routes.health_router,
-        event_routes.router,
-        event_routes.misses_router,
-        event_routes.recordings_router,
-        region_routes.router,
-        admin_routes.router,
-        probes.router,
-    ):
+    for router in _ROUTERS:
         app.include_router(router)
     app.add_api_route("/api/openapi.json", _openapi, methods=["GET"], include_in_schema=False)
     app.add_api_route("/", _page, methods=["GET"], include_in_schema=False)
-    app.mount("/static", _PageFiles(directory=UI, check_dir=False), name="static")
+    if UI.is_dir():
+        app.mount("/static", _PageFiles(directory=UI), name="static")
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(AnomalyError, _failed)
     app.add_exception_handler(Exception, _unexpected)
@@ -103,8 +108,10 @@ def _openapi(request: Request, who: WhoIsIn) -> JSONResponse:
             title="anomaly",
             version=app.version,
             routes=app.routes,
-            description="Sign in with POST /api/session (cookie, and X-CSRF-Token on changes) or send a token.",
+            description="Sign in with POST /api/session (cookie, and X-CSRF-Token on changes) or send a token. "
+            "`x-role` is the least role that may, `x-scope` the scope that a token needs.",
         )
+        _tell_roles(schema)
         schema["components"]["securitySchemes"] = {
             "token": {"type": "http", "scheme": "bearer"},
             "session": {"type": "apiKey", "in": "cookie", "name": "anomaly_session"},
@@ -112,6 +119,21 @@ def _openapi(request: Request, who: WhoIsIn) -> JSONResponse:
         schema["security"] = [{"token": []}, {"session": []}]
         app.openapi_schema = schema
     return JSONResponse(app.openapi_schema)
+
+
+def _tell_roles(schema: dict[str, Any]) -> None:
+    """Write into the description what each route asks of its visitor."""
+    routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    asked = {
+        route.name: dependency.call.__dict__["asks"]
+        for route in routes
+        for dependency in route.dependant.dependencies
+        if dependency.call is not None and "asks" in dependency.call.__dict__
+    }
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            role, scope = asked.get(operation["operationId"], (None, None))
+            operation |= {"x-role": role, "x-scope": scope}
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

@@ -63,12 +63,18 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        body = _Bounded(receive)
+
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                add_headers(MutableHeaders(scope=message))
+                answer = MutableHeaders(scope=message)
+                add_headers(answer)
+                if body.too_long:
+                    # Otherwise the server would go on to take and throw away what still comes.
+                    answer["connection"] = "close"
             await send(message)
 
-        await self._app(scope, _bounded(receive), with_headers)
+        await self._app(scope, body, with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         peer = scope["client"][0] if scope.get("client") else ""
@@ -153,20 +159,20 @@ def client_address(scope: Scope, settings: ServeSettings) -> str:
     return peer
 
 
-def _bounded(receive: Receive) -> Receive:
-    """Cut off a body that is longer than it said or than is allowed."""
-    seen = 0
+class _Bounded:
+    """What a client sends, cut off where it is longer than is allowed, whatever length it told."""
 
-    async def bounded() -> Message:
-        nonlocal seen
-        message = await receive()
+    def __init__(self, receive: Receive) -> None:
+        self.too_long = False
+        self._receive = receive
+        self._seen = 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
         if message["type"] == "http.request":
-            seen += len(message.get("body", b""))
-            if seen > _LARGEST_BODY:
-                return {"type": "http.disconnect"}
-        return message
-
-    return bounded
+            self._seen += len(message.get("body", b""))
+            self.too_long = self._seen > _LARGEST_BODY
+        return {"type": "http.disconnect"} if self.too_long else message
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, why: str) -> None:

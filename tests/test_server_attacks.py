@@ -1,0 +1,483 @@
+"""The classic attacks, each against a real server: kept off, and let in once its one guard is taken out."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import websockets
+from server_case import PASSWORD, Case, running
+from starlette.responses import Response
+
+from anomaly.edge.server import access, app, attempts, guard, media, session_routes, sessions
+
+EVIL = "http://evil.example"
+BOTH = pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "guard taken out"])
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    folder = tmp_path_factory.mktemp("attacks")
+    (folder / "ui").mkdir()
+    (folder / "ui" / "index.html").write_text("<!doctype html><title>page</title>")
+    (folder / "beside.txt").write_text("SQLite format of something beside the page")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app, "UI", folder / "ui")
+        with running(folder) as running_case:
+            yield running_case
+
+
+@pytest.fixture
+def take_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str, Any], None]:
+    """Replace one guard by one that lets everything through."""
+    return lambda owner, name, open_door: monkeypatch.setattr(owner, name, open_door)
+
+
+@BOTH
+def test_session_fixation(case: Case, take_out: Callable[..., None], guarded: bool):
+    if not guarded:
+        take_out(sessions, "renewed_id", lambda presented: presented)
+    planted = f"known-to-the-attacker-{guarded}"
+    victim = case.client()
+    victim.cookies.set("anomaly_session", planted)
+    victim.post("/api/session", json={"name": case.account("admin"), "password": PASSWORD})
+    attacker = case.client()
+    attacker.cookies.set("anomaly_session", planted)
+    assert (attacker.get("/api/users").status_code == 200) is not guarded
+
+
+def test_the_session_before_a_log_in_ends_with_it(case: Case):
+    browser = case.signed_in("viewer")
+    before = browser.cookies["anomaly_session"]
+    answer = browser.post("/api/session", json={"name": case.account("admin"), "password": PASSWORD})
+    assert answer.json()["role"] == "admin"
+    old = case.client()
+    old.cookies.set("anomaly_session", before)
+    assert old.get("/api/cameras").status_code == 401
+
+
+@BOTH
+def test_dns_rebinding(case: Case, take_out: Callable[..., None], guarded: bool):
+    """A page on evil.example whose name was pointed here: the browser holds it for the same origin."""
+    if not guarded:
+        take_out(guard, "host_allowed", lambda *_: True)
+    port = httpx.URL(case.url).port
+    headers = {"Host": f"evil.example:{port}", "Origin": f"{EVIL}:{port}"}
+    answers = [
+        case.client().get("/api/session", headers=headers),
+        case.client().post(
+            "/api/session", headers=headers, json={"name": case.account("viewer"), "password": PASSWORD}
+        ),
+    ]
+    assert [one.status_code for one in answers] == ([421, 421] if guarded else [200, 200])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "localhost:1", "[::1]:80", "LOCALHOST"])
+def test_the_servers_own_names_are_answered(case: Case, host: str):
+    assert httpx.get(f"{case.url}/healthz", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["", "localhost.evil.example", "evil@localhost", "127.0.0.1.evil.example", "[", "0"]
+)
+def test_names_that_only_look_like_its_own_are_not(case: Case, host: str):
+    assert httpx.get(f"{case.url}/healthz", headers={"Host": host}).status_code in {400, 421}
+
+
+@BOTH
+@pytest.mark.parametrize("origin", [EVIL, "null", "http://127.0.0.1:1", None], ids=str)
+def test_cross_site_websocket(case: Case, take_out: Callable[..., None], guarded: bool, origin: str | None):
+    """The browser sends the cookie along, and a page may open a WebSocket to anywhere."""
+    if not guarded:
+        take_out(guard, "origin_allowed", lambda *_: True)
+    cookie = f"anomaly_session={case.signed_in('viewer').cookies['anomaly_session']}"
+    case.runner.show("cam")
+
+    async def attack() -> bool:
+        url = case.url.replace("http", "ws", 1) + "/api/cameras/cam/live"
+        try:
+            async with websockets.connect(
+                url, origin=origin, additional_headers={"Cookie": cookie}
+            ) as stream:
+                return len(await stream.recv()) > 0
+        except websockets.InvalidStatus:
+            return False
+
+    assert asyncio.run(attack()) is not guarded
+
+
+@BOTH
+def test_forged_request_from_another_page(case: Case, take_out: Callable[..., None], guarded: bool):
+    """A form of another page: the cookie comes along, and even the token, had it leaked."""
+    if not guarded:
+        take_out(guard, "origin_allowed", lambda *_: True)
+    victim = case.signed_in("operator")
+    answer = victim.post("/api/cameras/cam/state", json={"state": "stopped"}, headers={"Origin": EVIL})
+    assert (answer.status_code == 200) is not guarded
+
+
+@BOTH
+def test_forged_request_without_the_sessions_token(case: Case, take_out: Callable[..., None], guarded: bool):
+    """Something that can send with the page's own origin, yet cannot read what the API answered the page."""
+    if not guarded:
+        take_out(access, "forged", lambda *_: False)
+    victim = case.signed_in("operator")
+    del victim.headers["X-CSRF-Token"]
+    answer = victim.post("/api/cameras/cam/state", json={"state": "stopped"})
+    assert (answer.status_code == 200) is not guarded
+    wrong = victim.post(
+        "/api/cameras/cam/state",
+        json={"state": "stopped"},
+        headers={"X-CSRF-Token": case.signed_in("operator").headers["X-CSRF-Token"]},
+    )
+    assert (wrong.status_code == 200) is not guarded
+
+
+def test_a_change_without_an_origin_needs_a_token_not_a_cookie(case: Case):
+    victim = case.signed_in("operator")
+    del victim.headers["Origin"]
+    assert victim.post("/api/cameras/cam/state", json={"state": "running"}).status_code == 403
+    program = case.token("operator", "control")
+    assert program.post("/api/cameras/cam/state", json={"state": "running"}).status_code == 200
+
+
+def test_a_cookie_beside_a_bad_token_counts_for_nothing(case: Case):
+    victim = case.signed_in("admin")
+    assert victim.get("/api/users").status_code == 200
+    assert victim.get("/api/users", headers={"Authorization": "Bearer anomaly_0_0"}).status_code == 401
+    del victim.headers["Origin"]
+    answer = victim.post(
+        "/api/cameras/cam/state", json={"state": "stopped"}, headers={"Authorization": "Basic YTpi"}
+    )
+    assert answer.status_code == 401
+
+
+@BOTH
+@pytest.mark.parametrize("how", ["dots", "absolute", "link"])
+def test_traversal_in_a_clips_name(case: Case, take_out: Callable[..., None], guarded: bool, how: str):
+    """A row of the store that names a file outside of its folder, as a restored or tampered store may."""
+    if not guarded:
+        take_out(media, "inside", lambda folder, name: folder / name)
+    secret = case.store.folder.parent / "secret.mp4"
+    secret.write_bytes(b"secret")
+    link = case.store.folder / "clips" / "link.mp4"
+    if not link.is_symlink():
+        link.symlink_to(secret)
+    name = {"dots": "clips/../../secret.mp4", "absolute": str(secret), "link": "clips/link.mp4"}[how]
+    event = case.event(clip=name, clip_state="ready")
+    answer = case.signed_in("viewer").get(f"/api/events/{event.id}/clip")
+    assert (answer.content == b"secret") is not guarded
+    assert (answer.status_code == 404) is guarded
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../beside.txt",
+        "/static/..%2fbeside.txt",
+        "/static/%2e%2e/beside.txt",
+        "/static//etc/passwd",
+        "/static/..%5cbeside.txt",
+        "/api/events/..%2f..%2faccounts.db/clip",
+        "/api/events/01M83BTHJYYRB34VMPWRGZQQ40/..%2faccounts.db",
+        "/api/recordings/..%2f..%2faccounts.db",
+    ],
+)
+def test_traversal_in_an_address(case: Case, path: str):
+    """Sent over a plain connection: clients tidy such addresses up before they send them."""
+    viewer = case.signed_in("viewer")
+    url = httpx.URL(case.url)
+    with socket.create_connection((url.host, url.port or 0), timeout=10) as raw:
+        raw.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\nConnection: close\r\n"
+            f"Cookie: anomaly_session={viewer.cookies['anomaly_session']}\r\n\r\n".encode()
+        )
+        answer = b"".join(iter(lambda: raw.recv(65_536), b""))
+    assert answer.split()[1] in {b"404", b"422", b"400"}
+    assert b"SQLite format" not in answer
+
+
+@BOTH
+def test_token_of_a_lower_role(case: Case, take_out: Callable[..., None], guarded: bool):
+    if not guarded:
+        take_out(access, "enough", lambda *_: True)
+    viewer = case.token("viewer", "live", "events", "review", "control", "admin")
+    assert (
+        viewer.post("/api/cameras/cam/state", json={"state": "running"}).status_code == 200
+    ) is not guarded
+    assert (viewer.get("/api/users").status_code == 200) is not guarded
+    narrow = case.token("admin", "metrics")
+    assert (narrow.get("/api/events").status_code == 200) is not guarded
+    assert narrow.get("/metrics").status_code == 200
+
+
+def test_a_token_falls_with_its_owners_role(case: Case):
+    accounts = case.server.door.accounts
+    accounts.add("demoted", "engineer", PASSWORD)
+    _, text = accounts.add_token("demoted", "script", "engineer", ["control"])
+    program = case.client(Authorization=f"Bearer {text}")
+    event = case.event()
+    accounts.set_role("demoted", "viewer")
+    assert program.delete(f"/api/events/{event.id}").status_code == 403
+    accounts.remove("demoted")
+    assert program.get("/api/cameras").status_code == 401
+
+
+@BOTH
+def test_guessing_a_password(tmp_path: Path, take_out: Callable[..., None], guarded: bool):
+    if not guarded:
+        take_out(attempts.Attempts, "take", lambda *_: 0.0)
+    with running(tmp_path) as case:
+        name = case.account("admin")
+        attacker = case.client()
+
+        def guess(password: str, **headers: str) -> httpx.Response:
+            return attacker.post("/api/session", json={"name": name, "password": password}, headers=headers)
+
+        statuses = [guess(f"wrong password {n}").status_code for n in range(attempts.PER_ADDRESS)]
+        assert set(statuses) == {401}
+        # An address that the attacker makes up does not help without a trusted proxy.
+        lucky = guess(PASSWORD, **{"X-Forwarded-For": "203.0.113.9"})
+        assert (lucky.status_code == 200) is not guarded
+        if guarded:
+            assert lucky.status_code == 429
+            assert 1 <= int(lucky.headers["Retry-After"]) <= attempts.WINDOW_S
+        refused = [line for line in case.server.door.audit.lines() if line.action == "log-in refused"]
+        assert len(refused) == attempts.PER_ADDRESS
+
+
+def test_many_guesses_at_once_count_as_many():
+    limiter = attempts.Attempts()
+    waits = [limiter.take(f"2001:db8::{n:x}", "admin") for n in range(1, 15)]
+    # One customer's /64 is one address; and nothing was forgiven in between.
+    assert [wait == 0 for wait in waits] == [True] * attempts.PER_ADDRESS + [False] * 4
+    assert limiter.take("198.51.100.7", "ADMIN") == 0
+    for n in range(attempts.PER_NAME):
+        limiter.take(f"198.51.100.{n}", "Admin")
+    assert limiter.take("203.0.113.1", "admin") > 0
+    assert limiter.take("203.0.113.1", "other") == 0
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    )
+    command += " -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout key.pem -out cert.pem"
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_cookie_flags_with_tls(tmp_path: Path, certificate: tuple[Path, Path]):
+    with running(tmp_path, tls_cert=certificate[0], tls_key=certificate[1]) as case:
+        case.account("viewer")
+        assert case.url.startswith("https://")
+        with httpx.Client(base_url=case.url, verify=trusting(certificate[0])) as client:
+            answer = client.post(
+                "/api/session",
+                json={"name": "the-viewer", "password": PASSWORD},
+                headers={"Origin": case.url},
+            )
+            flags = answer.headers["set-cookie"].lower().split("; ")
+            assert flags[0].startswith("__host-anomaly=")
+            assert {"httponly", "secure", "samesite=strict", "path=/"} <= set(flags)
+            assert not any(flag.startswith("domain") for flag in flags)
+            assert client.get("/api/cameras").status_code == 200
+
+
+def trusting(cert: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(cert))
+
+
+def test_cookie_flags_on_loopback(case: Case):
+    answer = case.client().post("/api/session", json={"name": case.account("viewer"), "password": PASSWORD})
+    flags = set(answer.headers["set-cookie"].lower().split("; ")[1:])
+    assert {"httponly", "samesite=strict", "path=/"} <= flags
+    # Chromium takes Secure cookies from http://localhost, other browsers do not: they could not sign in.
+    assert "secure" not in flags
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    if not Path("/usr/bin/chromium").exists():
+        pytest.skip("apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+CARELESS_PAGE = (
+    "<!doctype html><title>calm</title><div id=out></div><script src=/static/careless.js></script>"
+)
+CARELESS_SCRIPT = """
+fetch('/api/cameras').then(answer => answer.json()).then(told => {
+  document.getElementById('out').innerHTML = told.cameras.map(camera => camera.name).join();
+  setTimeout(() => { document.body.dataset.done = document.cookie || 'no cookie'; }, 300);
+});
+"""
+
+
+@BOTH
+def test_stored_script_in_a_cameras_name(
+    tmp_path: Path, take_out: Callable[..., None], chromium: Any, guarded: bool
+):
+    """Even a page that forgot to escape runs nothing of it, and no script reads the session's cookie.
+
+    Two guards, the policy of the headers and the cookie's flag, taken out together.
+    """
+    page_folder = tmp_path / "ui"
+    page_folder.mkdir()
+    (page_folder / "index.html").write_text(CARELESS_PAGE)
+    (page_folder / "careless.js").write_text(CARELESS_SCRIPT)
+    take_out(app, "UI", page_folder)
+    if not guarded:
+
+        def careless(response: Response, identity: str, door: Any) -> None:
+            response.set_cookie("anomaly_session", identity)
+
+        take_out(guard, "add_headers", lambda headers: None)
+        take_out(session_routes, "set_cookie", careless)
+    name = "<img src=/none onerror=\"document.title='stolen'\"><script>document.title='stolen'</script>"
+    with running(tmp_path, cameras=(name,)) as case:
+        case.account("viewer")
+        context = chromium.new_context()
+        try:
+            page = context.new_page()
+            page.goto(case.url)
+            page.evaluate(
+                "([name, password]) => fetch('/api/session', {method: 'POST', headers: "
+                "{'Content-Type': 'application/json'}, body: JSON.stringify({name, password})})",
+                ["the-viewer", PASSWORD],
+            )
+            page.goto(case.url)
+            page.wait_for_selector("body[data-done]")
+            assert name.startswith("<img")
+            assert page.locator("#out img").count() == 1
+            assert (page.title() == "stolen") is not guarded
+            assert ("anomaly_session" in page.evaluate("document.cookie")) is not guarded
+            # Asked for directly, what the API says is text, whatever stands in it.
+            page.goto(f"{case.url}/api/cameras")
+            assert page.evaluate("document.contentType") == "application/json"
+            assert page.title() != "stolen"
+        finally:
+            context.close()
+
+
+def test_every_answer_carries_the_headers(case: Case):
+    anonymous, viewer = case.client(), case.signed_in("viewer")
+    answers = [
+        anonymous.get("/"),
+        anonymous.get("/nothing"),
+        anonymous.get("/api/cameras"),
+        anonymous.get("/healthz", headers={"Host": "evil.example"}),
+        anonymous.post("/api/session", content=b"{"),
+        viewer.get("/api/cameras"),
+        viewer.get("/api/openapi.json"),
+        viewer.put("/api/cameras"),
+        viewer.post("/api/misses", content=b"x" * 300_000),
+    ]
+    assert [one.status_code for one in answers] == [200, 404, 401, 421, 422, 200, 200, 405, 413]
+    for answer in answers:
+        for name, value in guard.SECURITY_HEADERS.items():
+            assert answer.headers[name] == value
+        assert "server" not in answer.headers
+    policy = answers[0].headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    assert all(one.headers["cache-control"] == "no-store" for one in answers[1:])
+
+
+def test_what_was_typed_is_not_sent_back(case: Case):
+    answer = case.client().post("/api/session", json={"name": "x", "password": "canary" * 400})
+    assert answer.status_code == 422
+    assert "canary" not in answer.text
+    assert list(answer.json()) == ["detail"]
+
+
+def test_a_body_without_end_is_cut_off(case: Case):
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 64 * 2**20:
+            sent += 65_536
+            yield b" " * 65_536
+
+    try:
+        status = case.client().post("/api/session", content=endless()).status_code
+    except httpx.TransportError:
+        status = 0
+    assert status != 200
+    assert sent < 32 * 2**20
+
+
+def own_address() -> str | None:
+    """An address of this machine that is not loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            address = str(probe.getsockname()[0])
+        except OSError:
+            return None
+    return None if address.startswith("127.") else address
+
+
+@BOTH
+def test_going_round_the_proxy(tmp_path: Path, take_out: Callable[..., None], guarded: bool):
+    """Off loopback without TLS the proxy alone is answered: a password sent past it would go in the clear."""
+    address = own_address()
+    if address is None:
+        pytest.skip("this machine has no address but loopback")
+    if not guarded:
+        take_out(guard, "peer_allowed", lambda *_: True)
+    with running(tmp_path, host="0.0.0.0", trusted_proxy="192.0.2.1") as case:
+        port = httpx.URL(case.url).port
+        answer = httpx.get(f"http://{address}:{port}/healthz")
+        assert (answer.status_code == 200) is not guarded
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+
+
+def test_the_proxys_word_counts_and_nobody_elses(tmp_path: Path):
+    with running(tmp_path, trusted_proxy="127.0.0.1", allowed_hosts=("line.example",)) as case:
+        case.account("viewer")
+        client = case.client()
+        answer = client.post(
+            "/api/session",
+            json={"name": "the-viewer", "password": PASSWORD},
+            headers={
+                "Host": "line.example",
+                "Origin": "https://line.example",
+                "X-Forwarded-For": "198.51.100.1, 203.0.113.5",
+            },
+        )
+        assert answer.status_code == 200
+        assert "secure" in answer.headers["set-cookie"].lower()
+        assert case.server.door.audit.lines()[0].address == "203.0.113.5"
+
+
+@pytest.mark.parametrize(
+    ("take", "opens"),
+    [("right", True), ("wrong", False), ("forwarded", False), ("none", False)],
+)
+def test_the_scrape_token_is_for_this_machine(tmp_path: Path, take: str, opens: bool):
+    with running(tmp_path, scrape_token="a-long-scrape-token") as case:
+        headers = {
+            "right": {"Authorization": "Bearer a-long-scrape-token"},
+            "wrong": {"Authorization": "Bearer another"},
+            "forwarded": {"Authorization": "Bearer a-long-scrape-token", "X-Forwarded-For": "203.0.113.5"},
+            "none": {},
+        }[take]
+        answer = httpx.get(f"{case.url}/metrics", headers=headers)
+        assert (answer.status_code == 200) is opens
+        assert httpx.get(f"{case.url}/api/cameras", headers=headers).status_code == 401
