@@ -18,28 +18,18 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import ssl
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
-
 from anomaly.edge.notify.message import utc_text
-from anomaly.edge.notify.tls import client_context
+from anomaly.edge.notify.mqtt_session import MqttSession
 from anomaly.edge.notify.topics import from_topic_level, topic_level
-from anomaly.edge.secrets import resolve
 from anomaly.errors import AnomalyError
 
 if TYPE_CHECKING:
-    from paho.mqtt.properties import Properties
-    from paho.mqtt.reasoncodes import ReasonCode
-
     from anomaly.edge.notify.heartbeat import Heartbeat
     from anomaly.edge.notify.message import Origin
     from anomaly.edge.notify.queue import SinkQueue
@@ -52,12 +42,10 @@ OnState: TypeAlias = Callable[[str, str, str], None]
 STATES = ("running", "stopped", "changeover", "maintenance")
 _log = logging.getLogger(__name__)
 
-#: So many messages may wait for their acknowledgement, fewer where the broker asks for fewer.
-_WINDOW = 20
-_CONNECT_S = 5.0
+#: A message at which the connection broke so often, though the broker took others on it, is set aside.
+_MOST_BROKEN = 8
 #: MQTT 5: not authorised, topic name invalid, packet too large, payload format invalid. Trying again changes nothing.
 _REFUSED = frozenset({0x87, 0x90, 0x95, 0x99})
-_OFFLINE = json.dumps({"online": False})
 
 
 class MqttSink:
@@ -85,7 +73,8 @@ class MqttSink:
         self._states: dict[str, str] = {}
         self._untold: set[str] = set()
         self._states_lock = threading.Lock()
-        self._session: _Session | None = None
+        #: The message at which the connection last broke, and how often in a row.
+        self._broken: tuple[str, int] = "", 0
 
     def set_camera_state(self, camera: str, state: Mapping[str, Any]) -> None:
         """Keep a camera's state for `.../state`; published now, and again after each new connection."""
@@ -114,7 +103,7 @@ class MqttSink:
         """Nothing here waits longer than a moment for the other side once it is connected."""
 
     def _connected(self, queue: SinkQueue) -> None:
-        session = _Session(self._settings, f"{self._base}/status", queue, self._command)
+        session = MqttSession(self._settings, f"{self._base}/status", queue.wake, self._command)
         try:
             session.open()
             queue.well()
@@ -122,8 +111,11 @@ class MqttSink:
             self._pump(session, queue)
         finally:
             session.close()
+        # What was acknowledged before the connection ended need not go out again.
+        self._settle(session, queue)
+        self._suspect(session, queue)
 
-    def _greet(self, session: _Session) -> None:
+    def _greet(self, session: MqttSession) -> None:
         now = utc_text(time.time())
         session.publish(f"{self._base}/status", json.dumps({"online": True, "since_utc": now}), retain=True)
         if self._on_state is not None:
@@ -131,11 +123,13 @@ class MqttSink:
         with self._states_lock:
             self._untold = set(self._states)
 
-    def _pump(self, session: _Session, queue: SinkQueue) -> None:
+    def _pump(self, session: MqttSession, queue: SinkQueue) -> None:
         last = 0
         while not queue.stopping() and not session.lost.is_set():
-            if session.room > 0:
-                for row in queue.take(after_id=last, limit=session.room, without=session.rows):
+            # Once a connection broke, messages go one at a time until it is clear which one breaks it.
+            room = min(session.room, 1 - len(session.rows)) if self._broken[1] else session.room
+            if room > 0:
+                for row in queue.take(after_id=last, limit=room, without=session.rows):
                     session.publish(self._topic(row), row.body, row=row)
                     last = max(last, row.id)
             self._settle(session, queue)
@@ -145,12 +139,13 @@ class MqttSink:
                 session.publish(f"{self._base}/cameras/{topic_level(camera)}/state", state, retain=True)
             queue.wait(self._heartbeat.due_in_s() or 0.01)
 
-    def _settle(self, session: _Session, queue: SinkQueue) -> None:
+    def _settle(self, session: MqttSession, queue: SinkQueue) -> None:
         while session.acknowledged:
             mid, code = session.acknowledged.popleft()
-            row, _ = session.in_flight.pop(mid)
+            row, _ = session.in_flight.pop(mid, (None, 0.0))
             if row is None:
                 continue
+            self._broken = "", 0
             session.rows.discard(row.id)
             if code < 0x80:
                 queue.sent(row.id)
@@ -161,6 +156,17 @@ class MqttSink:
         oldest = next(iter(session.in_flight.values()), None)
         if oldest is not None and time.monotonic() - oldest[1] > self._settings.ack_s:
             raise OSError(f"no acknowledgement for {self._settings.ack_s:g} s")
+
+    def _suspect(self, session: MqttSession, queue: SinkQueue) -> None:
+        """A broker may hang up on a message (one too large for it, say); it must not block the others for ever."""
+        row = next((row for row, _ in session.in_flight.values() if row is not None), None)
+        if row is None or queue.stopping() or not session.answered_any:
+            return
+        count = self._broken[1] + 1 if self._broken[0] == row.message_id else 1
+        self._broken = row.message_id, count
+        if count >= _MOST_BROKEN:
+            queue.refused(row, f"the connection broke {count} times while it was sent")
+            self._broken = "", 0
 
     def _new_states(self, most: int) -> list[tuple[str, str]]:
         with self._states_lock:
@@ -190,126 +196,6 @@ class MqttSink:
             self._on_state(from_topic_level(level), state, f"mqtt:{self.name}")
         except Exception:
             _log.exception("sink %s: state %s of %s could not be set", self.name, state, ascii(level))
-
-
-class _Session:
-    """One connection, from CONNECT to its loss."""
-
-    def __init__(
-        self,
-        settings: MqttSettings,
-        status_topic: str,
-        queue: SinkQueue,
-        on_command: Callable[[str, bytes, bool], None],
-    ) -> None:
-        self.client = _client(settings, status_topic)
-        #: By packet number, oldest first: the row (None = not of the outbox) and when it went out.
-        self.in_flight: dict[int, tuple[Row | None, float]] = {}
-        self.rows: set[int] = set()
-        self.acknowledged: deque[tuple[int, int]] = deque()
-        self.lost = threading.Event()
-        self._answered = threading.Event()
-        self._refusal = ""
-        self._window = _WINDOW
-        self._settings = settings
-        self._status_topic = status_topic
-        self._queue = queue
-        self._on_command = on_command
-        self.client.on_connect = self._connack
-        self.client.on_publish = self._puback
-        self.client.on_disconnect = self._disconnected
-        self.client.on_message = self._message
-
-    def open(self) -> None:
-        """Connect; raises OSError where the broker is not reached or will not have us."""
-        port = self._settings.port or (8883 if self._settings.tls else 1883)
-        self.client.connect(self._settings.host, port, self._settings.keepalive_s)
-        self.client.loop_start()
-        if not self._answered.wait(_CONNECT_S):
-            raise OSError("the broker did not answer CONNECT")
-        if self._refusal:
-            raise OSError(f"the broker refused the connection: {self._refusal}")
-        if self.lost.is_set():
-            raise OSError("the broker closed the connection")
-
-    @property
-    def room(self) -> int:
-        """How many more messages may go out before one is acknowledged."""
-        return self._window - len(self.in_flight)
-
-    def publish(self, topic: str, body: str, *, retain: bool = False, row: Row | None = None) -> None:
-        """Publish with QoS 1; the acknowledgement comes to `acknowledged`. Raises OSError without a connection."""
-        done = self.client.publish(topic, body.encode(), qos=1, retain=retain)
-        if done.rc != paho.MQTT_ERR_SUCCESS:
-            raise OSError(paho.error_string(done.rc))
-        self.in_flight[done.mid] = row, time.monotonic()
-        if row is not None:
-            self.rows.add(row.id)
-
-    def close(self) -> None:
-        """Say good-bye where somebody listens, and end the network's thread."""
-        if not self.lost.is_set() and self.client.is_connected():
-            with suppress(OSError, ValueError, RuntimeError):
-                offline = self.client.publish(self._status_topic, _OFFLINE, qos=1, retain=True)
-                offline.wait_for_publish(1.0)
-        self.client.disconnect()
-        # The thread would wait for acknowledgements that may never come; what is not acknowledged is in the outbox.
-        self.client.drop_out_messages()
-        raw = self.client.socket()
-        if raw is not None and not self.lost.wait(0.5):
-            with suppress(OSError):
-                raw.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
-        self.client.loop_stop()
-
-    def _connack(
-        self,
-        client: paho.Client,
-        data: Any,
-        flags: paho.ConnectFlags,
-        code: ReasonCode,
-        more: Properties | None,
-    ) -> None:
-        if code.is_failure:
-            self._refusal = str(code)
-        self._window = min(_WINDOW, getattr(more, "ReceiveMaximum", _WINDOW))
-        self._answered.set()
-
-    def _puback(self, client: paho.Client, data: Any, mid: int, code: ReasonCode, more: Properties) -> None:
-        self.acknowledged.append((mid, int(code.value)))
-        self._queue.wake()
-
-    def _disconnected(
-        self,
-        client: paho.Client,
-        data: Any,
-        flags: paho.DisconnectFlags,
-        code: ReasonCode,
-        more: Properties | None,
-    ) -> None:
-        self.lost.set()
-        self._answered.set()
-        self._queue.wake()
-
-    def _message(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
-        self._on_command(message.topic, bytes(message.payload), message.retain)
-
-
-def _client(settings: MqttSettings, status_topic: str) -> paho.Client:
-    # Not paho's own reconnecting: it would send again what it remembers, beside what the outbox says.
-    client = paho.Client(
-        CallbackAPIVersion.VERSION2,
-        client_id=settings.client_id or status_topic.replace("/", "-") + f"-{settings.name}",
-        protocol=paho.MQTTv5 if settings.protocol == "5" else paho.MQTTv311,
-        reconnect_on_failure=False,
-    )
-    client.connect_timeout = _CONNECT_S
-    client.max_inflight_messages_set(0)
-    if settings.user:
-        client.username_pw_set(resolve(settings.user), resolve(settings.password) or None)
-    if settings.tls is not None:
-        client.tls_set_context(client_context(settings.tls))
-    client.will_set(status_topic, _OFFLINE, qos=1, retain=True)
-    return client
 
 
 def _one_line(error: BaseException) -> str:

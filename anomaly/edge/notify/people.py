@@ -103,8 +103,9 @@ class PeopleSink:
             raise AnomalyError(
                 "messages to people need Apprise, which is not installed; pip install 'anomaly[live]'"
             ) from None
-        # Its log lines may hold addresses, and addresses hold passwords.
-        logging.getLogger("apprise").disabled = True
+        # Their log lines hold addresses, and addresses hold passwords.
+        for name in ("apprise", "requests", "urllib3"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         asset = apprise.AppriseAsset(app_id="anomaly", async_mode=False)
         sender = apprise.Apprise(asset=asset)
         if not sender.add(resolve(self._settings.address)):

@@ -1,0 +1,166 @@
+"""One connection to an MQTT broker, from CONNECT to its loss."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from anomaly.edge.notify.tls import client_context
+from anomaly.edge.secrets import resolve
+
+if TYPE_CHECKING:
+    from paho.mqtt.properties import Properties
+    from paho.mqtt.reasoncodes import ReasonCode
+
+    from anomaly.edge.notify.settings import MqttSettings
+    from anomaly.edge.outbox import Row
+
+#: So many messages may wait for their acknowledgement, fewer where the broker asks for fewer.
+_WINDOW = 20
+_CONNECT_S = 5.0
+_OFFLINE = json.dumps({"online": False})
+
+
+class MqttSession:
+    """One connection.
+
+    Args:
+        settings: of the broker.
+        status_topic: where the last will goes.
+        wake: called from the network's thread when something has come.
+        on_command: called from the network's thread with topic, payload and whether it was retained.
+
+    Attributes:
+        client: paho's.
+        in_flight: by packet number, oldest first: the row (None = not of the outbox) and when it went out.
+        rows: ids of the rows in flight.
+        acknowledged: packet numbers and MQTT reason codes, as they came.
+        lost: the connection has ended.
+        answered_any: something was acknowledged.
+    """
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        status_topic: str,
+        wake: Callable[[], None],
+        on_command: Callable[[str, bytes, bool], None],
+    ) -> None:
+        self.client = _client(settings, status_topic)
+        self.in_flight: dict[int, tuple[Row | None, float]] = {}
+        self.rows: set[int] = set()
+        self.acknowledged: deque[tuple[int, int]] = deque()
+        self.lost = threading.Event()
+        self.answered_any = False
+        self._answered = threading.Event()
+        self._refusal = ""
+        self._window = _WINDOW
+        self._settings = settings
+        self._status_topic = status_topic
+        self._wake = wake
+        self._on_command = on_command
+        self.client.on_connect = self._connack
+        self.client.on_publish = self._puback
+        self.client.on_disconnect = self._disconnected
+        self.client.on_message = self._message
+
+    def open(self) -> None:
+        """Connect; raises OSError where the broker is not reached or will not have us."""
+        port = self._settings.port or (8883 if self._settings.tls else 1883)
+        self.client.connect(self._settings.host, port, self._settings.keepalive_s)
+        self.client.loop_start()
+        if not self._answered.wait(_CONNECT_S):
+            raise OSError("the broker did not answer CONNECT")
+        if self._refusal:
+            raise OSError(f"the broker refused the connection: {self._refusal}")
+        if self.lost.is_set():
+            raise OSError("the broker closed the connection")
+
+    @property
+    def room(self) -> int:
+        """How many more messages may go out before one is acknowledged."""
+        return self._window - len(self.in_flight)
+
+    def publish(self, topic: str, body: str, *, retain: bool = False, row: Row | None = None) -> None:
+        """Publish with QoS 1; the acknowledgement comes to `acknowledged`. Raises OSError without a connection."""
+        done = self.client.publish(topic, body.encode(), qos=1, retain=retain)
+        if done.rc != paho.MQTT_ERR_SUCCESS:
+            raise OSError(paho.error_string(done.rc))
+        self.in_flight[done.mid] = row, time.monotonic()
+        if row is not None:
+            self.rows.add(row.id)
+
+    def close(self) -> None:
+        """Say good-bye where somebody listens, and end the network's thread."""
+        if not self.lost.is_set() and self.client.is_connected():
+            with suppress(OSError, ValueError, RuntimeError):
+                offline = self.client.publish(self._status_topic, _OFFLINE, qos=1, retain=True)
+                offline.wait_for_publish(1.0)
+        self.client.disconnect()
+        # The thread would wait for acknowledgements that may never come; what is not acknowledged is in the outbox.
+        self.client.drop_out_messages()
+        raw = self.client.socket()
+        if raw is not None and not self.lost.wait(0.5):
+            with suppress(OSError):
+                raw.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
+        self.client.loop_stop()
+
+    def _connack(
+        self,
+        client: paho.Client,
+        data: Any,
+        flags: paho.ConnectFlags,
+        code: ReasonCode,
+        more: Properties | None,
+    ) -> None:
+        if code.is_failure:
+            self._refusal = str(code)
+        self._window = min(_WINDOW, getattr(more, "ReceiveMaximum", _WINDOW))
+        self._answered.set()
+
+    def _puback(self, client: paho.Client, data: Any, mid: int, code: ReasonCode, more: Properties) -> None:
+        self.answered_any = True
+        self.acknowledged.append((mid, int(code.value)))
+        self._wake()
+
+    def _disconnected(
+        self,
+        client: paho.Client,
+        data: Any,
+        flags: paho.DisconnectFlags,
+        code: ReasonCode,
+        more: Properties | None,
+    ) -> None:
+        self.lost.set()
+        self._answered.set()
+        self._wake()
+
+    def _message(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
+        self._on_command(message.topic, bytes(message.payload), message.retain)
+
+
+def _client(settings: MqttSettings, status_topic: str) -> paho.Client:
+    # Not paho's own reconnecting: it would send again what it remembers, beside what the outbox says.
+    client = paho.Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=settings.client_id or status_topic.replace("/", "-") + f"-{settings.name}",
+        protocol=paho.MQTTv5 if settings.protocol == "5" else paho.MQTTv311,
+        reconnect_on_failure=False,
+    )
+    client.connect_timeout = _CONNECT_S
+    client.max_inflight_messages_set(0)
+    if settings.user:
+        client.username_pw_set(resolve(settings.user), resolve(settings.password) or None)
+    if settings.tls is not None:
+        client.tls_set_context(client_context(settings.tls))
+    client.will_set(status_topic, _OFFLINE, qos=1, retain=True)
+    return client

@@ -1,0 +1,341 @@
+"""Messages over MQTT, with a real broker that goes away, comes back, asks for certificates and refuses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import paho.mqtt.client as paho
+import pytest
+from broker import Broker, Listener, needs_mosquitto, until
+from told_site import BASE, QUICK, told_site
+
+from anomaly.edge.notify import Bounds, MqttSettings, Tls
+from anomaly.errors import UsageError
+
+pytestmark = needs_mosquitto
+HERE = Path(__file__).resolve().parent
+
+
+def mqtt(port: int, **more) -> MqttSettings:
+    return MqttSettings("127.0.0.1", port, backoff=QUICK, **more)
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_an_event_is_told_from_start_to_end(tmp_path: Path, protocol: str):
+    with Broker(tmp_path / "broker") as broker, Listener(broker.port) as listener:
+        with told_site(tmp_path / "site", [mqtt(broker.port, protocol=protocol)]) as site:
+            event = site.start("cam/1 +#", certified=False, doubt="another runtime", box=(1, 2, 3, 4))
+            site.end(event)
+            until(lambda: listener.told("end"))
+            until(lambda: site.status("mqtt")["sent"] == 2)
+        topic, first, _ = next(one for one in listener.messages if one[1].get("kind") == "start")
+        assert topic == f"{BASE}/cameras/cam%2F1 %2B%23/events"
+        assert first["id"] == f"{event.id}-start"
+        assert first["event_id"] == event.id
+        assert (first["site"], first["line"], first["camera"]) == ("plant north", "line 3", "cam/1 +#")
+        assert (first["certified"], first["doubt"], first["box"]) == (False, "another runtime", [1, 2, 3, 4])
+        assert first["state"] == "running"
+        assert first["end_utc"] is None
+        assert first["start_utc"].endswith("Z")
+        assert {"schema", "utc", "clock_offset_s", "model", "score", "threshold"} <= first.keys()
+        assert listener.told("end")[0]["end_utc"] is not None
+
+
+def test_unannounced_events_are_stored_and_not_told(tmp_path: Path):
+    with Broker(tmp_path / "broker") as broker, Listener(broker.port) as listener:
+        with told_site(tmp_path / "site", [mqtt(broker.port)]) as site:
+            site.start(announced=False, state="maintenance")
+            told = site.start()
+            until(lambda: listener.told("start"))
+            assert len(site.store.events()) == 2
+        assert [one["event_id"] for one in listener.told("start", "update", "end")] == [told.id]
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_broker_that_goes_away_and_comes_back_gets_everything_in_order(tmp_path: Path, count: int):
+    broker = Broker(tmp_path / "broker")
+    with broker, Listener(broker.port) as listener, told_site(tmp_path / "site", [mqtt(broker.port)]) as site:
+        expected: dict[str, list[str]] = {"left": [], "right": []}
+
+        def tell(number: int) -> None:
+            for turn in range(number):
+                camera = "left" if turn % 3 else "right"
+                expected[camera].append(site.start(camera).id)
+
+        tell(count // 3)
+        broker.stop()
+        tell(count // 3)
+        broker.start()
+        tell(count // 3)
+        # Once more, in the midst of it, and without a good-bye of the network's.
+        broker.stop()
+        tell(count // 3)
+        broker.start()
+        total = sum(map(len, expected.values()))
+        until(lambda: len(listener.once("start")) == total, 60)
+        for camera, ids in expected.items():
+            assert [one["event_id"] for one in listener.once("start") if one["camera"] == camera] == ids
+        # None twice, unless with the same id.
+        assert len({one["id"] for one in listener.told("start")}) == total
+        until(lambda: site.status("mqtt")["pending"] == 0)
+        assert site.status("mqtt")["sent"] == total
+
+
+def test_what_waits_is_told_after_a_restart_of_the_program(tmp_path: Path):
+    broker = Broker(tmp_path / "broker")
+    with told_site(tmp_path / "site", [mqtt(broker.port)]) as site:
+        ids = [site.start().id for _ in range(5)]
+        until(lambda: site.status("mqtt")["connected"] is False)
+        assert "refused" in site.status("mqtt")["last_error"]
+        assert site.status("mqtt")["pending"] == 5
+    with broker, Listener(broker.port) as listener, told_site(tmp_path / "site", [mqtt(broker.port)]):
+        until(lambda: len(listener.once("start")) == 5)
+        assert [one["event_id"] for one in listener.once("start")] == ids
+
+
+def test_a_killed_program_is_told_of_by_its_last_will_and_loses_nothing(tmp_path: Path):
+    with Broker(tmp_path / "broker") as broker, Listener(broker.port) as listener:
+        command = [
+            sys.executable,
+            str(HERE / "told_site.py"),
+            str(tmp_path / "site"),
+            "mqtt",
+            str(broker.port),
+            "200",
+        ]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+        assert child.stdout is not None
+        stored = [child.stdout.readline().strip() for _ in range(30)]
+        child.kill()
+        child.wait(10)
+        stored += child.stdout.read().split()
+        child.stdout.close()
+        until(lambda: listener.statuses() == [True, False])
+        with told_site(tmp_path / "site", [mqtt(broker.port)]) as site:
+            until(lambda: site.status("mqtt")["pending"] == 0)
+            # The last event may have been committed and not printed any more.
+            committed = [event.id for event in reversed(site.store.events(limit=1000))]
+        assert committed[: len(stored)] == stored
+        until(lambda: {one["event_id"] for one in listener.told("start")} == set(committed))
+        assert [one["event_id"] for one in listener.once("start")] == committed
+        until(lambda: listener.statuses()[-2:] == [True, False])
+
+
+def test_who_comes_later_learns_the_state_of_each_camera(tmp_path: Path):
+    with Broker(tmp_path / "broker") as broker, told_site(tmp_path / "site", [mqtt(broker.port)]) as site:
+        for number in range(50):
+            site.delivery.set_camera_state(f"cam {number}", {"state": "running", "alarm": False})
+        site.delivery.set_camera_state("cam 7", {"state": "stopped", "alarm": False})
+        with Listener(broker.port) as listener:
+            state = f"{BASE}/cameras/cam 7/state"
+            until(
+                lambda: (
+                    {"state": "stopped", "alarm": False} in [c for t, c, _ in listener.messages if t == state]
+                )
+            )
+            until(lambda: len({topic for topic, _, _ in listener.messages if topic.endswith("/state")}) == 50)
+            assert listener.statuses() == [True]
+
+
+def test_the_heartbeat_goes_on_only_while_frames_are_scored(tmp_path: Path):
+    scored = [True]
+    with Broker(tmp_path / "broker") as broker, Listener(broker.port) as listener:
+        settings = mqtt(broker.port, heartbeat_s=0.1)
+        with told_site(tmp_path / "site", [settings], scored_since=lambda seconds: scored[0]):
+            until(lambda: len(listener.told("heartbeat")) >= 3)
+            scored[0] = False
+            time.sleep(0.2)
+            before = len(listener.told("heartbeat"))
+            time.sleep(0.5)
+            assert len(listener.told("heartbeat")) == before
+            scored[0] = True
+            until(lambda: len(listener.told("heartbeat")) >= before + 2)
+        assert listener.told("heartbeat")[0]["sinks"] == {"mqtt": True}
+        assert listener.told("heartbeat")[0]["every_s"] == 0.1
+
+
+def test_the_heartbeat_stops_while_the_queue_does_not_drain(tmp_path: Path):
+    trouble = []
+    # A broker that knows only one topic: what it refuses is set aside, what it never answers makes the queue late.
+    with Broker(tmp_path / "broker") as broker, Listener(broker.port) as listener:
+        settings = mqtt(broker.port, heartbeat_s=0.1, bounds=Bounds(late_s=0.3))
+        other = MqttSettings(
+            "127.0.0.1", 1, name="other", backoff=QUICK, heartbeat_s=0.1, bounds=Bounds(late_s=0.3)
+        )
+        with told_site(
+            tmp_path / "site",
+            [settings, other],
+            tend_every_s=0.1,
+            on_trouble=lambda *told: trouble.append(told),
+        ) as site:
+            site.start()
+            until(lambda: listener.told("start"))
+            # One channel reports the other.
+            until(
+                lambda: any(
+                    one["sinks"] == {"mqtt": True, "other": False} for one in listener.told("heartbeat")
+                )
+            )
+            assert site.status("other")["draining"] is False
+            assert site.status("mqtt")["draining"] is True
+    assert ("other", "down") in [told[:2] for told in trouble]
+
+
+def test_a_state_set_over_mqtt_arrives_and_nonsense_does_not(tmp_path: Path):
+    told = []
+    with Broker(tmp_path / "broker") as broker, Listener(broker.port, topic="nothing") as listener:
+        topic = f"{BASE}/cameras/cam%2F1/state/set"
+        # Meant long ago: a retained command must not be obeyed at each connection.
+        listener.client.publish(topic, "stopped", qos=1, retain=True).wait_for_publish(10)
+        settings = mqtt(broker.port, commands=True)
+        with told_site(tmp_path / "site", [settings], on_state=lambda *given: told.append(given)) as site:
+            until(lambda: site.status("mqtt")["connected"])
+            for payload in ("open the door", b"\xff\xfe", "", "maintenance"):
+                listener.client.publish(topic, payload, qos=1).wait_for_publish(10)
+            until(lambda: told)
+    assert told == [("cam/1", "maintenance", "mqtt:mqtt")]
+
+
+def test_a_message_that_the_broker_refuses_is_set_aside_and_the_rest_goes_on(tmp_path: Path):
+    rules = tmp_path / "acl"
+    rules.write_text(
+        f"topic readwrite {BASE}/status\ntopic read #\ntopic readwrite {BASE}/cameras/allowed/#\n"
+    )
+    trouble = []
+    with Broker(tmp_path / "broker", f"acl_file {rules}") as broker, Listener(broker.port) as listener:
+        with told_site(
+            tmp_path / "site", [mqtt(broker.port)], on_trouble=lambda *told: trouble.append(told)
+        ) as site:
+            site.start("forbidden")
+            event = site.start("allowed")
+            until(lambda: listener.told("start"))
+            until(lambda: site.status("mqtt")["set_aside"] == 1)
+            until(lambda: site.status("mqtt")["pending"] == 0)
+            assert [one["event_id"] for one in listener.told("start")] == [event.id]
+            assert site.delivery.send_again("mqtt") == 1
+            until(lambda: site.status("mqtt")["set_aside"] == 1)
+    assert trouble[0][:2] == ("mqtt", "set aside")
+    assert "0x87" in trouble[0][2]["reason"]
+
+
+def test_a_message_at_which_the_broker_hangs_up_does_not_block_the_others(tmp_path: Path):
+    with (
+        Broker(tmp_path / "broker", "max_packet_size 2000") as broker,
+        Listener(broker.port) as listener,
+        told_site(tmp_path / "site", [mqtt(broker.port, protocol="3.1.1")]) as site,
+    ):
+        before = site.start()
+        site.start(doubt="x" * 3000)
+        after = site.start()
+        until(lambda: site.status("mqtt")["sent"] == 2)
+        assert site.status("mqtt")["set_aside"] == 1
+        assert [one["event_id"] for one in listener.once("start")] == [before.id, after.id]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA, a broker's certificate for 127.0.0.1, a client's, and another CA that signed nothing."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl; apt-get install openssl")
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    for name in ("ca", "other"):
+        openssl(
+            "req",
+            "-x509",
+            *key,
+            "-keyout",
+            f"{name}.key",
+            "-out",
+            f"{name}.pem",
+            "-subj",
+            f"/CN={name}",
+            "-days",
+            "2",
+        )
+    (folder / "san").write_text("subjectAltName=IP:127.0.0.1\n")
+    for name in ("server", "client"):
+        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        openssl(
+            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
+            *("-out", f"{name}.pem", "-days", "2", "-extfile", "san"),
+        )
+    return folder
+
+
+def test_tls_with_an_authority_and_a_client_certificate(tmp_path: Path, authority: Path):
+    files = [
+        f"cafile {authority}/ca.pem",
+        f"certfile {authority}/server.pem",
+        f"keyfile {authority}/server.key",
+    ]
+    ours = Tls(authority / "ca.pem", authority / "client.pem", authority / "client.key")
+
+    def trust(client: paho.Client) -> None:
+        client.tls_set(str(ours.ca), str(ours.certificate), str(ours.key), cert_reqs=ssl.CERT_REQUIRED)
+
+    with (
+        Broker(tmp_path / "broker", *files, "require_certificate true") as broker,
+        Listener(broker.port, tls=trust) as listener,
+    ):
+        with told_site(tmp_path / "wrong", [mqtt(broker.port, tls=Tls(authority / "other.pem"))]) as site:
+            until(lambda: "TLS" in site.status("mqtt")["last_error"])
+        with told_site(tmp_path / "nobody", [mqtt(broker.port, tls=Tls(authority / "ca.pem"))]) as site:
+            until(lambda: site.status("mqtt")["connected"] is False)
+        with told_site(tmp_path / "clear", [mqtt(broker.port)]) as site:
+            until(lambda: site.status("mqtt")["connected"] is False)
+        with told_site(tmp_path / "site", [mqtt(broker.port, tls=ours)]) as site:
+            event = site.start()
+            until(lambda: listener.told("start"))
+        assert [one["event_id"] for one in listener.told("start")] == [event.id]
+
+
+def test_a_password_is_read_when_connecting_and_shown_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    passwords = tmp_path / "passwords"
+    passwords.write_text("runner:canary-8c1f\n")
+    if shutil.which("mosquitto_passwd") is None:
+        pytest.skip("no mosquitto_passwd; apt-get install --no-install-recommends mosquitto")
+    subprocess.run(["mosquitto_passwd", "-U", str(passwords)], check=True)
+    caplog.set_level("DEBUG")
+    with Broker(tmp_path / "broker", "allow_anonymous false", f"password_file {passwords}") as broker:
+        settings = mqtt(broker.port, user="runner", password="${env:BROKER_PASSWORD}")
+        monkeypatch.delenv("BROKER_PASSWORD", raising=False)
+        with told_site(tmp_path / "site", [settings]) as site:
+            until(lambda: "BROKER_PASSWORD is not set" in site.status("mqtt")["last_error"].replace("}", ""))
+            monkeypatch.setenv("BROKER_PASSWORD", "canary-wrong")
+            until(lambda: "refused the connection" in site.status("mqtt")["last_error"])
+            monkeypatch.setenv("BROKER_PASSWORD", "canary-8c1f")
+            site.start()
+            until(lambda: site.status("mqtt")["sent"] == 1)
+            assert "canary" not in repr(settings) + repr(site.delivery.status()) + caplog.text
+    assert b"canary" not in b"".join(
+        path.read_bytes() for path in (tmp_path / "site").rglob("*") if path.is_file()
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"host": "mqtt://broker"}, "host"),
+        ({"host": "broker", "password": "x", "user": "u"}, "clear"),
+        ({"host": "broker", "protocol": "4"}, "protocol"),
+        ({"host": "broker", "prefix": "a/#"}, "prefix"),
+        ({"host": "broker", "heartbeat_s": 0}, "heartbeat_s"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(given: dict, named: str):
+    with pytest.raises(UsageError, match=named):
+        MqttSettings(**given)

@@ -1,0 +1,220 @@
+"""The outbox: what waits, in which order, and what becomes of it, in a real store."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from broker import Receiver, until
+from told_site import ORIGIN, QUICK, SECRET, told_site
+
+from anomaly.edge import outbox
+from anomaly.edge.notify import Bounds, MqttSettings, WebhookSettings
+from anomaly.edge.notify.message import summary_message, utc_text
+from anomaly.edge.notify.settings import Backoff
+from anomaly.errors import UsageError
+
+NOBODY = WebhookSettings(
+    "http://127.0.0.1:1/", ("0123456789abcdef",), name="hook", backoff=Backoff(0.05, 0.1)
+)
+
+
+@pytest.fixture
+def connection() -> sqlite3.Connection:
+    made = sqlite3.connect(":memory:", isolation_level=None)
+    made.executescript(outbox.SCHEMA)
+    return made
+
+
+def put(
+    connection: sqlite3.Connection,
+    name: str,
+    camera: str = "top",
+    kind: str = "start",
+    body: str = "{}",
+    **more,
+) -> bool:
+    given = {"event_id": name, "message_id": f"{name}-{kind}", "utc_s": 1000.0, **more}
+    return outbox.put(connection, "hook", camera=camera, kind=kind, body=body, **given)
+
+
+def names(connection: sqlite3.Connection, now: float = 1000.0, **more) -> list[str]:
+    return [row.message_id for row in outbox.pending(connection, "hook", now_utc_s=now, **more)]
+
+
+def test_an_event_and_its_messages_are_there_together_or_not_at_all(tmp_path: Path):
+    with told_site(tmp_path, [NOBODY, MqttSettings("127.0.0.1", 1)], running=False) as site:
+        site.start()
+
+        def fails(*given: object) -> None:
+            raise RuntimeError("after the outbox was written")
+
+        site.store._on_event += (fails,)
+        with pytest.raises(RuntimeError):
+            site.start()
+        assert len(site.store.events()) == 1
+        assert site.status("hook")["pending"] == site.status("mqtt")["pending"] == 1
+
+
+def test_rows_come_in_the_order_they_were_written(connection: sqlite3.Connection):
+    for name in "abc":
+        assert put(connection, name)
+    assert names(connection) == ["a-start", "b-start", "c-start"]
+    assert names(connection, limit=2) == ["a-start", "b-start"]
+    assert names(connection, after_id=1) == ["b-start", "c-start"]
+
+
+def test_a_message_is_written_once(connection: sqlite3.Connection):
+    assert put(connection, "a")
+    assert not put(connection, "a")
+    assert names(connection) == ["a-start"]
+
+
+def test_a_camera_whose_message_failed_waits_and_the_others_go_on(connection: sqlite3.Connection):
+    for name, camera in (("a", "top"), ("b", "top"), ("c", "side")):
+        put(connection, name, camera)
+    outbox.postpone(connection, 1, "no answer", 1030.0)
+    assert names(connection, 1000.0) == ["c-start"]
+    assert names(connection, 1030.0) == ["a-start", "b-start", "c-start"]
+    # A clock that was set back by a day does not make it wait for a day.
+    assert names(connection, 1000.0 - 86400) == ["a-start", "b-start", "c-start"]
+    outbox.postpone(connection, 1, "no answer", 1030.0)
+    outbox.hurry(connection, "hook")
+    assert names(connection, 1000.0) == ["a-start", "b-start", "c-start"]
+
+
+def test_an_update_that_waits_gives_way_to_the_next_and_to_the_end(connection: sqlite3.Connection):
+    put(connection, "a")
+    put(connection, "a", kind="update", message_id="one")
+    put(connection, "a", kind="update", message_id="two")
+    put(connection, "b", kind="update", message_id="other")
+    assert names(connection) == ["a-start", "two", "other"]
+    put(connection, "a", kind="end")
+    assert names(connection) == ["a-start", "other", "a-end"]
+
+
+def test_what_was_refused_no_longer_waits_and_can_be_sent_again(connection: sqlite3.Connection):
+    put(connection, "a")
+    put(connection, "b")
+    outbox.set_aside(connection, "hook", 1, "410", 1001.0)
+    assert names(connection) == ["b-start"]
+    assert outbox.totals(connection, "hook").set_aside == 1
+    assert outbox.send_again(connection, "hook") == 1
+    assert names(connection) == ["b-start", "a-start"]
+    assert outbox.totals(connection, "hook").set_aside == 0
+
+
+def test_age_is_time_in_which_the_program_ran(connection: sqlite3.Connection):
+    put(connection, "old")
+    outbox.advance(connection, "hook", 50.0)
+    put(connection, "young")
+    # However far the clock jumps.
+    assert outbox.expire(connection, "hook", max_age_s=60, max_bytes=10**6, utc_s=1e12) is None
+    outbox.advance(connection, "hook", 20.0)
+    gone = outbox.expire(connection, "hook", max_age_s=60, max_bytes=10**6, utc_s=1e12)
+    assert gone is not None
+    assert (gone.cameras, gone.count) == ({"top": 1}, 1)
+    assert names(connection) == ["young-start"]
+    assert outbox.totals(connection, "hook").expired == 1
+
+
+def test_too_many_bytes_cost_the_refused_ones_first_and_then_the_oldest(connection: sqlite3.Connection):
+    for name in "abcd":
+        put(connection, name, body="x" * 100)
+    outbox.set_aside(connection, "hook", 3, "410", 1001.0)
+    gone = outbox.expire(connection, "hook", max_age_s=60, max_bytes=300, utc_s=1000.0)
+    assert gone is not None
+    assert gone.count == 1
+    assert names(connection) == ["a-start", "b-start", "d-start"]
+    gone = outbox.expire(connection, "hook", max_age_s=60, max_bytes=100, utc_s=1000.0)
+    assert gone is not None
+    assert gone.count == 2
+    assert names(connection) == ["d-start"]
+
+
+def test_what_is_done_is_kept_in_bounds(connection: sqlite3.Connection):
+    for number in range(outbox.KEPT_DONE + 30):
+        put(connection, str(number))
+    rows = outbox.pending(connection, "hook", now_utc_s=1000.0, limit=10**6)
+    outbox.mark_sent(connection, "hook", [row.id for row in rows], 1001.0)
+    outbox.prune(connection, "hook")
+    assert connection.execute("SELECT count(*) FROM outbox").fetchone()[0] == outbox.KEPT_DONE
+    assert outbox.totals(connection, "hook").sent == outbox.KEPT_DONE + 30
+
+
+def test_what_expires_is_counted_and_announced_in_one_message(tmp_path: Path):
+    trouble = []
+    quick = WebhookSettings(
+        NOBODY.url,
+        NOBODY.secrets,
+        name="hook",
+        backoff=NOBODY.backoff,
+        bounds=Bounds(max_age_s=0.5, late_s=0.2),
+    )
+    with told_site(
+        tmp_path, [quick], tend_every_s=0.1, on_trouble=lambda *told: trouble.append(told)
+    ) as site:
+        for turn in range(3):
+            site.start("top")
+            site.start("side")
+            until(lambda turn=turn: site.status("hook")["expired"] == 2 * turn + 2)
+        assert len(site.store.events()) == 6, "the store keeps them all"
+        with site.store.transaction() as connection:
+            (row,) = outbox.pending(connection, "hook", now_utc_s=time.time() + 60)
+        told = json.loads(row.body)
+        assert (told["kind"], told["reason"], told["count"]) == ("summary", "expired", 6)
+        assert told["cameras"] == {"top": 3, "side": 3}
+        first = min(event.start_utc_s for event in site.store.events())
+        assert told["first_utc"][:19] == utc_text(first)[:19]
+    assert sum(detail["count"] for _, kind, detail in trouble if kind == "expired") == 6
+    assert "down" in [kind for _, kind, _ in trouble]
+
+
+def test_a_deleted_event_is_forgotten_once_it_was_told(tmp_path: Path):
+    with told_site(tmp_path, [NOBODY], running=False) as site:
+        waiting, told = site.start(), site.start()
+        with site.store.transaction() as connection:
+            outbox.mark_sent(connection, "hook", [2], time.time())
+        for event in (waiting, told):
+            site.store.delete_event(event.id)
+        left = site.store.connection().execute("SELECT event_id FROM outbox").fetchall()
+        assert [row[0] for row in left] == [waiting.id]
+
+
+def test_an_event_that_cannot_be_stored_is_told_all_the_same(tmp_path: Path):
+    with Receiver() as receiver:
+        hook = WebhookSettings(receiver.url, (SECRET,), name="hook", backoff=QUICK)
+        with told_site(tmp_path, [hook]) as site:
+            event = site.start(announced=False)
+            for announced in (False, True):
+                unstored = type(event)(
+                    **{**{n: getattr(event, n) for n in event.__slots__}, "announced": announced}
+                )
+                site.delivery.on_event_not_stored(unstored, "start")
+            until(receiver.ids)
+            until(lambda: site.status("hook")["connected"])
+            assert receiver.ids() == [f"{event.id}-start"]
+            assert site.status("hook")["pending"] == 0
+
+
+def test_two_sinks_of_one_name_are_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="one name"), told_site(tmp_path, [NOBODY, NOBODY]):
+        pass
+
+
+def test_what_is_not_a_number_is_null():
+    message = summary_message(ORIGIN, "flood", {"top": 2}, 0.0, 1.5, utc_s=2.0, clock_offset_s=float("nan"))
+    told = json.loads(message.body, parse_constant=lambda word: pytest.fail(word))
+    assert told["clock_offset_s"] is None
+    assert told["last_utc"] == "1970-01-01T00:00:01.500Z"
+
+
+def test_tries_are_spread_and_ever_rarer():
+    waits = Backoff(1.0, 60.0)
+    for failures, whole in ((1, 1.0), (4, 8.0), (100, 60.0)):
+        drawn = [waits.delay_s(failures) for _ in range(200)]
+        assert whole / 2 <= min(drawn) < whole * 0.6
+        assert whole * 0.9 < max(drawn) <= whole

@@ -1,0 +1,142 @@
+"""Messages to people: only with consent, never a flood. Apprise's own JSON service stands for mail and chat."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from pathlib import Path
+
+import pytest
+from broker import Receiver, until
+from told_site import QUICK, told_site
+
+from anomaly.edge.notify import Origin, PeopleSettings
+from anomaly.edge.notify.flood import Plan, Window, plan
+from anomaly.edge.notify.message import health_message
+from anomaly.edge.notify.people import words
+
+
+def people(receiver: Receiver, **more) -> PeopleSettings:
+    return PeopleSettings(f"json://127.0.0.1:{receiver.port}/", **{"enabled": True, "backoff": QUICK, **more})
+
+
+def test_nobody_is_told_without_consent(tmp_path: Path):
+    with Receiver() as receiver, told_site(tmp_path, [people(receiver, enabled=False)]) as site:
+        site.start()
+        assert site.delivery.status() == {}
+        assert site.store.connection().execute("SELECT count(*) FROM outbox").fetchone()[0] == 0
+        assert receiver.requests == []
+
+
+def test_people_read_where_and_since_when(tmp_path: Path):
+    with Receiver() as receiver, told_site(tmp_path, [people(receiver)]) as site:
+        event = site.start("cam <1>", certified=False, doubt="another runtime")
+        site.end(event)
+        until(receiver.requests.__len__)
+        until(lambda: site.status("people")["sent"] == 1)
+        (told,) = receiver.contents()
+    assert told["title"] == "plant north · line 3 · cam <1>: something is not normal"
+    assert "UNCERTIFIED: another runtime" in told["message"]
+    assert told["attachments"] == []
+
+
+def test_past_the_bound_people_get_one_summary_and_the_store_keeps_all(tmp_path: Path):
+    with Receiver() as receiver:
+        settings = people(receiver, most=3, window_s=2.0)
+        with told_site(tmp_path, [settings]) as site:
+            for number in range(2):
+                site.start(f"cam {number}")
+                until(lambda number=number: len(receiver.requests) == number + 1)
+            # A burst while one message is left, and one more when none is.
+            with site.store.transaction():
+                for _ in range(20):
+                    site.start("cam 0")
+            until(lambda: len(receiver.requests) == 3)
+            assert "20 messages came at once" in receiver.contents()[2]["title"]
+            begin = time.monotonic()
+            for _ in range(4):
+                site.start("cam 1")
+            until(lambda: len(receiver.requests) == 4)
+            assert time.monotonic() - begin > 0.5, "people got more than three messages in the window"
+            assert len(site.store.events()) == 26
+            until(lambda: site.status("people")["pending"] == 0)
+        assert "cam 1: 4" in receiver.contents()[3]["message"]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "window", "expected"),
+    [
+        (1, Window(900.0, 4), Plan(Window(900.0, 4), singles=1)),
+        (2, Window(900.0, 4), Plan(Window(900.0, 4), summary=True)),
+        (1, Window(900.0, 5), Plan(Window(900.0, 5), wait_s=500.0)),
+        (5, Window(300.0, 5), Plan(Window(1000.0, 0), singles=5)),
+        (500, Window(300.0, 5), Plan(Window(1000.0, 0), summary=True)),
+        # The clock was set back: no window may hold people off for a day.
+        (1, Window(90000.0, 5), Plan(Window(1000.0, 0), singles=1)),
+    ],
+)
+def test_how_messages_are_put_together(waiting: int, window: Window, expected: Plan):
+    assert plan(waiting, window, 1000.0, most=5, window_s=600.0) == expected
+
+
+def test_a_restart_opens_no_new_window(tmp_path: Path):
+    with Receiver() as receiver:
+        settings = people(receiver, most=1, window_s=60.0)
+        with told_site(tmp_path, [settings]) as site:
+            site.start()
+            until(lambda: site.status("people")["sent"] == 1)
+        with told_site(tmp_path, [settings]) as site:
+            site.start()
+            time.sleep(0.5)
+            assert len(receiver.requests) == 1
+            assert site.status("people")["pending"] == 1
+
+
+@pytest.mark.parametrize("pictures", [False, True])
+def test_pictures_leave_with_a_second_consent_only(tmp_path: Path, pictures: bool):
+    picture = tmp_path / "picture of it.jpg"
+    asked = time.monotonic()
+
+    def find(event_id: str) -> Path | None:
+        # Drawn a moment after the event.
+        if time.monotonic() - asked < 0.3:
+            return None
+        picture.write_bytes(b"\xff\xd8 a picture")
+        return picture
+
+    with Receiver() as receiver:
+        settings = people(receiver, pictures=pictures)
+        with told_site(tmp_path / "site", [settings], picture=find) as site:
+            site.start()
+            until(receiver.requests.__len__)
+        (told,) = receiver.contents()
+    sent = [base64.b64decode(one["base64"]) for one in told["attachments"]]
+    assert sent == ([b"\xff\xd8 a picture"] if pictures else [])
+
+
+def test_a_service_that_fails_is_asked_again_and_its_address_is_shown_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("DEBUG")
+    with Receiver() as receiver:
+        receiver.answer = lambda content: 500 if len(receiver.requests) < 3 else 200
+        monkeypatch.setenv("CHAT", f"json://user:canary-password@127.0.0.1:{receiver.port}/canary-token")
+        settings = PeopleSettings("${env:CHAT}", enabled=True, backoff=QUICK)
+        with told_site(tmp_path, [settings]) as site:
+            site.start()
+            until(lambda: site.status("people")["sent"] == 1)
+            monkeypatch.setenv("CHAT", "nonsense://canary")
+            site.start()
+            until(lambda: "cannot read the address" in site.status("people")["last_error"])
+            shown = repr(settings) + repr(site.delivery.status()) + caplog.text
+        assert "canary" not in shown
+
+
+def test_words_of_every_kind():
+    origin = Origin("plant", "line")
+    for over, title in ((False, "plant · line · top: frozen"), (True, "plant · line · top: frozen is over")):
+        message = health_message(
+            origin, "top", "running", "frozen", {}, over=over, utc_s=0.0, clock_offset_s=None
+        )
+        assert words(json.loads(message.body))[0] == title
