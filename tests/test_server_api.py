@@ -1,0 +1,428 @@
+"""The API over a real store: who may ask what, pages, media with ranges, verdicts, misses, regions, deletion."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from server_case import PASSWORD, Case, running
+
+from anomaly.edge.server.accounts import ROLES, SCOPES
+from anomaly.edge.server.region_routes import regions_file
+from anomaly.regions import Regions
+
+EVENT = "0" * 26
+#: Every operation of the API: what it asks of its visitor, and something to send.
+ROUTES: dict[tuple[str, str], tuple[str | None, str | None, Any]] = {
+    ("GET", "/api/session"): (None, None, None),
+    ("POST", "/api/session"): (None, None, {"name": "the-viewer", "password": PASSWORD}),
+    ("DELETE", "/api/session"): ("viewer", None, None),
+    ("PUT", "/api/session/password"): ("viewer", None, {"old": "x", "new": PASSWORD}),
+    ("GET", "/api/cameras"): ("viewer", "live", None),
+    ("POST", "/api/cameras/cam/state"): ("operator", "control", {"state": "running"}),
+    ("GET", "/api/cameras/cam/live.jpg"): ("viewer", "live", None),
+    ("GET", "/api/cameras/none/live.mjpeg"): ("viewer", "live", None),
+    ("GET", "/api/cameras/cam/scores?since=0&until=1"): ("viewer", "events", None),
+    ("GET", "/api/cameras/cam/recording?since=0&until=1"): ("viewer", "events", None),
+    ("GET", "/api/health"): ("viewer", "events", None),
+    ("GET", "/api/events"): ("viewer", "events", None),
+    ("GET", f"/api/events/{EVENT}"): ("viewer", "events", None),
+    ("GET", f"/api/events/{EVENT}/clip"): ("viewer", "events", None),
+    ("POST", f"/api/events/{EVENT}/verdict"): ("operator", "review", {"verdict": "real"}),
+    ("POST", f"/api/events/{EVENT}/hold"): ("operator", "review", {"held": True}),
+    ("DELETE", f"/api/events/{EVENT}"): ("engineer", "control", None),
+    ("GET", "/api/misses"): ("viewer", "events", None),
+    ("POST", "/api/misses"): ("operator", "review", {"camera": "cam", "start_utc_s": 1, "end_utc_s": 2}),
+    ("GET", f"/api/misses/{EVENT}/clip"): ("viewer", "events", None),
+    ("GET", "/api/recordings/1"): ("viewer", "events", None),
+    ("GET", "/api/regions/cam"): ("viewer", "events", None),
+    ("PUT", "/api/regions/cam"): ("engineer", "control", {}),
+    ("GET", "/api/users"): ("admin", "admin", None),
+    ("POST", "/api/users"): ("admin", "admin", {"name": "!", "role": "viewer", "password": PASSWORD}),
+    ("PATCH", "/api/users/nobody"): ("admin", "admin", {}),
+    ("DELETE", "/api/users/nobody"): ("admin", "admin", None),
+    ("GET", "/api/tokens"): ("admin", "admin", None),
+    ("POST", "/api/tokens"): (
+        "admin",
+        "admin",
+        {"owner": "nobody", "label": "x", "role": "viewer", "scopes": ["live"]},
+    ),
+    ("DELETE", "/api/tokens/none"): ("admin", "admin", None),
+    ("GET", "/api/audit"): ("admin", "admin", None),
+    ("POST", "/api/retention/delete"): (
+        "admin",
+        "admin",
+        {"camera": "cam", "start_utc_s": 1, "end_utc_s": 2},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    with running(tmp_path_factory.mktemp("api"), cameras=("cam", "cam two")) as running_case:
+        yield running_case
+
+
+@pytest.fixture(scope="module")
+def admin(case: Case) -> httpx.Client:
+    return case.signed_in("admin")
+
+
+def send(client: httpx.Client, route: tuple[str, str]) -> int:
+    return client.request(route[0], route[1], json=ROUTES[route][2]).status_code
+
+
+def test_the_table_names_every_operation_and_what_it_asks(admin: httpx.Client):
+    paths = admin.get("/api/openapi.json").json()["paths"]
+    described = {
+        (method.upper(), len(path.split("/")), operation["x-role"], operation["x-scope"])
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+    }
+    table = {
+        (method, len(path.split("?")[0].split("/")), role, scope)
+        for (method, path), (role, scope, _) in ROUTES.items()
+    }
+    assert described == table
+    assert sum(len(operations) for operations in paths.values()) == len(ROUTES)
+
+
+@pytest.mark.parametrize("route", [route for route, asks in ROUTES.items() if asks[0]], ids=" ".join)
+def test_nobody_less_than_the_least_role_may(case: Case, route: tuple[str, str]):
+    role, scope, _ = ROUTES[route]
+    assert role is not None
+    assert send(case.client(), route) == 401
+    everything_else = [one for one in SCOPES if one != scope]
+    if ROLES.index(role) > 0:
+        assert send(case.token(ROLES[ROLES.index(role) - 1], *SCOPES), route) == 403
+    if scope is not None:
+        assert send(case.token("admin", *everything_else), route) == 403
+        assert send(case.token(role, scope), route) not in {401, 403}
+
+
+def test_other_doors_ask_too(case: Case):
+    nobody, viewer = case.client(), case.signed_in("viewer")
+    assert nobody.get("/api/openapi.json").status_code == 401
+    assert nobody.get("/metrics").status_code == 401
+    assert "anomaly" in viewer.get("/api/openapi.json").text
+    assert viewer.get("/metrics").status_code == 200
+    assert [nobody.get(path).status_code for path in ("/docs", "/redoc", "/openapi.json")] == [404] * 3
+    assert nobody.get("/healthz").text == "ok\n"
+
+
+def test_signing_in_and_out(case: Case):
+    browser = case.client()
+    assert browser.get("/api/session").json()["signed_in"] is False
+    wrong = browser.post("/api/session", json={"name": case.account("viewer"), "password": "not this one"})
+    unknown = browser.post("/api/session", json={"name": "nobody-here", "password": "not this one"})
+    assert (wrong.status_code, wrong.json()) == (unknown.status_code, unknown.json())
+    assert wrong.status_code == 401
+    assert "set-cookie" not in wrong.headers
+    browser = case.signed_in("viewer")
+    told = browser.get("/api/session").json()
+    assert (told["name"], told["role"], told["setup"]) == ("the-viewer", "viewer", None)
+    stolen = case.client()
+    stolen.cookies.set("anomaly_session", browser.cookies["anomaly_session"])
+    assert browser.delete("/api/session").status_code == 200
+    assert "anomaly_session" not in browser.cookies
+    assert stolen.get("/api/cameras").status_code == 401
+
+
+def test_without_an_account_the_page_tells_the_command_that_makes_one(tmp_path: Path):
+    with running(tmp_path) as case:
+        told = case.client().get("/api/session").json()
+        assert told["setup"].startswith("python -m anomaly users add NAME --role admin")
+        case.account("admin")
+        assert case.client().get("/api/session").json()["setup"] is None
+
+
+def test_changing_ones_password_ends_the_other_sessions(case: Case):
+    case.server.door.accounts.add("changer", "viewer", PASSWORD)
+
+    def log_in(password: str) -> httpx.Client:
+        client = case.client()
+        answer = client.post("/api/session", json={"name": "changer", "password": password})
+        client.headers["X-CSRF-Token"] = answer.json().get("csrf") or ""
+        return client
+
+    here, elsewhere = log_in(PASSWORD), log_in(PASSWORD)
+    new = "another long password"
+    assert here.put("/api/session/password", json={"old": "wrong password", "new": new}).status_code == 403
+    assert here.put("/api/session/password", json={"old": PASSWORD, "new": "short"}).status_code == 422
+    changed = here.put("/api/session/password", json={"old": PASSWORD, "new": new})
+    assert changed.status_code == 200
+    assert here.get("/api/cameras").status_code == 200
+    assert elsewhere.get("/api/cameras").status_code == 401
+    assert log_in(PASSWORD).get("/api/cameras").status_code == 401
+    assert log_in(new).get("/api/cameras").status_code == 200
+
+
+def test_cameras_are_told_as_json_can_hold_them(case: Case, admin: httpx.Client):
+    told = admin.get("/api/cameras").json()
+    assert told["site"] == {"site": "works"}
+    assert [camera["name"] for camera in told["cameras"]] == ["cam", "cam two"]
+    assert told["cameras"][0]["last_score"] is None
+
+
+def test_a_state_is_set_by_name_and_audited(case: Case):
+    operator = case.signed_in("operator")
+    answer = operator.post("/api/cameras/cam%20two/state", json={"state": "changeover"})
+    assert answer.json() == {"done": True}
+    assert case.runner.set_by[-1] == ("cam two", "changeover", "the-operator")
+    assert operator.post("/api/cameras/none/state", json={"state": "running"}).status_code == 404
+    assert operator.post("/api/cameras/cam/state", json={"state": "asleep"}).status_code == 422
+    assert operator.post("/api/cameras/cam/state", json={"state": "running", "x": 1}).status_code == 422
+    line = case.server.door.audit.lines(action="state")[0]
+    assert (line.who, line.subject, line.detail) == ("the-operator", "cam two", {"state": "changeover"})
+
+
+def test_events_come_in_pages_and_by_filter(tmp_path: Path):
+    with running(tmp_path) as case:
+        viewer = case.signed_in("viewer")
+        ids = [
+            case.event(
+                camera=f"cam{n % 2}",
+                start_utc_s=100.0 * n,
+                end_utc_s=100.0 * n + 5,
+                end_pts_s=1.0,
+                announced=n != 3,
+            ).id
+            for n in range(7)
+        ]
+        newest = ids[::-1]
+        seen, before = [], None
+        while True:
+            page = viewer.get(
+                "/api/events", params={"limit": 3} | ({"before_id": before} if before else {})
+            ).json()
+            seen += [one["id"] for one in page["events"]]
+            before = page["next_before_id"]
+            if before is None:
+                break
+        assert seen == newest
+
+        def found(**params: Any) -> list[str]:
+            return [one["id"] for one in viewer.get("/api/events", params=params).json()["events"]]
+
+        assert found(camera="cam1") == [ids[5], ids[3], ids[1]]
+        assert found(since=306, until=501) == [ids[5], ids[4]]
+        assert found(announced=False) == [ids[3]]
+        case.store.add_verdict(ids[6], "real", "somebody")
+        assert found(unreviewed=True) == newest[1:]
+        assert found(limit=7) == newest
+        assert viewer.get("/api/events", params={"limit": 7}).json()["next_before_id"] is None
+        assert viewer.get("/api/events", params={"limit": 0}).status_code == 422
+        assert viewer.get("/api/events", params={"since": "nan"}).status_code == 422
+
+
+def test_an_event_shows_addresses_instead_of_paths(case: Case, admin: httpx.Client):
+    event = case.event(
+        snapshot="snapshots/a.jpg",
+        box=(1, 2, 3, 4),
+        frame_size=(90, 160),
+        explanation={"time_s": float("inf")},
+    )
+    told = admin.get(f"/api/events/{event.id}").json()
+    assert told["media"] == {
+        "snapshot": f"/api/events/{event.id}/snapshot",
+        "heatmap": None,
+        "normal": None,
+        "clip": None,
+        "preview": None,
+    }
+    assert (told["box"], told["frame_size"]) == ([1, 2, 3, 4], [90, 160])
+    assert told["explanation"] == {"time_s": None}
+    assert "snapshots/a.jpg" not in str(told)
+    assert admin.get(f"/api/events/{EVENT}").status_code == 404
+
+
+def test_verdict_and_hold(case: Case):
+    operator = case.signed_in("operator")
+    event = case.event()
+    url = f"/api/events/{event.id}"
+    said = operator.post(f"{url}/verdict", json={"verdict": "false alarm", "note": "<b>a fly</b>"}).json()
+    assert (said["verdict"], said["who"], said["note"], said["model"]) == (
+        "false alarm",
+        "the-operator",
+        "<b>a fly</b>",
+        "a" * 64,
+    )
+    operator.post(f"{url}/verdict", json={"verdict": "real"})
+    told = operator.get(url).json()
+    assert told["verdict"]["verdict"] == "real"
+    assert [one["verdict"] for one in told["verdicts"]] == ["false alarm", "real"]
+    assert operator.post(f"{url}/verdict", json={"verdict": "maybe"}).status_code == 422
+    operator.post(f"{url}/hold", json={"held": True})
+    assert operator.get(url).json()["held"] is True
+    assert [line.action for line in case.server.door.audit.lines(limit=3)] == ["hold", "verdict", "verdict"]
+
+
+def test_a_clip_is_sent_in_ranges(case: Case, admin: httpx.Client):
+    data = os.urandom(300_000)
+    (case.store.folder / "clips" / "a.mp4").write_bytes(data)
+    url = f"/api/events/{case.event(clip='clips/a.mp4', clip_state='ready').id}/clip"
+    whole = admin.get(url)
+    assert (whole.status_code, whole.content == data) == (200, True)
+    assert whole.headers["content-type"] == "video/mp4"
+    assert whole.headers["accept-ranges"] == "bytes"
+    assert whole.headers["cache-control"] == "private, no-cache"
+    part = admin.get(url, headers={"Range": "bytes=1000-1999"})
+    assert (part.status_code, part.content == data[1000:2000]) == (206, True)
+    assert part.headers["content-range"] == "bytes 1000-1999/300000"
+    assert admin.get(url, headers={"Range": "bytes=-5"}).content == data[-5:]
+    assert admin.get(url, headers={"Range": "bytes=300000-"}).status_code == 416
+    stale = admin.get(url, headers={"Range": "bytes=0-9", "If-Range": '"other"'})
+    assert (stale.status_code, len(stale.content)) == (200, 300_000)
+    saved = admin.get(url, params={"download": True})
+    assert "attachment" in saved.headers["content-disposition"]
+    line = case.server.door.audit.lines(action="export")[0]
+    assert line.detail == {"what": "clip"}
+    (case.store.folder / "clips" / "a.mp4").unlink()
+    assert admin.get(url).status_code == 404
+
+
+def test_what_is_no_picture_or_video_is_not_sent(case: Case, admin: httpx.Client):
+    event = case.event(clip="accounts.db", snapshot="snapshots", heatmap="clips/none.jpg")
+    kinds = ("clip", "snapshot", "heatmap", "normal", "preview")
+    answers = [admin.get(f"/api/events/{event.id}/{kind}") for kind in kinds]
+    assert [one.status_code for one in answers] == [404] * 5
+    assert admin.get(f"/api/events/{event.id}/model").status_code == 422
+
+
+def test_scores_and_gaps_over_time(case: Case, admin: httpx.Client):
+    case.store.add_scores("cam", [(float(t), float(t), t % 7 + 0.5, float("-inf")) for t in range(1, 101)])
+    case.store.add_gap("cam", 20.0, 30.0, "blind")
+    told = admin.get("/api/cameras/cam/scores", params={"since": 0, "until": 101, "at_most": 10}).json()
+    assert len(told["utc_s"]) == len(told["score"]) == 10
+    assert max(told["score"]) == 6.5
+    assert told["decision_score"] == [None] * 10
+    assert told["gaps"] == [{"start_utc_s": 20.0, "end_utc_s": 30.0, "reason": "blind"}]
+    assert admin.get("/api/cameras/cam/scores", params={"since": 5, "until": 5}).status_code == 422
+
+
+def test_the_recording_is_listed_and_played(case: Case, admin: httpx.Client):
+    piece = case.store.folder / "recording" / "cam" / "20260101" / "120000.000.mp4"
+    piece.parent.mkdir(parents=True)
+    piece.write_bytes(b"piece of video")
+    name = piece.relative_to(case.store.folder / "recording")
+    case.store.add_segment("cam", name, 5000.0, 5010.0, 0.0, 14, "h264")
+    told = admin.get("/api/cameras/cam/recording", params={"since": 5001, "until": 5002}).json()
+    [segment] = told["segments"]
+    assert (segment["start_utc_s"], segment["codec"]) == (5000.0, "h264")
+    assert str(name) not in str(told)
+    assert admin.get(segment["url"], headers={"Range": "bytes=0-4"}).content == b"piece"
+    assert admin.get("/api/recordings/999").status_code == 404
+    days = {"since": 0, "until": 90_000}
+    assert admin.get("/api/cameras/cam/recording", params=days).status_code == 422
+
+
+def test_a_miss_is_marked_with_who_and_the_model(case: Case):
+    operator = case.signed_in("operator")
+    case.store.set_model("cam", "b" * 64, "", 0.0)
+    given = {"camera": "cam", "start_utc_s": 6000, "end_utc_s": 6003.5, "label": "scratch"}
+    told = operator.post("/api/misses", json=given).json()
+    assert (told["who"], told["model"], told["label"]) == ("the-operator", "b" * 64, "scratch")
+    assert told["clip_state"] == "pending"
+    assert operator.get("/api/misses").json()["misses"][0] == told
+    assert operator.post("/api/misses", json=given | {"camera": "none"}).status_code == 404
+    assert operator.post("/api/misses", json=given | {"end_utc_s": 6000}).status_code == 422
+    assert operator.post("/api/misses", json=given | {"end_utc_s": 7000}).status_code == 422
+    case.store.set_clip(told["id"], miss=True, clip="clips/miss.mp4", clip_state="ready")
+    (case.store.folder / "clips" / "miss.mp4").write_bytes(b"missed")
+    assert operator.get(f"/api/misses/{told['id']}/clip").content == b"missed"
+    assert operator.get(f"/api/misses/{told['id']}/preview").status_code == 404
+
+
+def test_health(case: Case, admin: httpx.Client):
+    health = case.store.add_health("cam", "stalled", 100.0, {"for_s": float("nan")})
+    case.store.end_health(health, 110.0)
+    [told] = admin.get("/api/health", params={"camera": "cam"}).json()["health"]
+    assert (told["kind"], told["end_utc_s"], told["detail"]) == ("stalled", 110.0, {"for_s": None})
+
+
+def test_regions_are_kept_for_the_next_fit(case: Case):
+    engineer = case.signed_in("engineer")
+    url = "/api/regions/cam%20two"
+    assert engineer.get(url).json()["overrides"] == ""
+    look = [[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]]]
+    told = engineer.put(url, json={"look": look, "ignore": []}).json()
+    assert told == engineer.get(url).json()
+    assert (told["who"], told["look"]) == ("the-engineer", look)
+    assert told["overrides"] == "'regions.look=[[[0.1,0.1],[0.9,0.1],[0.9,0.9]]]'"
+    assert Regions(look=told["look"]).digest()
+    everything = [[[0, 0], [1, 0], [1, 1], [0, 1]]]
+    nothing_left = engineer.put(url, json={"look": [], "ignore": everything})
+    assert nothing_left.status_code == 422
+    assert "nothing to look at" in nothing_left.json()["detail"]
+    for bad in ([[[0, 0], [1, 1]]], [[[0, 0], [1, 0], [1, 2]]], [[[0, 0], [1, 0], [1]]], "x"):
+        assert engineer.put(url, json={"look": bad}).status_code == 422
+    assert engineer.get(url).json()["look"] == look
+
+
+@pytest.mark.parametrize("camera", ["..", "../../x", "a/b", "\x00", "C:\\x", "é"])
+def test_any_cameras_name_makes_a_file_name_in_its_folder(tmp_path: Path, camera: str):
+    path = regions_file(tmp_path, camera)
+    assert path.resolve().parent == tmp_path / "regions"
+    assert path.name.isascii()
+
+
+def test_deleting_an_event_and_an_interval(tmp_path: Path):
+    with running(tmp_path) as case:
+        admin = case.signed_in("admin")
+        clip = case.store.folder / "clips" / "a.mp4"
+        clip.write_bytes(b"x")
+        one = case.event(clip="clips/a.mp4", held=True)
+        case.event(start_utc_s=2000.0, end_utc_s=2001.0, end_pts_s=1.0)
+        case.event(start_utc_s=9000.0)
+        assert admin.delete(f"/api/events/{one.id}").json() == {"done": True}
+        assert not clip.exists()
+        assert admin.delete(f"/api/events/{one.id}").status_code == 404
+        given = {"camera": "cam", "start_utc_s": 1990, "end_utc_s": 2100}
+        assert admin.post("/api/retention/delete", json=given).json()["events"] == 1
+        assert len(admin.get("/api/events").json()["events"]) == 1
+        lines = case.server.door.audit.lines(action="deletion")
+        assert [line.subject for line in lines] == ["cam", one.id]
+
+
+def test_accounts_and_tokens(case: Case, admin: httpx.Client):
+    made = admin.post("/api/users", json={"name": "anna", "role": "operator", "password": PASSWORD})
+    assert made.json()["role"] == "operator"
+    again = admin.post("/api/users", json={"name": "ANNA", "role": "operator", "password": PASSWORD})
+    assert again.status_code == 422
+    anna = case.client()
+    csrf = anna.post("/api/session", json={"name": "anna", "password": PASSWORD}).json()["csrf"]
+    anna.headers["X-CSRF-Token"] = csrf
+    assert admin.patch("/api/users/anna", json={"role": "viewer"}).json()["role"] == "viewer"
+    assert anna.get("/api/cameras").status_code == 401
+    asked = {"owner": "anna", "label": "wall", "scopes": ["live", "metrics"], "days": 1}
+    assert admin.post("/api/tokens", json=asked | {"role": "operator"}).status_code == 422
+    made = admin.post("/api/tokens", json=asked | {"role": "viewer"}).json()
+    headers = {"Authorization": f"Bearer {made['token']}"}
+    assert httpx.get(f"{case.url}/api/cameras", headers=headers).status_code == 200
+    listed = admin.get("/api/tokens").json()["tokens"]
+    assert made["id"] in [one["id"] for one in listed]
+    assert made["token"] not in str(listed)
+    assert admin.delete(f"/api/tokens/{made['id']}").status_code == 200
+    assert httpx.get(f"{case.url}/api/cameras", headers=headers).status_code == 401
+    assert admin.delete("/api/users/anna").status_code == 200
+    assert "anna" not in [one["name"] for one in admin.get("/api/users").json()["users"]]
+    only = [one["name"] for one in admin.get("/api/users").json()["users"] if one["role"] == "admin"]
+    assert only == ["the-admin"]
+    assert admin.delete("/api/users/the-admin").status_code == 422
+    assert admin.patch("/api/users/the-admin", json={"role": "viewer"}).status_code == 422
+
+
+def test_the_audit_is_read_in_pages(case: Case, admin: httpx.Client):
+    for n in range(5):
+        case.server.door.audit.add("somebody", "paging", str(n))
+    page = admin.get("/api/audit", params={"action": "paging", "limit": 3}).json()
+    assert [line["subject"] for line in page["lines"]] == ["4", "3", "2"]
+    rest = admin.get(
+        "/api/audit", params={"action": "paging", "limit": 3, "before_id": page["next_before_id"]}
+    ).json()
+    assert [line["subject"] for line in rest["lines"]] == ["1", "0"]
+    assert rest["next_before_id"] is None
