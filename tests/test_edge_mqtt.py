@@ -209,18 +209,21 @@ def test_a_message_that_the_broker_refuses_is_set_aside_and_the_rest_goes_on(tmp
         f"topic readwrite {BASE}/status\ntopic read #\ntopic readwrite {BASE}/cameras/allowed/#\n"
     )
     trouble = []
-    with Broker(tmp_path / "broker", f"acl_file {rules}") as broker, Listener(broker.port) as listener:
-        with told_site(
+    with (
+        Broker(tmp_path / "broker", f"acl_file {rules}") as broker,
+        Listener(broker.port) as listener,
+        told_site(
             tmp_path / "site", [mqtt(broker.port)], on_trouble=lambda *told: trouble.append(told)
-        ) as site:
-            site.start("forbidden")
-            event = site.start("allowed")
-            until(lambda: listener.told("start"))
-            until(lambda: site.status("mqtt")["set_aside"] == 1)
-            until(lambda: site.status("mqtt")["pending"] == 0)
-            assert [one["event_id"] for one in listener.told("start")] == [event.id]
-            assert site.delivery.send_again("mqtt") == 1
-            until(lambda: site.status("mqtt")["set_aside"] == 1)
+        ) as site,
+    ):
+        site.start("forbidden")
+        event = site.start("allowed")
+        until(lambda: listener.told("start"))
+        until(lambda: site.status("mqtt")["set_aside"] == 1)
+        until(lambda: site.status("mqtt")["pending"] == 0)
+        assert [one["event_id"] for one in listener.told("start")] == [event.id]
+        assert site.delivery.send_again("mqtt") == 1
+        until(lambda: site.status("mqtt")["set_aside"] == 1)
     assert trouble[0][:2] == ("mqtt", "set aside")
     assert "0x87" in trouble[0][2]["reason"]
 

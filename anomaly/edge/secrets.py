@@ -27,11 +27,6 @@ def resolve(text: str) -> str:
     return _REFERENCE.sub(_filled, text)
 
 
-def holds_reference(text: str) -> bool:
-    """Whether a text names a secret instead of holding one."""
-    return _REFERENCE.search(text) is not None
-
-
 def _filled(found: re.Match[str]) -> str:
     kind, name = found.groups()
     if kind == "env":

@@ -48,7 +48,8 @@ class PeopleSink:
         """Deliver until stopped."""
         failures = 0
         while not queue.stopping():
-            rows = queue.take(limit=_MOST_SUMMED)
+            # One more than may be told singly is enough to know that a summary is due.
+            rows = queue.take(limit=self._settings.most + 1)
             if not rows:
                 queue.wait()
                 continue
@@ -60,7 +61,7 @@ class PeopleSink:
             if next_step.wait_s > 0:
                 queue.wait(next_step.wait_s)
                 continue
-            together = rows if next_step.summary else rows[:1]
+            rows = queue.take(limit=_MOST_SUMMED) if next_step.summary else rows[:1]
             try:
                 if next_step.summary:
                     self._send(*_summary_words(queue, rows), None)
@@ -72,7 +73,7 @@ class PeopleSink:
                 queue.pause(self._settings.backoff.delay_s(failures))
                 continue
             failures = 0
-            for row in together:
+            for row in rows:
                 queue.sent(row.id)
             queue.flush()
             with transaction(queue.connection):
