@@ -4,7 +4,8 @@
     ├── UsageError          exit status 2: a flag, an override, a configuration value
     ├── FootageError        video or image input
     │   ├── NoFootageError      a path that holds nothing readable
-    │   └── DamagedFootageError a file that cannot be decoded (to the end)
+    │   ├── DamagedFootageError a file that cannot be decoded (to the end)
+    │   └── SourceError         a camera's address that cannot be used
     ├── LabelsError         a label file, or labels that do not fit the footage
     ├── WeightsError        no weights to be had, or not the ones expected
     ├── ModelError          a model folder
@@ -43,6 +44,10 @@ class NoFootageError(FootageError):
 
 class DamagedFootageError(FootageError):
     """A file that cannot be decoded, or not to its end."""
+
+
+class SourceError(FootageError):
+    """A camera's address, or what lies behind it, that cannot be used."""
 
 
 class LabelsError(AnomalyError):

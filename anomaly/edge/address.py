@@ -1,0 +1,161 @@
+"""Where a camera is found: what may be opened at all, and what of it may be shown.
+
+An address names its secrets, `rtsp://user:${env:CAMERA_PASSWORD}@host/path` or `${file:/run/secrets/camera}`, and
+never holds them; they are filled in only by the process that opens it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+from urllib.parse import quote
+
+from anomaly.edge.secrets import resolve
+from anomaly.errors import SourceError, UsageError
+
+Kind: TypeAlias = Literal["rtsp", "http", "v4l2", "file"]
+
+_KINDS: dict[str, Kind] = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_REFERENCE = re.compile(r"\$\{(?:env|file):[^{}]+\}")
+_DEVICE = re.compile(r"/dev/(?:video[0-9]+|v4l/by-(?:id|path)/[A-Za-z0-9_.:+-]+)")
+_HIDDEN = "***"
+# A user and a password as libav's messages show them; up to the last @ before a space or a quote.
+_USER_INFO = re.compile(r"(?<=://)[^\s'\"/@]*(?:@|[^\s'\"]*@)")
+_MAY_BE_OPENED = (
+    "give rtsp://, rtsps://, http:// or https:// with a host, v4l2:///dev/videoN, or the path of a video file"
+)
+
+
+@dataclass(frozen=True, repr=False)
+class Address:
+    """Where frames come from.
+
+    Attributes:
+        text: as written, references to secrets unresolved.
+        kind: which way it is opened.
+    """
+
+    text: str
+    kind: Kind
+
+    def __repr__(self) -> str:
+        return f"Address({self.shown!r})"
+
+    @property
+    def shown(self) -> str:
+        """What logs, metrics, events and errors may hold: without user, password and query."""
+        if self.kind in ("v4l2", "file"):
+            return self.path
+        scheme, _, host, rest = _parts(self.text)
+        path, query, _ = rest.partition("?")
+        return f"{scheme}://{host}{path}{'?' + _HIDDEN if query else ''}"
+
+    @property
+    def path(self) -> str:
+        """The file or device; of an address in the network, as shown.
+
+        Also what libav may not be left to interpret: `file://` and `v4l2://` are taken off here.
+        """
+        if self.kind in ("v4l2", "file"):
+            return re.sub(r"^(?:file|v4l2)://", "", self.text)
+        return self.shown
+
+    def resolve(self) -> str:
+        """The address with its secrets filled in; only for the process that opens it.
+
+        Raises:
+            SourceError: a secret that is not to be had.
+        """
+        if self.kind in ("v4l2", "file"):
+            return self.path
+        scheme, user_info, host, rest = _parts(self.text)
+        login = f"{_filled(user_info, encoded=True)}@" if user_info else ""
+        return f"{scheme}://{login}{host}{_filled(rest, encoded=False)}"
+
+
+def parse_address(text: str) -> Address:
+    """Read an address as an operator writes it.
+
+    Raises:
+        SourceError: none that may be opened, or one with a password written out.
+    """
+    text = text.strip()
+    if not text or any(ord(one) < 32 or ord(one) == 127 for one in text):
+        raise SourceError(f"a source is empty or holds control characters; {_MAY_BE_OPENED}")
+    if _DEVICE.fullmatch(text):
+        return Address(text, "v4l2")
+    plain = _REFERENCE.sub("", text)
+    found = _SCHEME.match(text)
+    if found is None:
+        return Address(text, "file")
+    scheme = found[1].lower()
+    if scheme == "file":
+        if not text[len("file://") :].startswith("/"):
+            raise SourceError(f"{text} names no file; write file:///path, or only the path")
+        return Address(text, "file")
+    if scheme == "v4l2":
+        if not _DEVICE.fullmatch(text[len("v4l2://") :]):
+            raise SourceError(f"{text} names no camera of this machine; write v4l2:///dev/videoN")
+        return Address(text, "v4l2")
+    if scheme not in _KINDS:
+        raise SourceError(f"{scheme}:// is not a kind of source that is opened; {_MAY_BE_OPENED}")
+    _, user_info, host, _ = _parts(text)
+    if not re.fullmatch(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%]+\])(?::[0-9]{1,5})?", host):
+        raise SourceError(f"a source of {scheme}:// names no host that can be read; {_MAY_BE_OPENED}")
+    password = user_info.partition(":")[2] if not user_info.startswith("$") else ""
+    if (":" in user_info and password and not _REFERENCE.fullmatch(password)) or plain.count("${"):
+        raise SourceError(
+            f"the address of {scheme}://{host} holds a password; keep it in a variable or a file and write "
+            f"{scheme}://user:${{env:NAME}}@{host}/... or ${{file:/path}}"
+        )
+    return Address(text, _KINDS[scheme])
+
+
+def redact(text: str, address: Address) -> str:
+    """A message of libav without what it must not tell; one line."""
+    text = " ".join(text.split())
+    if address.kind in ("v4l2", "file"):
+        return text
+    try:
+        whole = address.resolve()
+    except SourceError:
+        whole = ""
+    if whole:
+        text = text.replace(whole, address.shown)
+    for reference in _REFERENCE.findall(address.text):
+        try:
+            value = resolve(reference)
+        except UsageError:
+            continue
+        for one in {value, quote(value, safe="")}:
+            if one:
+                text = text.replace(one, _HIDDEN)
+    query = whole.partition("?")[2]
+    if query:
+        text = text.replace(query, _HIDDEN)
+    return _USER_INFO.sub("", text)
+
+
+def _parts(text: str) -> tuple[str, str, str, str]:
+    """(scheme, user info, host with port, path and query); references may hold any sign."""
+    references = _REFERENCE.findall(text)
+    covered = _REFERENCE.sub("\0", text)
+    scheme, _, rest = covered.partition("://")
+    cut = min((rest.find(sign) for sign in "/?#" if sign in rest), default=len(rest))
+    user_info, _, host = rest[:cut].rpartition("@")
+    parts = [scheme.lower(), user_info, host, rest[cut:]]
+    waiting = iter(references)
+    whole = [re.sub("\0", lambda _: next(waiting), part) for part in parts]
+    return whole[0], whole[1], whole[2], whole[3]
+
+
+def _filled(part: str, *, encoded: bool) -> str:
+    """Secrets filled in; where the address has signs of its own, as in user:password@, they are encoded."""
+    try:
+        return _REFERENCE.sub(
+            lambda found: quote(resolve(found[0]), safe="") if encoded else resolve(found[0]), part
+        )
+    except UsageError as error:
+        raise SourceError(str(error)) from None

@@ -1,0 +1,246 @@
+"""A camera as its user sees it: frames, reports, counts; the process behind it is started and restarted here."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import DupFd
+from typing import Any
+
+from anomaly.edge.capture.settings import CaptureSettings, Counts, Report
+from anomaly.edge.capture.shared import NewestFrame
+from anomaly.errors import SourceError
+from anomaly.types import Frame
+
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+# A process that dies again and again costs half a second of processor each time.
+_LONGEST_BACK_OFF_S = 5.0
+_LIVED_S = 10.0
+# No word from a process for this long beyond its own timeouts: it hangs where none of them reaches.
+_HANGS_S = 60.0
+
+
+class _Memory:
+    """A descriptor that travels into the process being started."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _identity, (DupFd(self._fd),)
+
+
+def _identity(passed: Any) -> Any:
+    return passed
+
+
+class Capture:
+    """One camera, read by a process of its own that keeps only the newest frame.
+
+    Frames are taken by one thread; everything else may be called from any. `stop`, then `start`, goes on with
+    counts and times where they were; it is also how a held camera is tried again.
+
+    Args:
+        settings: which camera, and how.
+    """
+
+    def __init__(self, settings: CaptureSettings) -> None:
+        self.settings = settings
+        self._context = multiprocessing.get_context("spawn")
+        self._newest: NewestFrame | None = None
+        self._wake_read: Connection
+        self._wake_write: Connection
+        self._wake_read, self._wake_write = self._context.Pipe(duplex=False)
+        for end in (self._wake_read, self._wake_write):
+            os.set_blocking(end.fileno(), False)
+        self._started_ns = 0
+        self._reports: deque[Report] = deque()
+        self._known: dict[str, Any] | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._life: Connection | None = None
+        self._kill_at = float("inf")
+        self.pid: int | None = None
+
+    def __enter__(self) -> Capture:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def wait_handle(self) -> Connection:
+        """Readable while a frame or a report waits; for `multiprocessing.connection.wait`, not to be read from."""
+        return self._wake_read
+
+    def start(self) -> None:
+        """Start the process; it connects by itself and keeps trying.
+
+        Raises:
+            SourceError: it runs already.
+        """
+        if self._thread is not None:
+            raise SourceError(f"camera {self.settings.camera} is being read already; stop it first")
+        if self._newest is None:
+            self._newest = NewestFrame(self.settings.max_pixels)
+            self._started_ns = time.monotonic_ns()
+        self._stopping.clear()
+        self._kill_at = float("inf")
+        self._thread = threading.Thread(
+            target=self._supervise, name=f"capture {self.settings.camera}", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End the process; its last segment is finished. What does not end in time is killed."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._kill_at = time.monotonic() + timeout_s
+        self._stopping.set()
+        self._end_life()
+        thread.join()
+
+    def newest(self) -> Frame | None:
+        """The newest frame that was not taken yet, as a copy; None if there is none."""
+        if self._newest is None:
+            return None
+        self._drain()
+        taken = self._newest.take()
+        if self._reports:
+            self._wake()
+        if taken is None:
+            return None
+        camera = self.settings.camera
+        return Frame(taken.image, taken.pts_s, taken.index, camera, camera, taken.received_ns, taken.utc_s)
+
+    def reports(self) -> list[Report]:
+        """What happened since the last call, in order."""
+        self._drain()
+        found = []
+        while self._reports:
+            found.append(self._reports.popleft())
+        if self._newest is not None and self._newest.latest != self._newest.taken:
+            self._wake()
+        return found
+
+    def counts(self) -> Counts:
+        """What became of the frames so far; see `Counts`."""
+        newest = self._newest
+        if newest is None:
+            return Counts(0, 0, 0, 0)
+        return newest.counts()
+
+    def _drain(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wake_read.fileno(), 65536)
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):
+            os.write(self._wake_write.fileno(), b"r")
+
+    def _tell(self, report: Report) -> None:
+        self._reports.append(report)
+        self._wake()
+
+    def _end_life(self) -> None:
+        life, self._life = self._life, None
+        if life is not None:
+            life.close()
+
+    def _supervise(self) -> None:
+        """Keep one process alive until told to stop, or until it has nothing more to do."""
+        back_off_s = 0.1
+        while not self._stopping.is_set():
+            born = time.monotonic()
+            exit_code = self._one_life()
+            if self._stopping.is_set() or exit_code == 0:
+                return
+            self._tell(
+                Report(self.settings.camera, "crashed", time.monotonic_ns(), time.time(), {"exit": exit_code})
+            )
+            if time.monotonic() - born > _LIVED_S:
+                back_off_s = 0.1
+            self._stopping.wait(back_off_s * random.uniform(0.5, 1.0))
+            back_off_s = min(2 * back_off_s, _LONGEST_BACK_OFF_S)
+
+    def _one_life(self) -> int | None:
+        """Start a process and attend to it until it ends; returns its exit code."""
+        assert self._newest is not None
+        messages, theirs = self._context.Pipe(duplex=False)
+        life, self._life = self._context.Pipe(duplex=False)
+        self._newest.alive_ns = time.monotonic_ns()
+        # Born with these signals blocked, so that a Ctrl-C in its first half second does not end it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            process = self._spawn(theirs, life)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+        life.close()
+        if self._stopping.is_set():
+            self._end_life()
+        self.pid = process.pid
+        limit_s = _HANGS_S + self.settings.open_timeout_s + self.settings.read_timeout_s
+        while process.is_alive():
+            wait([messages, process.sentinel], timeout=0.1 if self._stopping.is_set() else 1.0)
+            self._receive(messages)
+            still_s = (time.monotonic_ns() - self._newest.alive_ns) / 1e9
+            if time.monotonic() > self._kill_at or still_s > limit_s:
+                process.kill()
+        process.join()
+        self._receive(messages)
+        messages.close()
+        self._end_life()
+        self.pid = None
+        exit_code = process.exitcode
+        process.close()
+        return exit_code
+
+    def _spawn(self, messages: Connection, life: Connection) -> BaseProcess:
+        # Imported by the child; the parent needs no decoder.
+        from anomaly.edge.capture.process import capture_main
+
+        assert self._newest is not None
+        process = self._context.Process(
+            target=capture_main,
+            args=(
+                self.settings,
+                _Memory(self._newest.fd),
+                self._wake_write,
+                messages,
+                life,
+                self._started_ns,
+                self._known,
+            ),
+            name=f"capture {self.settings.camera}",
+            daemon=True,
+        )
+        process.start()
+        return process
+
+    def _receive(self, messages: Connection) -> None:
+        """Take in what the process told. It handles what strangers send: nothing it says is run."""
+        with suppress(EOFError, OSError):
+            while messages.poll():
+                told = json.loads(messages.recv_bytes())
+                report = Report(
+                    self.settings.camera,
+                    str(told["kind"]),
+                    int(told["at_ns"]),
+                    float(told["utc_s"]),
+                    dict(told["detail"]),
+                )
+                if report.kind == "connected":
+                    self._known = {key: report.detail[key] for key in ("width", "height", "codec")}
+                self._tell(report)

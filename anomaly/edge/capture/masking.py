@@ -1,0 +1,41 @@
+"""Privacy masks: what lies in them is black before anyone else sees the frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from anomaly.types import ImageArray
+
+Polygon: TypeAlias = tuple[tuple[float, float], ...]
+
+
+class PrivacyMask:
+    """Paints polygons black.
+
+    Args:
+        polygons: corners (x, y) in 0..1 of the upright frame; a pixel that a polygon touches is covered.
+    """
+
+    def __init__(self, polygons: tuple[Polygon, ...]) -> None:
+        self._polygons = polygons
+        self._covered: NDArray[np.bool_] | None = None
+
+    def paint(self, image: ImageArray) -> None:
+        """Paint (H, W, 3) uint8 in place."""
+        if not self._polygons:
+            return
+        height, width = image.shape[:2]
+        if self._covered is None or self._covered.shape != (height, width):
+            mask = np.zeros((height, width), dtype=np.uint8)
+            for polygon in self._polygons:
+                corners = np.asarray(polygon, dtype=np.float64) * (width, height)
+                # fillPoly draws the outline too, so a pixel that is only touched is covered.
+                cv2.fillPoly(mask, [np.floor(corners).astype(np.int32)], 1)
+                cv2.fillPoly(mask, [np.ceil(corners).astype(np.int32)], 1)
+            self._covered = mask.astype(bool)
+        image[self._covered] = 0

@@ -1,0 +1,331 @@
+"""What runs in a camera's own process: connect, read, decode, hand over the newest frame; again, for ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from fractions import Fraction
+from multiprocessing.connection import Connection
+from typing import Any
+
+import av
+import numpy as np
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+
+from anomaly.edge.address import redact
+from anomaly.edge.capture.masking import PrivacyMask
+from anomaly.edge.capture.opening import Lost, Opened, Refused, opened, why
+from anomaly.edge.capture.recording import Recorder
+from anomaly.edge.capture.retry import Retry
+from anomaly.edge.capture.settings import CaptureSettings
+from anomaly.edge.capture.shared import NewestFrame
+from anomaly.edge.capture.timing import RATE, TIME_BASE, StreamTime
+from anomaly.footage import orientation
+from anomaly.footage.clock import SamplingGrid
+
+# With a keyframe every ten seconds a first picture may take that long; after this there will be none.
+_NO_PICTURE_S = 30.0
+# Told to stop, the process has so long to leave a read of its own accord; then its last segment is closed for it.
+_GRACE_S = 1.0
+_KEPT_ARRIVALS = 128
+
+
+def capture_main(
+    settings: CaptureSettings,
+    memory: Any,
+    wake: Connection,
+    messages: Connection,
+    life: Connection,
+    started_ns: int,
+    known: dict[str, Any] | None,
+) -> None:
+    """Entry of the process.
+
+    Args:
+        settings: which camera, and how.
+        memory: the descriptor of the newest frame's memory, as multiprocessing passes it.
+        wake: a byte written here wakes the parent.
+        messages: reports, as JSON.
+        life: closed when the parent wants an end, or has died.
+        started_ns: monotonic clock that frame times count from.
+        known: what the stream was before this process, as told by "connected".
+    """
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
+    # No picture and no password in a core file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    av.logging.set_level(None)
+    newest = NewestFrame(settings.max_pixels, memory.detach())
+    camera = _Camera(settings, newest, wake, messages, started_ns, known)
+    threading.Thread(target=camera.end_with, args=(life,), daemon=True).start()
+    camera.run()
+    camera.close()
+    os._exit(0)
+
+
+class _Camera:
+    """One camera, from its first try to the end of the process."""
+
+    def __init__(
+        self,
+        settings: CaptureSettings,
+        newest: NewestFrame,
+        wake: Connection,
+        messages: Connection,
+        started_ns: int,
+        known: dict[str, Any] | None,
+    ) -> None:
+        self._settings = settings
+        self._newest = newest
+        self._wake = wake
+        self._messages = messages
+        self._started_ns = started_ns
+        self._view = known
+        self._stopping = threading.Event()
+        self._sending = threading.Lock()
+        self._recorder = (
+            None
+            if settings.recording is None
+            else Recorder(settings.recording, settings.camera, settings.segment_s, self.report)
+        )
+        self._mask = PrivacyMask(settings.black)
+        self._retry = Retry(settings.refused_wait_s)
+        self._told: str | None = None
+        self._connected = False
+        self._last_s = newest.last_pts_s
+        self._grid: SamplingGrid | None = None
+        self._reformatter = VideoReformatter()
+
+    def report(self, kind: str, **detail: Any) -> None:
+        """Tell the parent; a parent that is gone is no trouble."""
+        told = {"kind": kind, "at_ns": time.monotonic_ns(), "utc_s": time.time(), "detail": detail}
+        with self._sending, suppress(OSError):
+            self._messages.send_bytes(json.dumps(told).encode())
+
+    def end_with(self, life: Connection) -> None:
+        """Wait, in a thread, for the parent's word or its death; then end, with the last segment whole."""
+        with suppress(EOFError, OSError):
+            life.recv_bytes()
+        self._stopping.set()
+        time.sleep(_GRACE_S)
+        # Still here: the stream is being waited for. Nothing is written meanwhile.
+        self.close()
+        os._exit(0)
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def run(self) -> None:
+        """Read until told to stop, until a file is over, or until a camera has refused too often."""
+        if self._recorder is not None:
+            self._recorder.recover()
+        while not self._stopping.is_set():
+            self._newest.alive_ns = time.monotonic_ns()
+            try:
+                self._connection()
+                if self._settings.address.kind == "file":
+                    if self._settings.loop:
+                        continue
+                    self.report("ended")
+                    return
+                wait_s: float | None = self._lost("the stream ended")
+            except Refused as refused:
+                wait_s = self._refused(refused.status)
+            except Lost as lost:
+                wait_s = self._lost(str(lost))
+            except (av.error.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError) as error:
+                wait_s = self._lost(why(error, self._settings))
+            self._rest(wait_s)
+
+    def _rest(self, wait_s: float | None) -> None:
+        """Wait before the next try; None waits until the parent says stop."""
+        until = None if wait_s is None else time.monotonic() + wait_s
+        while not self._stopping.is_set() and (until is None or time.monotonic() < until):
+            self._newest.alive_ns = time.monotonic_ns()
+            self._stopping.wait(1.0 if until is None else min(max(until - time.monotonic(), 0.0), 1.0))
+
+    def _refused(self, status: int) -> float | None:
+        self.report("refused", status=status)
+        self._told, self._connected = f"refused with status {status}", False
+        wait_s = self._retry.after_refusal()
+        if wait_s is None:
+            self.report(
+                "held",
+                reason=f"{self._settings.address.shown} refused the user or password (status {status}); "
+                "set them right, then start the camera again",
+            )
+        return wait_s
+
+    def _lost(self, reason: str) -> float:
+        self._tell_lost(reason)
+        return self._retry.after_loss()
+
+    def _tell_lost(self, reason: str) -> None:
+        reason = redact(reason, self._settings.address)
+        # A camera that stays away is told once, and again when it stays away for another reason.
+        if self._connected or reason != self._told:
+            self.report("disconnected", reason=reason)
+        self._told, self._connected = reason, False
+
+    def _connection(self) -> None:
+        """One connection, from opening to its end."""
+        with opened(self._settings) as source:
+            try:
+                self._read(source)
+            except Lost as lost:
+                # Before closing, which says good-bye to a camera that may not listen.
+                self._tell_lost(str(lost))
+                raise
+            finally:
+                if self._recorder is not None:
+                    self._recorder.end_connection()
+
+    def _read(self, source: Opened) -> None:
+        base = source.stream.time_base or Fraction(1, RATE)
+        times = StreamTime(
+            base,
+            source.period,
+            round(self._last_s * RATE) + source.period if self._last_s >= 0 else -1,
+            from_zero=self._settings.address.kind == "rtsp",
+        )
+        pace = _Pace() if self._settings.address.kind == "file" else None
+        arrivals: OrderedDict[int, tuple[int, float]] = OrderedDict()
+        picture_at = time.monotonic()
+        lies = 0
+        for packet in self._packets(source):
+            received_ns, utc_s = time.monotonic_ns(), time.time()
+            if packet.size:
+                arrival = round((received_ns - self._started_ns) * RATE / 1e9)
+                if source.timed:
+                    placed = times.place(packet.dts, packet.pts, arrival)
+                else:
+                    pts = None if pace is not None else round(arrival / (base * RATE))
+                    placed = times.place(None, pts, arrival)
+                if placed.note is not None:
+                    self.report("timing", reason=placed.note)
+                packet.time_base = TIME_BASE
+                packet.pts, packet.dts = placed.pts, placed.dts
+                if pace is not None:
+                    if not pace.wait(placed.pts if placed.dts is None else placed.dts, self._stopping):
+                        return
+                    received_ns, utc_s = time.monotonic_ns(), time.time()
+                arrivals[placed.pts] = received_ns, utc_s
+                if len(arrivals) > _KEPT_ARRIVALS:
+                    arrivals.popitem(last=False)
+            self._newest.alive_ns = received_ns
+            for frame in _decoded(packet):
+                picture_at = time.monotonic()
+                lies = lies or _orientation(frame, source)
+                self._frame(frame, source, lies, arrivals)
+            if time.monotonic() - picture_at > _NO_PICTURE_S:
+                raise Lost(f"nothing that came in {_NO_PICTURE_S:g} s could be decoded")
+            if self._recorder is not None and packet.size:
+                self._recorder.write(packet, source, received_ns, utc_s)
+
+    def _packets(self, source: Opened) -> Iterator[Packet[Any]]:
+        limit_s = self._settings.read_timeout_s
+        lost = Lost(f"nothing came for {limit_s:g} s")
+        asked = time.monotonic()
+        try:
+            for packet in source.container.demux(source.stream):
+                if self._stopping.is_set():
+                    return
+                # At a timeout libav first hands out the packet that it was still putting together.
+                late = time.monotonic() - asked >= limit_s
+                yield packet
+                if late and packet.size and self._settings.address.kind != "file":
+                    raise lost
+                asked = time.monotonic()
+        except av.error.ExitError:
+            raise lost from None
+        except av.error.EOFError:
+            return
+
+    def _frame(
+        self,
+        frame: VideoFrame,
+        source: Opened,
+        lies: int,
+        arrivals: OrderedDict[int, tuple[int, float]],
+    ) -> None:
+        index = self._newest.count_decoded()
+        if frame.is_corrupt or frame.pts is None:
+            return
+        now = time.monotonic_ns(), time.time()
+        received_ns, utc_s = arrivals.get(frame.pts, now)
+        pts_s = frame.pts / RATE
+        if not self._connected:
+            self._on_connected(frame, source)
+        self._compare(frame, source)
+        # Leading frames of a first keyframe, or a stray timestamp: time only grows.
+        if pts_s <= self._last_s:
+            return
+        if self._grid is None:
+            self._grid = SamplingGrid(self._settings.fps, pts_s)
+        if not self._grid.takes(pts_s):
+            return
+        image = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+        image = orientation.set_upright(image, lies)
+        self._mask.paint(image)
+        self._last_s = pts_s
+        if self._newest.publish(image, index=index, received_ns=received_ns, pts_s=pts_s, utc_s=utc_s):
+            # A full pipe holds a byte that was not read yet: the parent will wake.
+            with suppress(BlockingIOError, BrokenPipeError):
+                os.write(self._wake.fileno(), b"f")
+
+    def _on_connected(self, frame: VideoFrame, source: Opened) -> None:
+        self._connected, self._told = True, None
+        self._retry.connected()
+        self.report("connected", **_view(frame, source), rate=RATE / source.period, audio=source.audio)
+
+    def _compare(self, frame: VideoFrame, source: Opened) -> None:
+        """Tell of another size or codec than before, in this connection or over a pause."""
+        view = _view(frame, source)
+        if self._view is not None and view != self._view:
+            self.report("changed", before=self._view, after=view)
+        self._view = view
+
+
+class _Pace:
+    """Holds a file back to its own speed."""
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None
+
+    def wait(self, tick: int, stopping: threading.Event) -> bool:
+        """Wait until a packet is due; False when told to stop."""
+        if self._first is None:
+            self._first = tick, time.monotonic()
+        due = self._first[1] + (tick - self._first[0]) / RATE
+        return not stopping.wait(max(due - time.monotonic(), 0.0))
+
+
+def _decoded(packet: Packet[Any]) -> list[VideoFrame]:
+    """Frames that a packet gives; none where it cannot be decoded."""
+    try:
+        return list(packet.decode())
+    except (av.error.FFmpegError, ValueError):
+        return []
+
+
+def _view(frame: VideoFrame, source: Opened) -> dict[str, Any]:
+    return {"width": frame.width, "height": frame.height, "codec": source.stream.codec_context.name}
+
+
+def _orientation(frame: VideoFrame, source: Opened) -> int:
+    """EXIF number of how a frame lies; see `anomaly.footage.video`."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is not None:
+        return orientation.from_display_matrix(bytes(np.asarray(matrix)))
+    return orientation.from_degrees(source.stream.metadata.get("rotate", "0"))

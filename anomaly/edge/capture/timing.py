@@ -1,0 +1,99 @@
+"""From a camera's timestamps to one time that only grows.
+
+Ticks are counted at 90 kHz from the moment the capture started. Each connection is placed where its first packet
+arrived, so that durations hold over pauses; within one, the camera's own steps are kept. Counters of 32 and 33 bits
+run over in half a day and a day; a jump that is no such overflow is bridged by the time that really passed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+RATE = 90_000
+TIME_BASE = Fraction(1, RATE)
+# Packets of frames shown later come before; no camera reorders over more than this.
+_REORDERED = 2 * RATE
+# A step may be ahead of the arrival by what a camera or a network had held back.
+_AHEAD = 10 * RATE
+_WRAP_BITS = (32, 33)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Times of one packet, in ticks.
+
+    Attributes:
+        pts: when it is shown.
+        dts: when it is decoded; None where the stream did not say.
+        note: what was odd, in one line.
+    """
+
+    pts: int
+    dts: int | None
+    note: str | None = None
+
+
+class StreamTime:
+    """Places the packets of one connection.
+
+    Args:
+        base: seconds to one unit of the stream's timestamps.
+        period: ticks from frame to frame, where a packet has no timestamp.
+        after: the first packet comes later than this tick.
+        from_zero: a first packet without a timestamp has time 0 (libav's RTP), not one unknown.
+    """
+
+    def __init__(self, base: Fraction, period: int, after: int = 0, *, from_zero: bool = False) -> None:
+        self._scale = base * RATE
+        self._wraps = [round((1 << bits) * self._scale) for bits in _WRAP_BITS]
+        self._period = period
+        self._after = after
+        self._from_zero = from_zero
+        self._offset = 0
+        self._last: int | None = None
+        self._last_arrival = 0
+
+    def place(self, dts: int | None, pts: int | None, arrival: int) -> Placed:
+        """Times of the next packet.
+
+        Args:
+            dts, pts: the packet's own, in the stream's units.
+            arrival: ticks from the start of the capture to now.
+        """
+        raw_pts = None if pts is None else round(pts * self._scale)
+        raw = raw_pts if dts is None else round(dts * self._scale)
+        note = None
+        if self._last is None:
+            raw = (raw or 0) if self._from_zero or raw is not None else 0
+            self._offset = max(arrival, self._after + 1) - raw
+        elif raw is None:
+            raw = self._last + self._period - self._offset
+        else:
+            note = self._continue(raw, arrival, self._last)
+        at = raw + self._offset
+        self._last = at if self._last is None else max(self._last, at)
+        self._last_arrival = arrival
+        return Placed(at if raw_pts is None else self._shown(raw_pts, at), None if dts is None else at, note)
+
+    def _continue(self, raw: int, arrival: int, last: int) -> str | None:
+        """Set the offset so that `raw` goes on from the packet before."""
+        step = raw + self._offset - last
+        passed = max(arrival - self._last_arrival, 0)
+        if -_REORDERED <= step <= passed + _AHEAD:
+            return None
+        for wrap in self._wraps:
+            for turn in (wrap, -wrap):
+                if -_REORDERED <= step + turn <= passed + _AHEAD:
+                    self._offset += turn
+                    return None
+        self._offset += max(passed, self._period) - step
+        return f"the stream's time jumped by {step / RATE:+.3f} s; it goes on by the time of arrival"
+
+    def _shown(self, raw_pts: int, at: int) -> int:
+        """When a packet is shown that is decoded at `at`; never far from it."""
+        pts = raw_pts + self._offset
+        for turn in (0, *self._wraps, *(-wrap for wrap in self._wraps)):
+            if -RATE // 2 <= pts + turn - at <= 2 * _AHEAD:
+                return pts + turn
+        return at
