@@ -102,6 +102,26 @@ def test_what_is_refused_is_set_aside_and_blocks_nothing(tmp_path: Path, status:
             assert site.status("hook")["set_aside"] == 0
 
 
+def test_trouble_that_is_told_to_who_refuses_everything_does_not_breed(tmp_path: Path):
+    troubles = []
+
+    def note(sink: str, kind: str, detail) -> None:
+        troubles.append(kind)
+        with sites[0].store.transaction() as connection:
+            sites[0].delivery.on_health(connection, "", "", kind, detail)
+
+    with Receiver() as receiver:
+        receiver.answer = lambda content: 410
+        with told_site(tmp_path, [hook(receiver.url)], on_trouble=note) as site:
+            sites = [site]
+            for _ in range(4):
+                site.start()
+            until(lambda: site.status("hook")["set_aside"] == 5)
+            until(lambda: site.status("hook")["pending"] == 0)
+        assert troubles == ["set aside"]
+        assert [one["kind"] for one in receiver.contents()].count("health") == 1
+
+
 def test_a_receiver_that_never_answers_is_left_in_time_and_asked_again(tmp_path: Path):
     released = threading.Event()
 

@@ -70,6 +70,7 @@ class SinkQueue:
         self._flushed = time.monotonic()
         self._tended = time.monotonic()
         self._late = False
+        self._refusing = False
         self._memory: deque[outbox.Row] = deque()
         self._memory_id = 0
         self._memory_due = 0.0
@@ -164,6 +165,7 @@ class SinkQueue:
     def sent(self, row_id: int) -> None:
         """The other side has taken this row over. Written down a little later, together with others."""
         self.well()
+        self._refusing = False
         if row_id < 0:
             self._forget(row_id)
         else:
@@ -177,7 +179,10 @@ class SinkQueue:
         else:
             with transaction(self.connection):
                 outbox.set_aside(self.connection, self.sink, row.id, reason, time.time())
-        self._tell("set aside", {"message": row.message_id, "camera": row.camera, "reason": reason})
+        # Told once, until something gets through again: telling it may itself be a message that is refused.
+        if not self._refusing and row.kind != "health":
+            self._refusing = True
+            self._tell("set aside", {"message": row.message_id, "camera": row.camera, "reason": reason})
 
     def failed(self, row: outbox.Row, reason: str, delay_s: float) -> None:
         """A row did not get through; it and its camera wait."""
