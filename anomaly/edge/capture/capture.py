@@ -231,7 +231,7 @@ class Capture:
 
     def _receive(self, messages: Connection) -> None:
         """Take in what the process told. It handles what strangers send: nothing it says is run."""
-        with suppress(EOFError, OSError):
+        with suppress(EOFError, OSError, ValueError, LookupError, TypeError):
             while messages.poll():
                 told = json.loads(messages.recv_bytes())
                 report = Report(
@@ -241,6 +241,9 @@ class Capture:
                     float(told["utc_s"]),
                     dict(told["detail"]),
                 )
+                # The next process compares with what this one saw last.
                 if report.kind == "connected":
                     self._known = {key: report.detail[key] for key in ("width", "height", "codec")}
+                elif report.kind == "changed":
+                    self._known = dict(report.detail["after"])
                 self._tell(report)

@@ -134,6 +134,8 @@ class _Camera:
             self._newest.alive_ns = time.monotonic_ns()
             try:
                 self._connection()
+                if self._stopping.is_set():
+                    return
                 if self._settings.address.kind == "file":
                     if self._settings.loop:
                         continue
@@ -231,7 +233,7 @@ class _Camera:
             if time.monotonic() - picture_at > _NO_PICTURE_S:
                 raise Lost(f"nothing that came in {_NO_PICTURE_S:g} s could be decoded")
             if self._recorder is not None and packet.size:
-                self._recorder.write(packet, source, received_ns, utc_s)
+                self._recorder.write(packet, source, utc_s)
 
     def _packets(self, source: Opened) -> Iterator[Packet[Any]]:
         limit_s = self._settings.read_timeout_s

@@ -1,0 +1,233 @@
+"""One segment: a fragmented MP4 that begins with a keyframe and knows when it began."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import av
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from anomaly.edge.capture.opening import Opened
+from anomaly.edge.capture.timing import RATE, TIME_BASE
+
+# A fragment is on disk after a second even if no keyframe came.
+_MUXER = {
+    "movflags": "frag_keyframe+empty_moov+default_base_moof",
+    "frag_duration": "1000000",
+    "flush_packets": "1",
+}
+# This many first packets may come before libav knows the order of decoding.
+_UNORDERED = 40
+# The machine's clock was set while a segment was written: the next keyframe begins another.
+_CLOCK_STEP_S = 2.0
+# NAL unit types of parameter sets.
+_PARAMETER_SETS = {"h264": (7, 8), "hevc": (32, 33, 34)}
+_START_CODE = re.compile(rb"\x00\x00\x01")
+
+
+class Segment:
+    """Writes one segment under a name that ends in `.part`.
+
+    Args:
+        folder, camera: see `Recorder`.
+        source: open source of the packets.
+        parameters: parameter sets of the keyframe (Annex B); empty = those that the source announced.
+        first: the keyframe; it is written by `write`.
+        utc_s: when it arrived.
+    """
+
+    def __init__(
+        self, folder: Path, camera: str, source: Opened, parameters: bytes, first: Packet[Any], utc_s: float
+    ) -> None:
+        assert first.pts is not None
+        self._folder = folder
+        self._codec = source.stream.codec_context.name
+        self._period = source.period
+        self._start_utc_s = utc_s
+        self._start_pts = first.pts
+        self._offset_s = utc_s - first.pts / RATE
+        self._least_offset_s = self._offset_s
+        self._base: int | None = None
+        self._waiting: list[Packet[Any]] = []
+        self._last_dts: int | None = None
+        self._end_pts = first.pts
+        self._frames = 0
+        self.path = _free_path(folder / camera, utc_s)
+        self._part = self.path.with_name(self.path.name + ".part")
+        self._container = av.open(str(self._part), "w", format="mp4", options=_MUXER)
+        self._container.metadata["comment"] = json.dumps(
+            {"start_utc_s": utc_s, "start_pts_s": first.pts / RATE, "codec": self._codec}
+        )
+        stream = self._container.add_stream_from_template(source.stream, opaque=True)
+        if parameters:
+            stream.codec_context.extradata = parameters
+        stream.time_base = TIME_BASE
+        self._stream: VideoStream = stream
+
+    def full(self, packet: Packet[Any], utc_s: float, segment_s: float) -> bool:
+        """Whether this keyframe begins the next segment."""
+        assert packet.pts is not None
+        stepped = abs(utc_s - packet.pts / RATE - self._offset_s) > _CLOCK_STEP_S
+        return stepped or packet.pts - self._start_pts >= segment_s * RATE - self._period // 2
+
+    def write(self, packet: Packet[Any], utc_s: float) -> None:
+        """Write a packet; the order of decoding is completed where libav does not know it yet."""
+        assert packet.pts is not None
+        offset_s = utc_s - packet.pts / RATE
+        if abs(offset_s - self._offset_s) <= _CLOCK_STEP_S:
+            self._least_offset_s = min(self._least_offset_s, offset_s)
+        self._frames += 1
+        self._end_pts = max(self._end_pts, packet.pts + self._period)
+        if packet.dts is None and self._last_dts is None and len(self._waiting) < _UNORDERED:
+            self._waiting.append(packet)
+            return
+        self._release(packet.dts)
+        self._mux(packet)
+
+    def finish(self) -> dict[str, Any] | None:
+        """Close, sync, rename; returns what "segment" tells, or None where nothing was written."""
+        self._release(None)
+        self._container.close()
+        if not self._frames:
+            self._part.unlink()
+            return None
+        size = put_in_place(self._part, self.path)
+        start_pts_s, end_pts_s = self._start_pts / RATE, self._end_pts / RATE
+        # Packets arrive late, never early: the one that was held up least tells when the segment began.
+        start_utc_s = start_pts_s + self._least_offset_s
+        return {
+            "path": self.path.relative_to(self._folder).as_posix(),
+            "start_utc_s": start_utc_s,
+            "end_utc_s": start_utc_s + end_pts_s - start_pts_s,
+            "start_pts_s": start_pts_s,
+            "end_pts_s": end_pts_s,
+            "bytes": size,
+            "frames": self._frames,
+            "codec": self._codec,
+            "first_keyframe": True,
+        }
+
+    def discard(self) -> None:
+        """Drop what was written."""
+        try:
+            self._container.close()
+        except (av.error.FFmpegError, OSError, ValueError):
+            pass  # It is thrown away; that its end cannot be written no longer matters.
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    def _release(self, dts: int | None) -> None:
+        """Write the first packets, decoded at even steps before the first one whose time is known."""
+        waiting, self._waiting = self._waiting, []
+        for place, packet in enumerate(waiting):
+            if dts is not None:
+                packet.dts = dts - (len(waiting) - place) * self._period
+            else:
+                packet.dts = packet.pts
+            self._mux(packet)
+
+    def _mux(self, packet: Packet[Any]) -> None:
+        assert packet.pts is not None
+        dts = packet.pts if packet.dts is None else min(packet.dts, packet.pts)
+        if self._last_dts is not None:
+            dts = max(dts, self._last_dts + 1)
+        self._last_dts = dts
+        if self._base is None:
+            self._base = dts
+        packet.stream = self._stream
+        packet.time_base = TIME_BASE
+        packet.dts = dts - self._base
+        packet.pts = max(packet.pts, dts) - self._base
+        self._container.mux_one(packet)
+
+
+def put_in_place(part: Path, path: Path) -> int:
+    """Sync a file, give it its name, sync the folder; returns its bytes."""
+    with open(part, "rb+") as file:
+        os.fsync(file.fileno())
+        size = os.fstat(file.fileno()).st_size
+    os.rename(part, path)
+    sync_folder(path.parent)
+    return size
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def adopt(part: Path, folder: Path) -> dict[str, Any] | None:
+    """Finish the segment that a killed process left; returns what "segment" tells, or None where nothing plays."""
+    path = part.with_name(part.name.removesuffix(".part"))
+    try:
+        with av.open(
+            f"file:{part.absolute()}", options={"protocol_whitelist": "file", "format_whitelist": "mov,mp4"}
+        ) as container:
+            told = json.loads(container.metadata["comment"])
+            start_utc_s, start_pts_s = float(told["start_utc_s"]), float(told["start_pts_s"])
+            stream = container.streams.video[0]
+            base = float(stream.time_base or TIME_BASE)
+            times = [packet.pts * base for packet in container.demux(stream) if packet.pts is not None]
+            codec = str(told["codec"])
+    except (av.error.FFmpegError, ValueError, LookupError, TypeError):
+        times = []
+    if not times:
+        part.unlink()
+        return None
+    length_s = (max(times) - times[0]) * (1 + 1 / max(len(times) - 1, 1))
+    size = put_in_place(part, path)
+    return {
+        "path": path.relative_to(folder).as_posix(),
+        "start_utc_s": start_utc_s,
+        "end_utc_s": start_utc_s + length_s,
+        "start_pts_s": start_pts_s,
+        "end_pts_s": start_pts_s + length_s,
+        "bytes": size,
+        "frames": len(times),
+        "codec": codec,
+        "first_keyframe": True,
+    }
+
+
+def parameter_sets(data: bytes, codec: str) -> bytes:
+    """The parameter sets inside a keyframe of H.264 or H.265 (Annex B), as one header; empty where there are none."""
+    types = _PARAMETER_SETS.get(codec)
+    if types is None or not data.startswith((b"\0\0\1", b"\0\0\0\1")):
+        return b""
+    starts = [found.end() for found in _START_CODE.finditer(data[:65536])]
+    found = b""
+    for start, end in zip(starts, [*(start - 3 for start in starts[1:]), len(data)], strict=True):
+        kind = data[start] & 0x1F if codec == "h264" else data[start] >> 1 & 0x3F
+        if kind in types:
+            found += b"\0\0\0\1" + data[start:end].rstrip(b"\0")
+    return found
+
+
+def frame_size_marker(data: bytes) -> bytes:
+    """The part of a JPEG that tells its size; empty where there is none."""
+    at = max(data.find(b"\xff\xc0\x00"), data.find(b"\xff\xc2\x00"))
+    return data[at : at + 9] if at >= 0 else b""
+
+
+def _free_path(folder: Path, utc_s: float) -> Path:
+    """A name that no segment has; a clock that was set back comes to the same moment twice."""
+    while True:
+        when = datetime.fromtimestamp(utc_s, UTC)
+        day = folder / f"{when:%Y%m%d}"
+        path = day / f"{when:%H%M%S}.{when.microsecond // 1000:03d}.mp4"
+        if not day.is_dir():
+            day.mkdir(parents=True)
+            sync_folder(day.parent)
+        if not path.exists() and not path.with_name(path.name + ".part").exists():
+            return path
+        utc_s += 0.001

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anomaly.edge.address import parse_address, redact
+from anomaly.errors import SourceError
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "shown"),
+    [
+        ("rtsp://camera/live", "rtsp", "rtsp://camera/live"),
+        ("RTSPS://10.0.0.5:322/live", "rtsp", "rtsps://10.0.0.5:322/live"),
+        ("rtsp://user:${env:CAM}@camera:554/live?token=abc", "rtsp", "rtsp://camera:554/live?***"),
+        ("rtsp://${file:/run/secrets/login}@camera/live", "rtsp", "rtsp://camera/live"),
+        ("http://[fe80::1]:8080/video", "http", "http://[fe80::1]:8080/video"),
+        ("/dev/video0", "v4l2", "/dev/video0"),
+        ("v4l2:///dev/video12", "v4l2", "/dev/video12"),
+        ("file:///data/a.mp4", "file", "/data/a.mp4"),
+        ("clips/a b.mp4", "file", "clips/a b.mp4"),
+        ("concat:a.mp4", "file", "concat:a.mp4"),
+    ],
+)
+def test_what_may_be_opened(text: str, kind: str, shown: str):
+    address = parse_address(text)
+    assert (address.kind, address.shown) == (kind, shown)
+    assert "CAM" not in repr(address)
+    assert "abc" not in repr(address)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "rtsp://",
+        "rtsp://user@/live",
+        "rtsp://camera/a\nb",
+        "udp://239.0.0.1:1234",
+        "rtmp://camera/live",
+        "ftp://host/a.mp4",
+        "concat://a|b",
+        "tcp://host:80",
+        "v4l2:///etc/passwd",
+        "file://host/a.mp4",
+        "http://-$(id)/x",
+        "rtsp://user:${env:A@camera/live",
+    ],
+)
+def test_nothing_else_is_opened(text: str):
+    with pytest.raises(SourceError) as caught:
+        parse_address(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_password_written_out_is_refused_without_being_repeated():
+    with pytest.raises(SourceError, match=r"rtsp://user:\$\{env:NAME\}@camera/") as caught:
+        parse_address("rtsp://admin:canary-7431@camera/live")
+    assert "canary" not in str(caught.value)
+
+
+def test_secrets_are_filled_in_and_encoded_where_they_have_signs_of_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CAM_PASSWORD", "p@ss/w:rd")
+    (tmp_path / "key").write_text("key7\n")
+    address = parse_address(f"rtsp://u:${{env:CAM_PASSWORD}}@camera/live?k=${{file:{tmp_path / 'key'}}}")
+    assert address.resolve() == "rtsp://u:p%40ss%2Fw%3Ard@camera/live?k=key7"
+    assert address.shown == "rtsp://camera/live?***"
+    told = f"failed '{address.resolve()}' p@ss/w:rd p%40ss%2Fw%3Ard rtsp://x:y@other/z\nkey7"
+    cleaned = redact(told, address)
+    for secret in ("p@ss", "p%40", "key7", "x:y", "\n"):
+        assert secret not in cleaned
+    assert "rtsp://camera/live" in cleaned
+
+
+def test_a_secret_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CAM_PASSWORD", raising=False)
+    with pytest.raises(SourceError, match="CAM_PASSWORD"):
+        parse_address("rtsp://u:${env:CAM_PASSWORD}@camera/live").resolve()

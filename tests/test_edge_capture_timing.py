@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomaly.edge.capture.retry import REFUSED_TRIES, Retry
+from anomaly.edge.capture.timing import RATE, StreamTime
+
+STEP = 9_000
+
+
+def shown(
+    ticks: list[int | None], *, base: Fraction = Fraction(1, RATE), dts: list[int | None] | None = None
+):
+    """Times in steps of a tenth of a second, placed as if each packet arrived a step after the one before."""
+    times = StreamTime(base, STEP)
+    placed = [
+        times.place(None if dts is None else dts[i], tick, 5 * RATE + i * STEP)
+        for i, tick in enumerate(ticks)
+    ]
+    return [round((one.pts - 5 * RATE) / STEP, 6) for one in placed], [one.note for one in placed]
+
+
+@pytest.mark.parametrize("bits", [32, 33])
+def test_a_counter_that_runs_over_goes_on(bits: int):
+    first = (1 << bits) - 3 * STEP
+    steps, notes = shown([(first + i * STEP) % (1 << bits) for i in range(8)])
+    assert steps == list(range(8))
+    assert set(notes) == {None}
+
+
+@pytest.mark.parametrize("bits", [32, 33])
+def test_a_counter_runs_over_between_reordered_frames(bits: int):
+    order = [0, 3, 1, 2, 6, 4, 5, 9, 7, 8]
+    first = (1 << bits) - 2 * STEP
+    steps, notes = shown(
+        [(first + n * STEP) % (1 << bits) for n in order],
+        dts=[(first + (i - 2) * STEP) % (1 << bits) for i in range(len(order))],
+    )
+    assert [step - steps[0] for step in steps] == order
+    assert set(notes) == {None}
+
+
+def test_a_jump_back_is_bridged_by_the_time_that_passed_and_told():
+    steps, notes = shown([0, STEP, 2 * STEP, -50 * RATE, -50 * RATE + STEP])
+    assert steps == [0, 1, 2, 3, 4]
+    assert [note is not None for note in notes] == [False, False, False, True, False]
+    assert "jumped by -50.2" in str(notes[3])
+
+
+def test_a_jump_ahead_is_bridged_too_and_a_pause_is_kept():
+    steps, notes = shown([0, STEP, 3600 * RATE, 3600 * RATE + STEP])
+    assert steps == [0, 1, 2, 3]
+    assert notes[2] is not None
+    times = StreamTime(Fraction(1, RATE), STEP)
+    times.place(None, 0, 0)
+    assert times.place(None, 60 * RATE, 60 * RATE).pts == 60 * RATE + 1
+
+
+def test_other_units_and_packets_without_times():
+    assert shown([0, 100, None, 300], base=Fraction(1, 1000))[0] == [0, 1, 2, 3]
+    assert shown([None, STEP, 2 * STEP])[0][2] == 2
+
+
+def test_a_connection_is_placed_after_all_before_it():
+    times = StreamTime(Fraction(1, RATE), STEP, after=100 * RATE)
+    assert times.place(0, 0, 50 * RATE).pts == 100 * RATE + 1
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(-(1 << 62), 1 << 62)), min_size=2, max_size=50))
+def test_whatever_a_camera_says_time_stays_near_the_time_of_arrival(ticks: list[int | None]):
+    times = StreamTime(Fraction(1, RATE), STEP)
+    placed = [times.place(tick, tick, i * STEP).pts for i, tick in enumerate(ticks)]
+    assert all(later - earlier >= -2 * RATE for earlier, later in pairwise(placed))
+    assert all(later - earlier <= 12 * RATE for earlier, later in pairwise(placed))
+
+
+def test_tries_are_jittered_and_at_most_a_second_apart_for_ever():
+    retry = Retry(60.0)
+    waits = [retry.after_loss() for _ in range(500)]
+    assert max(waits) <= 1.0
+    assert min(waits) > 0
+    assert np.std(waits[1:]) > 0.1
+
+
+def test_a_refusal_is_tried_three_times_a_minute_apart():
+    retry = Retry(60.0)
+    assert [retry.after_refusal() for _ in range(REFUSED_TRIES)] == [60.0, 60.0, None]
+    retry.connected()
+    assert retry.after_refusal() == 60.0

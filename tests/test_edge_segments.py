@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from capture_watch import Watch
+from clips import texture, write_clip
+from rtsp_server import RtspServer, number_in
+
+from anomaly.edge.address import parse_address
+from anomaly.edge.capture import Capture, CaptureSettings, Report
+
+
+def recording(text: str, folder: Path, **options: Any) -> Capture:
+    return Capture(
+        CaptureSettings("cam1", parse_address(text), **{"recording": folder, "segment_s": 1.0, **options})
+    )
+
+
+def played(path: Path) -> tuple[list[int], list[float]]:
+    """The frames' numbers, and their times in the file."""
+    with av.open(str(path)) as container:
+        assert not container.streams.audio
+        first = next(iter(container.demux(video=0)))
+        assert first.is_keyframe
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    return [number_in(frame.to_ndarray(format="rgb24")) for frame in frames], [
+        float(frame.time or 0) for frame in frames
+    ]
+
+
+def check(folder: Path, reports: list[Report]) -> list[int]:
+    """Each segment told is there, plays, and holds as many frames as told; returns all frames' numbers."""
+    numbers: list[int] = []
+    for report in reports:
+        detail = report.detail
+        path = folder / detail["path"]
+        assert path.stat().st_size == detail["bytes"]
+        inside, times = played(path)
+        assert len(inside) == detail["frames"]
+        assert times[-1] - times[0] < detail["end_pts_s"] - detail["start_pts_s"] < times[-1] - times[0] + 0.2
+        assert detail["end_utc_s"] - detail["start_utc_s"] == pytest.approx(
+            detail["end_pts_s"] - detail["start_pts_s"]
+        )
+        began = datetime.strptime(f"{path.parent.name} {path.stem}", "%Y%m%d %H%M%S.%f").replace(tzinfo=UTC)
+        assert began.timestamp() == pytest.approx(detail["start_utc_s"], abs=1.0)
+        numbers += inside
+    return numbers
+
+
+@pytest.mark.parametrize(
+    "options", [{"audio": True}, {"b_frames": 2}, {"codec": "h265"}, {"codec": "mjpeg", "size": (320, 240)}]
+)
+def test_every_frame_is_in_a_segment_as_it_came(tmp_path: Path, options: dict):
+    with RtspServer(**{"size": (320, 192), **options}) as server:
+        with recording(server.url, tmp_path) as capture:
+            watch = Watch(capture)
+            watch.until_told("segment", 2)
+        watch.take()
+    segments = watch.told("segment")
+    assert {report.detail["first_keyframe"] for report in segments} == {True}
+    numbers = check(tmp_path, segments)
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert len(segments) == 3 or len(numbers) % 10 == 0
+    for before, after in pairwise(segments):
+        assert after.detail["start_pts_s"] == pytest.approx(before.detail["end_pts_s"], abs=1e-3)
+        assert after.detail["start_utc_s"] == pytest.approx(before.detail["end_utc_s"], abs=0.3)
+    # Frames and segments are told in the same two times.
+    frame, detail = watch.frames[-1], segments[-1].detail
+    assert frame.utc_s - frame.pts_s == pytest.approx(detail["start_utc_s"] - detail["start_pts_s"], abs=0.5)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_another_size_begins_another_segment(tmp_path: Path):
+    with RtspServer(size=(320, 192)) as server:
+        with recording(server.url, tmp_path, segment_s=30.0) as capture:
+            watch = Watch(capture)
+            watch.more_frames(8)
+            server.change_size(256, 128)
+            watch.until_told("segment")
+            watch.more_frames(12)
+        watch.take()
+    sizes = []
+    for report in watch.told("segment"):
+        with av.open(str(tmp_path / report.detail["path"])) as container:
+            sizes.append({(frame.width, frame.height) for frame in container.decode(video=0)})
+    assert sizes == [{(320, 192)}, {(256, 128)}]
+
+
+def kills(folder: Path, count: int) -> None:
+    """Kill the process again and again; what it had written plays, and almost nothing is missing."""
+    with RtspServer(size=(320, 192), keyframe_every=50) as server:
+        with recording(server.url, folder, segment_s=60.0) as capture:
+            watch = Watch(capture)
+            for _ in range(count):
+                watch.more_frames(18)
+                assert capture.pid is not None
+                os.kill(capture.pid, signal.SIGKILL)
+                watch.until_told("crashed", len(watch.told("crashed")) + 1)
+            watch.until(lambda: len(watch.told("connected")) > count)
+            watch.more_frames(2)
+        watch.take()
+    # The first GOP of a connection is on disk up to the last second.
+    check(folder, watch.told("segment"))
+    assert len(watch.told("segment")) >= count
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.mp4")} == {
+        report.detail["path"] for report in watch.told("segment")
+    }
+    assert not list(folder.rglob("*.part"))
+
+
+def test_what_a_killed_process_had_written_is_finished_by_the_next(tmp_path: Path):
+    kills(tmp_path, 2)
+
+
+@pytest.mark.slow
+def test_what_thirty_killed_processes_had_written_is_finished(tmp_path: Path):
+    kills(tmp_path, 30)
+
+
+def test_a_part_that_does_not_play_is_removed(tmp_path: Path):
+    clip = write_clip(tmp_path / "a.mp4", texture(20), fps=10, encoder={"g": "10"})
+    part = tmp_path / "rec" / "cam1" / "20260101" / "000000.000.mp4.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"\0" * 1000)
+    with recording(str(clip), tmp_path / "rec") as capture:
+        watch = Watch(capture)
+        watch.until_told("ended")
+    watch.take()
+    assert not part.exists()
+    assert len(watch.told("segment")) == 2
+    assert sum(report.detail["frames"] for report in watch.told("segment")) == 20
+
+
+def test_a_full_disk_stops_the_recording_and_not_the_frames(tmp_path: Path):
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("no right to mount a small disk here; run as root")
+    try:
+        clip = write_clip(
+            tmp_path / "a.mp4", texture(100, (192, 320)), fps=20, encoder={"g": "10", "crf": "1"}
+        )
+        with recording(str(clip), place, loop=True, fps=20) as capture:
+            watch = Watch(capture)
+            report = watch.until_told("recording_stopped")
+            assert report.detail["reason"] == "segments cannot be written (No space left on device)"
+            assert len(watch.more_frames(20)) == 20
+            assert not list(place.rglob("*.part"))
+            for path in place.rglob("*.mp4"):
+                path.unlink()
+            watch.until_told("recording_resumed", timeout_s=20)
+            assert len(watch.told("recording_stopped")) >= 1
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_segment_is_synced_before_it_has_its_name_and_told_after(tmp_path: Path):
+    if shutil.which("strace") is None:
+        pytest.skip("no strace on this machine; apt-get install strace")
+    clip = write_clip(tmp_path / "a.mp4", texture(20), fps=20, encoder={"g": "20"})
+    (tmp_path / "record.py").write_text(
+        "from pathlib import Path\n"
+        "from anomaly.edge.address import parse_address\n"
+        "from anomaly.edge.capture import Capture, CaptureSettings\n"
+        "if __name__ == '__main__':\n"
+        f"    folder = Path({str(tmp_path / 'rec')!r})\n"
+        f"    capture = Capture(CaptureSettings('a', parse_address({str(clip)!r}), recording=folder))\n"
+        "    with capture:\n"
+        "        import time\n"
+        "        while not any(one.kind == 'segment' for one in capture.reports()): time.sleep(0.05)\n"
+    )
+    log = tmp_path / "trace"
+    subprocess.run(
+        [
+            "strace",
+            "-f",
+            "-y",
+            "-e",
+            "trace=fsync,rename,renameat,renameat2,write",
+            "-s",
+            "400",
+            "-o",
+            str(log),
+        ]
+        + [sys.executable, str(tmp_path / "record.py")],
+        check=True,
+        timeout=120,
+    )
+    steps = []
+    for line in log.read_text().splitlines():
+        if "fsync(" in line and ".mp4.part>" in line:
+            steps.append("fsync file")
+        elif "rename" in line and ".mp4.part" in line:
+            steps.append("rename")
+        elif "fsync(" in line and "/rec/a/2" in line and ".mp4" not in line:
+            steps.append("fsync folder")
+        elif "write(" in line and '\\"kind\\": \\"segment\\"' in line:
+            steps.append("told")
+    assert steps == ["fsync file", "rename", "fsync folder", "told"]
