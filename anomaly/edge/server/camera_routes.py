@@ -11,11 +11,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, HTTPException, Query, WebSocket
 from fastapi.responses import Response, StreamingResponse
 from starlette.requests import HTTPConnection, Request
+from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from anomaly.edge.server.access import TheDoor, WhoOperates, WhoReads, WhoWatches, check
 from anomaly.edge.server.door import Door, door_of
 from anomaly.edge.server.live import TooManyStreams
+from anomaly.edge.server.picture import Picture
 from anomaly.edge.server.schemas import (
     Cameras,
     Done,
@@ -111,9 +113,16 @@ class _Stream(StreamingResponse):
         super().__init__(parts, media_type=f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
         self._stack = stack
 
-    async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it for as long as the client takes it, then leave."""
+
+        async def within_time(message: Message) -> None:
+            await asyncio.wait_for(send(message), _SEND_S)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, within_time)
+        except TimeoutError:
+            return
         finally:
             await self._stack.aclose()
 
@@ -133,30 +142,32 @@ async def live_socket(camera: str, websocket: WebSocket, door: TheDoor, who: Who
         except HTTPException:
             await websocket.close(4429, "too many live streams are open")
             return
+        sending = asyncio.create_task(_send_pictures(websocket, camera, pictures))
         gone = asyncio.create_task(_until_gone(websocket))
         try:
-            checked = time.monotonic()
-            async for picture in pictures:
-                if gone.done():
-                    return
-                if time.monotonic() - checked > _RECHECK_S:
-                    checked = time.monotonic()
-                    if not await asyncio.to_thread(_still_welcome, websocket, camera):
-                        here = camera in door.cameras()
-                        await websocket.close(4401 if here else 4404, "signed out" if here else "camera gone")
-                        return
-                if picture is not None:
-                    message = await asyncio.to_thread(picture.message)
-                    await asyncio.wait_for(websocket.send_bytes(message), _SEND_S)
-        except (WebSocketDisconnect, TimeoutError, RuntimeError):
-            return
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            gone.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await gone
+            for task in (sending, gone):
+                task.cancel()
+            await asyncio.gather(sending, gone, return_exceptions=True)
 
 
-async def _enter(stack: contextlib.AsyncExitStack, door: Door, camera: str):  # type: ignore[no-untyped-def]
+async def _send_pictures(websocket: WebSocket, camera: str, pictures: AsyncIterator[Picture | None]) -> None:
+    checked = time.monotonic()
+    async for picture in pictures:
+        if time.monotonic() - checked > _RECHECK_S:
+            checked = time.monotonic()
+            if not await asyncio.to_thread(_still_welcome, websocket, camera):
+                here = camera in door_of(websocket).cameras()
+                await websocket.close(4401 if here else 4404, "signed out" if here else "camera gone")
+                return
+        if picture is not None:
+            message = await asyncio.to_thread(picture.message)
+            await asyncio.wait_for(websocket.send_bytes(message), _SEND_S)
+    await websocket.close(1001, "the server stops")
+
+
+async def _enter(stack: contextlib.AsyncExitStack, door: Door, camera: str) -> AsyncIterator[Picture | None]:
     try:
         return await stack.enter_async_context(door.broadcast.watching(camera))
     except TooManyStreams:

@@ -63,8 +63,13 @@ class _Channel:
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def over(self) -> bool:
+        return self._over.is_set()
+
     def stop(self) -> None:
         self._over.set()
+        self._wake()
 
     def _run(self) -> None:
         after = -1
@@ -121,6 +126,8 @@ class Broadcast:
     async def watching(self, camera: str) -> AsyncIterator[AsyncIterator[Picture | None]]:
         """Pictures of a camera as they come, each newer than the last; None where none came for `WAKE_S`.
 
+        They end when the server stops.
+
         Raises:
             TooManyStreams: `max_streams` are open.
         """
@@ -162,7 +169,7 @@ class Broadcast:
 
 async def _pictures(channel: _Channel, watcher: _Watcher) -> AsyncIterator[Picture | None]:
     sent = -1
-    while True:
+    while not channel.over:
         picture = channel.newest
         if picture is not None and picture.sequence > sent:
             sent = picture.sequence
