@@ -143,7 +143,8 @@ def is_corrupt(error: BaseException | None) -> bool:
 
 def _error(path: Path, error: sqlite3.Error) -> StoreError:
     name = getattr(error, "sqlite_errorname", "")
-    if name == "SQLITE_FULL":
+    # Where the log's index cannot grow, SQLite calls a full disk an input/output error.
+    if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _is_full(path.parent)):
         return StoreFullError(f"{path}: {error}; make room on the disk that holds {path.parent}")
     if name.startswith("SQLITE_BUSY"):
         return StoreError(
@@ -154,6 +155,11 @@ def _error(path: Path, error: sqlite3.Error) -> StoreError:
             f"{path} is damaged ({error}); start `run` again: it sets the file aside and goes on"
         )
     return StoreError(f"{path}: {error}; check the disk that holds {path.parent}")
+
+
+def _is_full(folder: Path) -> bool:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize < 2**16
 
 
 def _run(connection: sqlite3.Connection, script: str) -> None:

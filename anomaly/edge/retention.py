@@ -1,0 +1,296 @@
+"""How long things are kept, and what gives way when the disk fills: recording first, then clips, never events."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from anomaly.edge.store import ballast, upkeep
+from anomaly.errors import StoreError, StoreFullError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from anomaly.edge.store import Store
+
+_LOG = logging.getLogger(__name__)
+_DAY_S = 86_400.0
+_EVERY_S = 30.0
+#: A clock that moved by more than this against the monotonic one was set, not slewed.
+_STEP_S = 1.0
+#: For so long after that nothing is deleted for its age: it takes a while to be seen and set right.
+_HOLD_S = 3600.0
+#: A machine that was off for longer than this starts with such a wait: its clock may have lost the date.
+_LONG_OFF_S = _DAY_S
+#: What was recorded last stays even on a full disk: clips that wait are made from it.
+_LAST_S = 120.0
+#: What stopped for want of room goes on when there is this much more than needed.
+_ROOM_AGAIN = 1.1
+_LAST_SEEN = "retention.last_seen_utc_s"
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """What is kept.
+
+    Attributes:
+        clip_days: days that pictures and clips of events and misses are kept; the row stays.
+        event_days: days that events are kept at all, with verdicts, health and gaps.
+        keep_hours: hours of recording, with its scores.
+        recording_bytes: most that the recording may take; None = what the disk has.
+        clip_bytes: most that pictures and clips may take; None = what the disk has.
+        recording_reserve_bytes: recording stops where less than this is free; None = 5 % of the disk, at most 2 GiB.
+        clip_reserve_bytes: making clips stops where less is free; None = 2 % of the disk, at most 512 MiB.
+    """
+
+    clip_days: float = 30.0
+    event_days: float = 365.0
+    keep_hours: float = 24.0
+    recording_bytes: int | None = None
+    clip_bytes: int | None = None
+    recording_reserve_bytes: int | None = None
+    clip_reserve_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How full the disk is: bytes free to this user, and whether there is room to record and for clips."""
+
+    free_bytes: int
+    recording: bool = True
+    clips: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The two clocks, in seconds; tests bring their own."""
+
+    wall: Callable[[], float] = time.time
+    steady: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class DiskEstimate:
+    """Bytes a day that are written, and the most that is kept at once, for all cameras together."""
+
+    recording_per_day: float
+    clips_per_day: float
+    scores_per_day: float
+    kept: float
+
+    def __str__(self) -> str:
+        return (
+            f"recording {_size(self.recording_per_day)} a day, clips {_size(self.clips_per_day)} a day, "
+            f"scores {_size(self.scores_per_day)} a day; {_size(self.kept)} kept at most"
+        )
+
+
+class Retention:
+    """Deletes what is old or too much, and says whether there is room; a thread does so twice a minute.
+
+    By age nothing is deleted for an hour after the machine's clock was seen to jump (nor at the start, after
+    the machine was off for over a day). By bytes the oldest in order of arrival goes, whatever the clock says.
+    What is held stays, and events that are still on.
+
+    Args:
+        store: of the runner.
+        settings: what is kept.
+        on_room: called, in the thread, with each `Room` in which something stopped or goes on again.
+        clocks: for tests.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: RetentionSettings | None = None,
+        on_room: Callable[[Room], None] | None = None,
+        clocks: Clocks | None = None,
+    ) -> None:
+        self._store = store
+        self._settings = settings or RetentionSettings()
+        self._on_room = on_room
+        self._clocks = clocks or Clocks()
+        self._seen: tuple[float, float] | None = None
+        self._held_until_s = 0.0
+        self._room = Room(0)
+        self._health: dict[str, int] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Tidy once, then go on in a thread."""
+        self.tidy()
+        self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(30.0)
+
+    @property
+    def room(self) -> Room:
+        """How it was at the last look."""
+        return self._room
+
+    def tidy(self) -> Room:
+        """Delete what is due and look at the disk.
+
+        Raises:
+            StoreError: the store cannot be read or written.
+        """
+        now = self._clocks.wall()
+        if not self._clock_in_doubt(now):
+            self._delete_old(now)
+        self._delete_too_much()
+        room = self._look()
+        if not room.recording and upkeep.delete_recording(
+            self._store, self._reserves()[0] - room.free_bytes, spare_after=self._newest() - _LAST_S
+        ):
+            room = self._look()
+        self._tell(room, now)
+        self._room = room
+        if room.clips:
+            ballast.load(self._store.folder)
+        self._store.checkpoint()
+        return room
+
+    def _run(self) -> None:
+        while not self._stop.wait(_EVERY_S):
+            try:
+                self.tidy()
+            except StoreError as error:
+                _LOG.warning("retention waits: %s", error)
+
+    def _clock_in_doubt(self, now: float) -> bool:
+        steady = self._clocks.steady()
+        if self._seen is None:
+            last = self._store.fact(_LAST_SEEN)
+            jumped = last is not None and not -_STEP_S < now - float(last) < _LONG_OFF_S
+        else:
+            jumped = abs((now - self._seen[0]) - (steady - self._seen[1])) > _STEP_S
+        if jumped:
+            self._held_until_s = steady + _HOLD_S
+            _LOG.warning("the clock jumped: nothing is deleted for its age for %d minutes", _HOLD_S / 60)
+        self._seen = now, steady
+        try:
+            self._store.set_fact(_LAST_SEEN, repr(now))
+        except StoreFullError as error:
+            _LOG.warning("%s", error)
+        return steady < self._held_until_s
+
+    def _delete_old(self, now: float) -> None:
+        settings = self._settings
+        upkeep.delete_old_recording(self._store, now - settings.keep_hours * 3600)
+        upkeep.delete_old_media(self._store, now - settings.clip_days * _DAY_S)
+        upkeep.delete_old_rows(self._store, now - settings.event_days * _DAY_S)
+
+    def _delete_too_much(self) -> None:
+        settings = self._settings
+        if settings.recording_bytes is not None:
+            too_much = upkeep.recording_bytes(self._store) - settings.recording_bytes
+            upkeep.delete_recording(self._store, too_much)
+        if settings.clip_bytes is not None:
+            upkeep.delete_media(self._store, upkeep.media_bytes(self._store) - settings.clip_bytes)
+
+    def _newest(self) -> float:
+        """When the newest segment ended; by the recording's own times, so that a jump changes nothing."""
+        return upkeep.newest_recording(self._store)
+
+    def _reserves(self) -> tuple[int, int]:
+        disk = os.statvfs(self._store.folder)
+        total = disk.f_blocks * disk.f_frsize
+        recording, clips = self._settings.recording_reserve_bytes, self._settings.clip_reserve_bytes
+        return (
+            min(2 * 2**30, total // 20) if recording is None else recording,
+            min(512 * 2**20, total // 50) if clips is None else clips,
+        )
+
+    def _look(self) -> Room:
+        disk = os.statvfs(self._store.folder)
+        free = disk.f_bavail * disk.f_frsize
+        for_recording, for_clips = self._reserves()
+        before = self._room
+        return Room(
+            free,
+            free >= for_recording * (1.0 if before.recording else _ROOM_AGAIN),
+            free >= for_clips * (1.0 if before.clips else _ROOM_AGAIN),
+        )
+
+    def _tell(self, room: Room, now: float) -> None:
+        """Write the beginning and the end of a full disk as health events, and tell the runner."""
+        for what, stopped in (("recording", not room.recording), ("clips", not room.clips)):
+            try:
+                if stopped and what not in self._health:
+                    detail = {"stopped": what, "free_bytes": room.free_bytes}
+                    self._health[what] = self._store.add_health("", "disk", now, detail)
+                elif not stopped and what in self._health:
+                    self._store.end_health(self._health.pop(what), now)
+            except StoreFullError as error:
+                _LOG.warning("%s", error)
+        if (room.recording, room.clips) != (self._room.recording, self._room.clips):
+            _LOG.warning(
+                "%s free on the disk: recording %s, clips %s; events and scores go on",
+                _size(room.free_bytes),
+                "goes on" if room.recording else "stopped",
+                "go on" if room.clips else "stopped",
+            )
+            if self._on_room is not None:
+                self._on_room(room)
+
+
+def estimate_disk(
+    bits_per_s: Mapping[str, float],
+    settings: RetentionSettings | None = None,
+    *,
+    scored_per_s: float = 10.0,
+    events_per_day: float = 50.0,
+    clip_s: float = 20.0,
+    recording: bool = True,
+) -> DiskEstimate:
+    """What a site will write, told before it starts.
+
+    Args:
+        bits_per_s: of each camera's stream, by its name.
+        settings: what is kept.
+        scored_per_s: frames scored a second, of each camera.
+        events_per_day: of each camera.
+        clip_s: length of a clip.
+        recording: whether the rolling recording is on.
+    """
+    settings = settings or RetentionSettings()
+    bytes_per_s = sum(bits_per_s.values()) / 8
+    recorded = bytes_per_s * _DAY_S if recording else 0.0
+    clips = bytes_per_s * clip_s * events_per_day + len(bits_per_s) * events_per_day * upkeep.PICTURE_BYTES
+    scores = len(bits_per_s) * (scored_per_s * upkeep.SCORE_BYTES + upkeep.BATCH_BYTES) * _DAY_S
+    kept_recording = recorded * settings.keep_hours / 24
+    kept_clips = clips * settings.clip_days
+    if settings.recording_bytes is not None:
+        kept_recording = min(kept_recording, settings.recording_bytes)
+    if settings.clip_bytes is not None:
+        kept_clips = min(kept_clips, settings.clip_bytes)
+    kept = kept_recording + kept_clips + scores * settings.keep_hours / 24
+    return DiskEstimate(recorded, clips, scores, kept)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

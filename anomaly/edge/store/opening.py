@@ -1,0 +1,201 @@
+"""The folder of a store, opened: one connection a thread, one owner, and repair at the start."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+import weakref
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from anomaly.edge.store import ballast, database, deletion, reconcile, timeline
+from anomaly.edge.store.schema import SCHEMA, VERSION
+from anomaly.errors import StoreError, StoreFullError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
+
+    from anomaly.edge.store.event import StoredEvent
+
+    OnEvent = Callable[[sqlite3.Connection, StoredEvent, str], None]
+    OnDelete = Callable[[sqlite3.Connection, StoredEvent], None]
+
+_T = TypeVar("_T")
+DATABASE = "anomaly.db"
+
+
+class _OfThread:
+    """Closes a thread's connection when the thread ends; the connection alone would wait for the collector."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def __del__(self) -> None:
+        self.connection.close()
+
+
+class OpenFolder:
+    """A store's folder and database, opened; `Store` says what its arguments are."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        on_event: Sequence[OnEvent] = (),
+        *,
+        on_delete: Sequence[OnDelete] = (),
+        schemas: Sequence[str] = (),
+        owner: bool = True,
+    ) -> None:
+        self.folder = Path(folder)
+        self.notices: tuple[str, ...] = ()
+        self._on_event = tuple(on_event)
+        self._on_delete = tuple(on_delete)
+        self._schemas = (SCHEMA, *schemas)
+        self._path = self.folder / DATABASE
+        self._local = threading.local()
+        self._threads: weakref.WeakSet[_OfThread] = weakref.WeakSet()
+        # Threads of one process queue here, in order and at once; SQLite's own waiting sleeps and retries.
+        self._writing = threading.RLock()
+        self._lock: int | None = None
+        self._closed = False
+        if owner:
+            self._open_as_owner()
+        elif not self._path.exists():
+            raise StoreError(
+                f"{self.folder} holds no store ({DATABASE}); give the folder that `run` writes to"
+            )
+        else:
+            self.connection()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all threads' connections; the threads that used it must be done with it."""
+        self._closed = True
+        with self._writing:
+            for one in list(self._threads):
+                one.connection.close()
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def connection(self) -> sqlite3.Connection:
+        """The calling thread's connection; it is closed when the thread ends."""
+        if self._closed:
+            raise StoreError(f"the store in {self.folder} is closed; open it again")
+        held: _OfThread | None = getattr(self._local, "held", None)
+        if held is None:
+            held = self._local.held = _OfThread(database.connect(self._path))
+            self._threads.add(held)
+        return held.connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, committed to the disk at the end; within another one of this thread it joins it."""
+        with self._writing, database.told(self._path), database.transaction(self.connection()) as connection:
+            yield connection
+
+    def path(self, relative: str) -> Path:
+        """Where a file that a row names lies; StoreError for a name that leads out of the folder."""
+        path = self.folder / relative
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise StoreError(f"{relative!r} leads out of the store; its rows name files inside it only")
+        return path
+
+    def write(self, write: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run a write in a transaction; where the disk is full, once more in the room kept for that."""
+        try:
+            with self.transaction() as connection:
+                return write(connection)
+        except StoreFullError:
+            connection = self.connection()
+            if connection.in_transaction:
+                raise
+            ballast.drop(self.folder)
+            # What the log holds goes into the database, so that the log's own room is written again.
+            with database.told(self._path):
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        with self.transaction() as connection:
+            return write(connection)
+
+    def _open_as_owner(self) -> None:
+        try:
+            for name in ("", "snapshots", "clips", deletion.RECORDING):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(
+                f"{self.folder} cannot be written ({error.strerror}); give a folder of this user's own"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise StoreError(
+                f"{self.folder} is in use by another runner; stop that one, or give each its own folder"
+            ) from None
+        try:
+            self._repair()
+        except BaseException:
+            self.close()
+            raise
+
+    def _repair(self) -> None:
+        """Open the database whatever state it is in, and set right what a kill left behind."""
+        try:
+            notices = reconcile.open_whole(self._path, self._schemas, VERSION)
+        except StoreFullError:
+            if not ballast.drop(self.folder):
+                raise
+            notices = reconcile.open_whole(self._path, self._schemas, VERSION)
+        with self.transaction() as connection:
+            ended = reconcile.end_cut_off(connection)
+            for one in ended:
+                self.tell(connection, one, "end")
+            notices += reconcile.files(connection, self.folder, keep=bool(notices))
+            for notice in notices:
+                timeline.add_health(connection, "", "store", time.time(), {"notice": notice})
+        self.remove_doomed()
+        ballast.load(self.folder)
+        if ended:
+            notices.append(f"{len(ended)} events were on when the last run died; they are marked as cut off")
+        self.notices = tuple(notices)
+
+    def tell(self, connection: sqlite3.Connection, stored: StoredEvent, what: str) -> None:
+        """Call the hooks with an event, inside the transaction that writes it."""
+        for hook in self._on_event:
+            hook(connection, stored, what)
+
+    def forget(self, connection: sqlite3.Connection, stored: StoredEvent) -> None:
+        """Call the hooks with an event that is deleted, inside the transaction."""
+        for hook in self._on_delete:
+            hook(connection, stored)
+
+    def remove_doomed(self) -> None:
+        """Remove the files of what was deleted; what cannot be removed now is tried again next time."""
+        while paths := deletion.doomed(self.connection()):
+            gone = [path for path in paths if deletion.remove(self.folder / path, self.folder)]
+            self.write(
+                lambda connection, gone=gone: connection.executemany(  # type: ignore[misc]
+                    "DELETE FROM doomed_files WHERE path = ?", [(path,) for path in gone]
+                )
+            )
+            if len(gone) < len(paths):
+                return
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The calling thread's connection, for queries."""
+        with database.told(self._path):
+            yield self.connection()

@@ -1,0 +1,178 @@
+"""Deleting what is old, or too much, a few rows at a time, so that an event never waits long for its commit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from anomaly.edge.store import deletion, event, review
+from anomaly.edge.store.reconcile import ORPHANS
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anomaly.edge.store.event import StoredEvent
+    from anomaly.edge.store.store import Store
+
+#: Rows deleted in one transaction.
+_STEP = 200
+#: What one score takes in its batch, and what a batch takes beside; a snapshot, heatmap and normal moment.
+SCORE_BYTES = 32
+BATCH_BYTES = 180
+PICTURE_BYTES = 300_000
+_MEDIA = "coalesce(snapshot, heatmap, normal, clip, preview) IS NOT NULL AND held = 0 AND status != 'open'"
+_MISS_MEDIA = "coalesce(clip, preview) IS NOT NULL"
+
+
+def delete_old_recording(store: Store, before_utc_s: float) -> int:
+    """Delete segments and batches of scores that ended before a time; returns the count of segments."""
+
+    def step(connection: sqlite3.Connection) -> int:
+        where = "end_utc_s < ? ORDER BY id LIMIT ?"
+        return deletion.delete_segments(connection, store.folder, where, (before_utc_s, _STEP))
+
+    def scores(connection: sqlite3.Connection) -> int:
+        return connection.execute(
+            "DELETE FROM scores WHERE id IN (SELECT id FROM scores WHERE end_utc_s < ? LIMIT ?)",
+            (before_utc_s, 10 * _STEP),
+        ).rowcount
+
+    _repeat(store, scores)
+    return _repeat(store, step)
+
+
+def delete_recording(store: Store, count_bytes: int, *, spare_after: float | None = None) -> int:
+    """Delete the segments that came first, until so many bytes are gone; returns the count of segments.
+
+    Args:
+        store: whose.
+        count_bytes: nothing is done for 0 or less.
+        spare_after: leave segments that ended after this time.
+    """
+    left = count_bytes
+
+    def step(connection: sqlite3.Connection) -> int:
+        nonlocal left
+        done = 0
+        first = connection.execute(
+            "SELECT id, bytes FROM segments WHERE ? IS NULL OR end_utc_s <= ? ORDER BY id LIMIT ?",
+            (spare_after, spare_after, _STEP),
+        )
+        for segment_id, size in first.fetchall():
+            if left <= 0:
+                break
+            done += deletion.delete_segments(connection, store.folder, "id = ?", (segment_id,))
+            left -= size
+        return done
+
+    return _repeat(store, step)
+
+
+def delete_old_media(store: Store, before_utc_s: float) -> int:
+    """Delete pictures and clips of events and misses from before a time, and orphans that old; returns of how many."""
+
+    def step(connection: sqlite3.Connection) -> int:
+        events = event.select(connection, [_MEDIA, "start_utc_s < ?"], (before_utc_s,), _STEP)
+        misses = review.misses(connection, f"{_MISS_MEDIA} AND utc_s < ?", (before_utc_s,))
+        for stored in events:
+            _take_media(connection, stored)
+        for miss in misses:
+            deletion.take_clip(connection, "misses", miss.id, miss.files)
+        return len(events) + len(misses)
+
+    for path in (store.folder / ORPHANS).rglob("*"):
+        with contextlib.suppress(OSError):
+            if path.is_file() and path.stat().st_mtime < before_utc_s:
+                path.unlink()
+    return _repeat(store, step)
+
+
+def delete_media(store: Store, count_bytes: int) -> int:
+    """Delete pictures and clips of the events that came first, until so many bytes are gone; returns of how many."""
+    left = count_bytes
+
+    def step(connection: sqlite3.Connection) -> int:
+        nonlocal left
+        done = 0
+        # Ids sort by arrival, though a clock went back.
+        ids = connection.execute(f"SELECT id FROM events WHERE {_MEDIA} ORDER BY id LIMIT ?", (_STEP,))
+        for (event_id,) in ids.fetchall():
+            if left <= 0:
+                break
+            stored = event.get(connection, event_id)
+            assert stored is not None
+            left -= sum(_bytes_of(store.folder / path) for path in stored.files)
+            _take_media(connection, stored)
+            done += 1
+        return done
+
+    return _repeat(store, step)
+
+
+def delete_old_rows(store: Store, before_utc_s: float) -> int:
+    """Delete events, misses, health and gaps from before a time; returns the count of events."""
+
+    def step(connection: sqlite3.Connection) -> int:
+        where = ["held = 0", "status != 'open'", "start_utc_s < ?"]
+        events = event.select(connection, where, (before_utc_s,), _STEP)
+        for stored in events:
+            deletion.delete_event(connection, stored)
+            store.forget(connection, stored)
+        return len(events)
+
+    def rest(connection: sqlite3.Connection) -> int:
+        done = 0
+        for table, column in (("misses", "utc_s"), ("health", "end_utc_s"), ("gaps", "end_utc_s")):
+            where = f"id IN (SELECT id FROM {table} WHERE {column} < ? LIMIT ?)"
+            done += connection.execute(f"DELETE FROM {table} WHERE {where}", (before_utc_s, _STEP)).rowcount
+        return done
+
+    _repeat(store, rest)
+    return _repeat(store, step)
+
+
+def recording_bytes(store: Store) -> int:
+    """What the recording takes."""
+    return int(store.connection().execute("SELECT coalesce(sum(bytes), 0) FROM segments").fetchone()[0])
+
+
+def media_bytes(store: Store) -> int:
+    """What pictures and clips take, orphans included."""
+    return sum(
+        _bytes_of(path)
+        for kind in ("snapshots", "clips", ORPHANS)
+        for path in (store.folder / kind).rglob("*.*")
+    )
+
+
+def newest_recording(store: Store) -> float:
+    """When the segment that came last ended, in POSIX seconds; 0 where there is none."""
+    row = store.connection().execute("SELECT end_utc_s FROM segments ORDER BY id DESC LIMIT 1").fetchone()
+    return 0.0 if row is None else float(row[0])
+
+
+def _repeat(store: Store, step: Callable[[sqlite3.Connection], int]) -> int:
+    """Run a step in transactions of its own until it finds nothing more to do."""
+    total = 0
+    while True:
+        done = store.write(step)
+        store.remove_doomed()
+        total += done
+        if not done:
+            return total
+
+
+def _take_media(connection: sqlite3.Connection, stored: StoredEvent) -> None:
+    deletion.take_clip(connection, "events", stored.id, stored.files)
+    event.change(connection, stored.id, {"snapshot": None, "heatmap": None, "normal": None})
+
+
+def _bytes_of(path: Path) -> int:
+    try:
+        about = os.lstat(path)
+    except OSError:
+        return 0
+    return about.st_blocks * 512
