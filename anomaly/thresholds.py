@@ -216,6 +216,11 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
     return Threshold(document["threshold"], decider, certificate, document["fps"], doubt, document)
 
 
+def camera_scales(document: Mapping[str, Any]) -> dict[str, ScoreScale]:
+    """The scale of each camera that a threshold's document tells; none where all have one."""
+    return {camera: _scale(own) for camera, own in document.get("cameras", {}).items()}
+
+
 def calibrated_events(document: Mapping[str, Any]) -> list[Event]:
     """The labelled events that a threshold's document was calibrated on."""
     return [Event.from_json(one["event"]) for one in document["events"]]

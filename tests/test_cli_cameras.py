@@ -109,4 +109,26 @@ def test_what_does_not_go_with_cameras_is_one_line(line: Path):
     ):
         done = invoke(*base, *more)
         assert (done.status, told in done.message) == (2, True), done.err
-    assert "was calibrated by camera" in invoke("study", "--model", line / "model", FPS).message
+
+
+def test_a_study_of_cameras_chooses_on_the_scale_they_share(line: Path, tmp_path: Path):
+    model = Path(shutil.copytree(line / "model", tmp_path / "model"))
+    before = read_signed(model / "thresholds" / "torch-fp32.json")
+    out = succeed(
+        "study", "--model", model, "--out", tmp_path / "study", "study.grid={smoothing_s: [0, 0.5]}",
+        "study.protect=correct", "study.apply=true", FPS,
+    )  # fmt: skip
+    assert "2 decider settings" in out
+    document = read_signed(model / "thresholds" / "torch-fp32.json")
+    assert set(document["cameras"]) == {"left", "right"}
+    assert document["chosen"].startswith("the best of 2 settings")
+    for camera, own in document["cameras"].items():
+        assert (own["ordinary"], own["rare"]) == (
+            before["cameras"][camera]["ordinary"],
+            before["cameras"][camera]["rare"],
+        )
+        assert own["threshold"] == document["threshold"]
+    scored = tmp_path / "s.csv"
+    succeed("score", "--model", model, "--source", line / "labeled", "--out", scored, FPS)
+    caught = {row.split(",")[0] for row in scored.read_text().splitlines()[1:] if row.endswith(",1")}
+    assert {"left/labeled_01.mp4", "left/labeled_02.mp4", "right/labeled_03.mp4"} <= caught

@@ -14,7 +14,7 @@ PUBLIC = {
     """,
     "anomaly.errors": """
         AnomalyError CalibrationError CorruptModelError DamagedFootageError FootageError LabelsError
-        ModelError NoFootageError SchemaError UsageError WeightsError
+        ModelError NoFootageError SchemaError SourceError StoreError StoreFullError UsageError WeightsError
     """,
     "anomaly.footage.source": """
         IMAGE_SUFFIXES Source SourceInfo VIDEO_SUFFIXES duration_s find_sources fingerprint natural_key
@@ -115,7 +115,7 @@ PUBLIC = {
         difference forget_clip merge_models
     """,
     "anomaly.thresholds": """
-        Threshold calibrated_events identities load_threshold save_calibration
+        Threshold calibrated_events camera_scales identities load_threshold save_calibration
     """,
     "anomaly.scoring": """
         Scored cache_folder look_at score_source score_sources

@@ -11,7 +11,7 @@ from anomaly.artifact import digest_of, read_signed, write_file
 from anomaly.calibration import calibrate, calibrate_cameras, camera_of
 from anomaly.commands import console
 from anomaly.commands.fit import finite
-from anomaly.commands.labeled import score_labeled
+from anomaly.commands.labeled import apart, score_labeled
 from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError, UsageError
 from anomaly.evidence import FOLDER, load_evidence, save_evidence
@@ -50,21 +50,20 @@ def run(config: CalibrateConfig) -> None:
     # With the grids of masked clips, so that `evaluate` on the same footage finds them in the cache.
     labeled = score_labeled(model, config.labeled, config.videos, config.footage, config.labels, grids=True)
     series = [one.series for one in labeled.scored]
-    with_events = {event.video for event in labeled.events}
-    # Labelled clips without an event are normal footage that nothing was learned from, too.
     holdout = read_series(model.folder, "holdout")
-    holdout += [one for one in series if one.source not in with_events]
     options = {**options_of(config.calibration), "count": count, "tolerance_s": config.labels.slack_s}
     cameras: CameraCalibrations | None = None
-    if by_camera(config.calibration):
+    each = by_camera(config.calibration)
+    if each:
         series, holdout = (
             [replace(one, camera=camera_of(one.source)) for one in part] for part in (series, holdout)
         )
-        anomalous = [one for one in series if one.source in with_events]
+    anomalous, normal = apart(series, labeled.events)
+    holdout += normal
+    if each:
         cameras = calibrate_cameras(anomalous, labeled.events, holdout, decider, **options)
         result = cameras.pooled
     else:
-        anomalous = [one for one in series if one.source in with_events]
         options["threshold"] = config.calibration.threshold
         result = calibrate(anomalous, labeled.events, holdout, decider, **options)
     intervals = [

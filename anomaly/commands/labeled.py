@@ -15,6 +15,9 @@ from anomaly.footage.source import Source, duration_s
 from anomaly.scoring import Scored, score_sources
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anomaly.calibration import Series
     from anomaly.config import FootageConfig, LabelsConfig
     from anomaly.model import Model
 
@@ -78,6 +81,15 @@ def score_labeled(
         )
     events = [event for event in join_events(labeled.intervals, settings.gap_s) if event.video in known]
     return ScoredLabels(labeled, events, scored)
+
+
+def apart(series: Sequence[Series], events: Sequence[Event]) -> tuple[list[Series], list[Series]]:
+    """(series with an event, series without): the latter are normal footage that nothing was learned from."""
+    with_events = {event.video for event in events}
+    return (
+        [one for one in series if one.source in with_events],
+        [one for one in series if one.source not in with_events],
+    )
 
 
 def _is_measured(labeled: LabeledFootage, source: Source) -> bool:

@@ -9,13 +9,13 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomaly.calibration import calibrate, split_events
+from anomaly.calibration import CameraCalibrations, calibrate, camera_of, split_events
 from anomaly.calibration.budget import split_holdout
 from anomaly.calibration.certificate import CERTIFYING, CHOSE, percent
 from anomaly.calibration.false_alarms import MINIMUM_S
 from anomaly.commands import console
 from anomaly.commands.calibrate import count_of, decider_of, options_of
-from anomaly.commands.labeled import score_labeled
+from anomaly.commands.labeled import apart, score_labeled
 from anomaly.commands.study_table import for_all, name_of, row_of, table_of, write_study
 from anomaly.commands.sweeps import finished_jobs
 from anomaly.decider import DeciderConfig
@@ -24,10 +24,10 @@ from anomaly.evidence import FOLDER
 from anomaly.model import load_model
 from anomaly.report.study import from_json, ranked
 from anomaly.scores import read_series
-from anomaly.thresholds import calibrated_events, load_threshold, save_calibration
+from anomaly.thresholds import calibrated_events, camera_scales, load_threshold, save_calibration
 
 if TYPE_CHECKING:
-    from anomaly.calibration import Calibration, Event, Series, Study
+    from anomaly.calibration import Calibration, Event, ScoreScale, Series, Study
     from anomaly.config import StudyConfig
     from anomaly.model import Model
 
@@ -77,19 +77,16 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     threshold = load_threshold(model, fps=config.footage.fps)
     if not threshold.document:
         raise ModelError(f"{str(folder)!r} has no scores to study; {threshold.doubt}")
-    if threshold.document.get("cameras"):
-        raise ModelError(
-            f"{str(folder)!r} was calibrated by camera, a study compares settings on one scale; "
-            "calibrate with calibration.cameras=one to study it"
-        )
-    labeled, holdout = read_series(folder, "labeled"), read_series(folder, "holdout")
+    scales = camera_scales(threshold.document)
+    labeled, holdout = (
+        _on_shared_scale(read_series(folder, part), scales) for part in ("labeled", "holdout")
+    )
     events = [
         replace(event, found=CERTIFYING[0]) if event.found == CHOSE else event
         for event in calibrated_events(threshold.document)
     ]
-    with_events = {event.video for event in events}
-    holdout += [one for one in labeled if one.source not in with_events]
-    labeled = [one for one in labeled if one.source in with_events]
+    labeled, normal = apart(labeled, events)
+    holdout += normal
     settings = _settings(config)
     choose, prove, spend, report, tried, how = _protected(config, events, holdout, len(settings))
     table = table_of(config, labeled, choose, spend, settings)
@@ -128,6 +125,7 @@ def _apply(
     tried: int,
     how: str,
 ) -> None:
+    scales = camera_scales(document)
     if document["hangs_on"]["scoring"] != model.scoring_digest:
         raise ModelError(
             "the scores are those of another bank, backbone or regions; calibrate again, then study"
@@ -140,12 +138,40 @@ def _apply(
         settings=asdict(config.calibration),
         labels_digest=document["hangs_on"]["labels"],
         chosen=f"the best of {tried} settings in a study; {how}",
+        cameras=_pooled(scales, result) if scales else None,
     )
     # It was kept for the frames that the other setting needs.
     shutil.rmtree(model.folder / FOLDER, ignore_errors=True)
     console.say(
         f"Written to {path}. Evidence kept for the threshold before it was removed: `calibrate --check` has none."
     )
+
+
+def _on_shared_scale(series: list[Series], scales: Mapping[str, ScoreScale]) -> list[Series]:
+    """Series of a model that was calibrated by camera, each on its camera's scale; others as they are.
+
+    Raises:
+        ModelError: scores of a camera that was not calibrated.
+    """
+    if not scales:
+        return series
+    named = [replace(one, camera=camera_of(one.source)) for one in series]
+    unknown = {one.camera for one in named} - scales.keys()
+    if unknown:
+        raise ModelError(
+            f"there are scores of {', '.join(sorted(unknown))}, but only {', '.join(sorted(scales))} were calibrated; "
+            "calibrate again with footage of all of them"
+        )
+    return [scales[one.camera].apply(one) for one in named]
+
+
+def _pooled(scales: Mapping[str, ScoreScale], result: Calibration) -> CameraCalibrations:
+    """One threshold for all cameras on their shared scale."""
+    assumption = (
+        "Chosen and certified for the cameras together, on the scale they share; for one of them the certificate speaks "
+        "only if its anomalies stand out from its normal footage as much as the others' do."
+    )
+    return CameraCalibrations(scales, result, {}, assumption)
 
 
 def _study_sweep(config: StudyConfig) -> None:
@@ -168,10 +194,8 @@ def _study_sweep(config: StudyConfig) -> None:
         found = score_labeled(
             model, config.labeled, config.videos, config.footage, config.labels, grids=False
         )
-        with_events = {event.video for event in found.events}
-        series = [one.series for one in found.scored]
-        holdout = read_series(place, "holdout") + [one for one in series if one.source not in with_events]
-        labeled = [one for one in series if one.source in with_events]
+        labeled, normal = apart([one.series for one in found.scored], found.events)
+        holdout = read_series(place, "holdout") + normal
         tables.append(
             (
                 name,
