@@ -129,19 +129,27 @@ def test_a_killed_program_is_told_of_by_its_last_will_and_loses_nothing(tmp_path
 
 
 def test_who_comes_later_learns_the_state_of_each_camera(tmp_path: Path):
+    def states(listener: Listener) -> dict[str, str]:
+        return {
+            topic.removeprefix(f"{BASE}/cameras/"): content["state"]
+            for topic, content, _ in list(listener.messages)
+            if topic.endswith("/state")
+        }
+
+    expected = {f"cam {number}/state": "running" for number in range(50)} | {"cam 7/state": "stopped"}
     with Broker(tmp_path / "broker") as broker, told_site(tmp_path / "site", [mqtt(broker.port)]) as site:
         for number in range(50):
             site.delivery.set_camera_state(f"cam {number}", {"state": "running", "alarm": False})
         site.delivery.set_camera_state("cam 7", {"state": "stopped", "alarm": False})
         with Listener(broker.port) as listener:
-            state = f"{BASE}/cameras/cam 7/state"
-            until(
-                lambda: (
-                    {"state": "stopped", "alarm": False} in [c for t, c, _ in listener.messages if t == state]
-                )
-            )
-            until(lambda: len({topic for topic, _, _ in listener.messages if topic.endswith("/state")}) == 50)
+            until(lambda: states(listener) == expected)
             assert listener.statuses() == [True]
+        # A broker that forgot everything is told again.
+        broker.kill()
+        broker.start()
+        with Listener(broker.port) as listener:
+            until(lambda: states(listener) == expected)
+            until(lambda: listener.statuses() == [True])
 
 
 def test_the_heartbeat_goes_on_only_while_frames_are_scored(tmp_path: Path):

@@ -113,6 +113,9 @@ class MqttSession:
             with suppress(OSError):
                 raw.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
         self.client.loop_stop()
+        # The client and this session know each other; parted, their sockets close now and not at some collection.
+        self.client.on_connect = self.client.on_publish = self.client.on_disconnect = None
+        self.client.on_message = None
 
     def _connack(
         self,
