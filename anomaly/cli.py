@@ -159,6 +159,28 @@ COMMANDS: dict[str, Command] = {
             "  python -m anomaly run --model models/line1 --source new.mp4 --out outputs/line1\n",
         ),
         Command(
+            "record",
+            "record a camera, without re-encoding: the footage that `fit` needs",
+            (
+                Flag("--source", "source", "rtsp://, http://, /dev/videoN, or a file that is played at its own speed", required=True, metavar="URI"),
+                Flag("--out", "out", "folder for the footage", required=True, metavar="DIR", writes=True),
+                Flag("--hours", "hours", "how long (default: 8)", metavar="HOURS", kind="number"),
+            ),
+            "  python -m anomaly record --source rtsp://camera.local/stream --out footage --hours 8\n"
+            "  python -m anomaly record --source 'rtsp://user:${env:CAMERA_PASSWORD}@10.0.0.5/stream' --out footage\n",
+        ),
+        Command(
+            "check",
+            "look at a camera or a file: codec, rate, keyframes, sharpness, flicker, and what to set right",
+            (
+                Flag("--shortest", "shortest", "also tell the sampling rate that an anomaly of so many seconds needs", metavar="SECONDS", kind="number"),
+                Flag("--json", "json", "write the findings as JSON", metavar="FILE", writes=True),
+            ),
+            "  python -m anomaly check rtsp://camera.local/stream --shortest 0.5\n"
+            "  python -m anomaly check footage/day1.mp4 check.seconds=30 --json day1.json\n",
+            positional=(Flag("source", "source", "a camera's address, or a video file", metavar="SOURCE"),),
+        ),
+        Command(
             "export",
             "turn a model into a graph that runs without torch, compared with torch and certified at once",
             (
@@ -301,7 +323,12 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     flags: list[str] = []
     overrides: list[str] = []
     for argument in arguments:
-        is_override = _OVERRIDE.match(argument) is not None and not Path(argument).exists()
+        is_override = (
+            _OVERRIDE.match(argument) is not None
+            # An address may hold `/ch=1`; no key holds `://`.
+            and "://" not in argument.partition("=")[0]
+            and not Path(argument).exists()
+        )
         (overrides if is_override or _DELETION.match(argument) else flags).append(argument)
     return flags, overrides
 

@@ -294,6 +294,47 @@ class BenchConfig:
 
 
 @dataclass
+class CheckSettings:
+    """How a source is looked at."""
+
+    seconds: float = 10.0
+    timeout_s: float = 5.0  # a camera that says nothing for so long is taken for lost
+
+
+@dataclass
+class CheckConfig:
+    """`anomaly check`."""
+
+    source: str = MISSING
+    json: str | None = None
+    shortest: float | None = None  # seconds of the shortest anomaly; null = the sampling rate is not judged
+    check: CheckSettings = field(default_factory=CheckSettings)
+    footage: FootageConfig = field(default_factory=FootageConfig)
+    decider: DeciderSettings = field(default_factory=DeciderSettings)
+
+
+@dataclass
+class RecordSettings:
+    """How a camera is recorded."""
+
+    camera: str = "camera"  # its name, and its folder's below `out`
+    segment_s: float = 10.0  # length of a file, to the next keyframe
+    look_s: float = 5.0  # for so long the bit rate is measured before it starts
+    timeout_s: float = 5.0  # a camera that says nothing for so long is taken for lost
+    force: bool = False  # record although the disk has no room for all of it
+
+
+@dataclass
+class RecordConfig:
+    """`anomaly record`."""
+
+    source: str = MISSING
+    out: str = MISSING
+    hours: float = 8.0
+    record: RecordSettings = field(default_factory=RecordSettings)
+
+
+@dataclass
 class DemoConfig:
     """`anomaly demo`."""
 
@@ -349,6 +390,8 @@ SCHEMAS: dict[str, type] = {
     "weights": WeightsCommandConfig,
     "bank": BankCommandConfig,
     "users": UsersConfig,
+    "check": CheckConfig,
+    "record": RecordConfig,
 }
 
 
