@@ -80,6 +80,8 @@ class Factory(GstRtspServer.RTSPMediaFactory):
             low="" if b else "tune=zerolatency",
             profile="main" if b else "constrained-baseline",
         )
+        if self.options["rtp_start"] is not None:
+            encoder += f" timestamp-offset={self.options['rtp_start']}"
         audio = (
             " audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay1 pt=8"
             if self.options["audio"]

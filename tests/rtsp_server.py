@@ -40,6 +40,7 @@ class RtspServer:
         b_frames: frames between two that others refer to (h264 only).
         password: the server asks for it, by the user `user`; None asks for nothing.
         audio: a sound track beside the pictures.
+        rtp_start: first RTP timestamp (32 bits, 90 kHz); a random one by default.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class RtspServer:
         user: str = "user",
         password: str | None = None,
         audio: bool = False,
+        rtp_start: int | None = None,
         port: int = 0,
     ) -> None:
         _skip_where_absent()
@@ -65,6 +67,7 @@ class RtspServer:
             "user": user,
             "password": password,
             "audio": audio,
+            "rtp_start": rtp_start,
             "port": port,
         }
         self._process: subprocess.Popen[str] | None = None

@@ -72,6 +72,19 @@ def test_frames_come_in_order_with_their_times(options: dict):
         assert detail["rate"] == pytest.approx(10)
 
 
+def test_the_clock_of_rtp_runs_over_and_time_goes_on():
+    # 32 bits at 90 kHz: 1.5 s are left.
+    with (
+        RtspServer(size=(320, 192), rtp_start=(1 << 32) - 135_000) as server,
+        watched(server.url, fps=None) as watch,
+    ):
+        settle(watch)
+        frames = watch.more_frames(20)
+        assert np.diff([frame.pts_s for frame in frames]) == pytest.approx([0.1] * 19, abs=1e-3)
+        assert not watch.told("timing")
+        assert number_in(frames[-1].image) > 20
+
+
 def test_a_camera_that_is_killed_is_found_again_and_time_goes_on():
     with RtspServer(size=(320, 192)) as server, watched(server.url) as watch:
         settle(watch)

@@ -277,8 +277,8 @@ class _Camera:
             self._grid = SamplingGrid(self._settings.fps, pts_s)
         if not self._grid.takes(pts_s):
             return
-        image = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
-        image = orientation.set_upright(image, lies)
+        picture = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+        image = orientation.set_upright(picture, lies)
         self._mask.paint(image)
         self._last_s = pts_s
         if self._newest.publish(image, index=index, received_ns=received_ns, pts_s=pts_s, utc_s=utc_s):

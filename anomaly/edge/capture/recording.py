@@ -41,6 +41,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._segment: Segment | None = None
         self._look = b""
+        self._offset_s: float | None = None
         self._closed = False
         self._stopped = False
         self._not_before = 0.0
@@ -81,6 +82,7 @@ class Recorder:
         with self._lock:
             self._finish()
             self._look = b""
+            self._offset_s = None
 
     def close(self) -> None:
         """Finish the last segment; nothing is written after."""
@@ -101,7 +103,7 @@ class Recorder:
         if time.monotonic() < self._not_before:
             return
         self._look = look or self._look
-        self._segment = Segment(self._folder, self._camera, source, parameters, packet, utc_s)
+        self._segment = Segment(self._folder, self._camera, source, parameters, packet, utc_s, self._offset_s)
 
     def _finish(self) -> None:
         segment, self._segment = self._segment, None
@@ -115,6 +117,7 @@ class Recorder:
             return
         if detail is None:
             return
+        self._offset_s = segment.least_offset_s
         if self._stopped:
             self._stopped = False
             self._report("recording_resumed")

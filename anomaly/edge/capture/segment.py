@@ -40,10 +40,22 @@ class Segment:
         parameters: parameter sets of the keyframe (Annex B); empty = those that the source announced.
         first: the keyframe; it is written by `write`.
         utc_s: when it arrived.
+        before: `least_offset_s` of the segment before, in the same connection.
+
+    Attributes:
+        path: where it will be.
+        least_offset_s: clock minus stream time of the packet that was held up least.
     """
 
     def __init__(
-        self, folder: Path, camera: str, source: Opened, parameters: bytes, first: Packet[Any], utc_s: float
+        self,
+        folder: Path,
+        camera: str,
+        source: Opened,
+        parameters: bytes,
+        first: Packet[Any],
+        utc_s: float,
+        before: float | None,
     ) -> None:
         assert first.pts is not None
         self._folder = folder
@@ -52,7 +64,8 @@ class Segment:
         self._start_utc_s = utc_s
         self._start_pts = first.pts
         self._offset_s = utc_s - first.pts / RATE
-        self._least_offset_s = self._offset_s
+        self.least_offset_s = self._offset_s
+        self._before = before
         self._base: int | None = None
         self._waiting: list[Packet[Any]] = []
         self._last_dts: int | None = None
@@ -81,7 +94,7 @@ class Segment:
         assert packet.pts is not None
         offset_s = utc_s - packet.pts / RATE
         if abs(offset_s - self._offset_s) <= _CLOCK_STEP_S:
-            self._least_offset_s = min(self._least_offset_s, offset_s)
+            self.least_offset_s = min(self.least_offset_s, offset_s)
         self._frames += 1
         self._end_pts = max(self._end_pts, packet.pts + self._period)
         if packet.dts is None and self._last_dts is None and len(self._waiting) < _UNORDERED:
@@ -100,7 +113,10 @@ class Segment:
         size = put_in_place(self._part, self.path)
         start_pts_s, end_pts_s = self._start_pts / RATE, self._end_pts / RATE
         # Packets arrive late, never early: the one that was held up least tells when the segment began.
-        start_utc_s = start_pts_s + self._least_offset_s
+        offset_s = self.least_offset_s
+        if self._before is not None and abs(self._before - offset_s) < _CLOCK_STEP_S:
+            offset_s = min(offset_s, self._before)
+        start_utc_s = start_pts_s + offset_s
         return {
             "path": self.path.relative_to(self._folder).as_posix(),
             "start_utc_s": start_utc_s,

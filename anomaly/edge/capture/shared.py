@@ -164,7 +164,7 @@ class NewestFrame:
             return Counts(self._get(_DECODED), captured, handed, dropped)
 
     def _meta(self, slot: int) -> tuple[int, int, int, int, float, float]:
-        return _META.unpack_from(self._memory, _META_AT + slot * _META_STEP)  # type: ignore[return-value]
+        return _META.unpack_from(self._memory, _META_AT + slot * _META_STEP)
 
     def _pixels(self, slot: int, height: int, width: int) -> ImageArray:
         if height * width * 3 > self._slot_bytes:
