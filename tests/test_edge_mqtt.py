@@ -169,9 +169,8 @@ def test_the_heartbeat_goes_on_only_while_frames_are_scored(tmp_path: Path):
         assert listener.told("heartbeat")[0]["every_s"] == 0.1
 
 
-def test_the_heartbeat_stops_while_the_queue_does_not_drain(tmp_path: Path):
+def test_one_channel_s_heartbeat_reports_that_another_does_not_drain(tmp_path: Path):
     trouble = []
-    # A broker that knows only one topic: what it refuses is set aside, what it never answers makes the queue late.
     with Broker(tmp_path / "broker") as broker, Listener(broker.port) as listener:
         settings = mqtt(broker.port, heartbeat_s=0.1, bounds=Bounds(late_s=0.3))
         other = MqttSettings(
@@ -185,7 +184,6 @@ def test_the_heartbeat_stops_while_the_queue_does_not_drain(tmp_path: Path):
         ) as site:
             site.start()
             until(lambda: listener.told("start"))
-            # One channel reports the other.
             until(
                 lambda: any(
                     one["sinks"] == {"mqtt": True, "other": False} for one in listener.told("heartbeat")

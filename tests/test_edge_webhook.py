@@ -14,7 +14,7 @@ import pytest
 from broker import Receiver, free_port, until
 from told_site import QUICK, SECRET, told_site
 
-from anomaly.edge.notify import WebhookSettings
+from anomaly.edge.notify import Bounds, WebhookSettings
 from anomaly.edge.notify.destination import may_be_told, parse_destination
 from anomaly.edge.notify.signature import key_of, sign, verify
 from anomaly.errors import AnomalyError, UsageError
@@ -264,6 +264,25 @@ def test_a_heartbeat_stops_with_the_scoring(tmp_path: Path):
             time.sleep(0.4)
             assert len(receiver.requests) == before
         assert {one["kind"] for one in receiver.contents()} == {"heartbeat"}
+
+
+def test_a_heartbeat_stops_while_messages_wait_too_long(tmp_path: Path):
+    def beats() -> int:
+        return sum(content["kind"] == "heartbeat" for content in receiver.contents())
+
+    with Receiver() as receiver:
+        receiver.answer = lambda content: 204 if content["kind"] == "heartbeat" else 500
+        settings = hook(receiver.url, heartbeat_s=0.05, bounds=Bounds(late_s=0.3))
+        with told_site(tmp_path, [settings], tend_every_s=0.05) as site:
+            until(lambda: beats() >= 2)
+            site.start()
+            until(lambda: not site.status("hook")["draining"])
+            time.sleep(0.1)
+            before = beats()
+            time.sleep(0.4)
+            assert beats() == before
+            receiver.answer = lambda content: 204
+            until(lambda: beats() > before)
 
 
 def test_secrets_in_the_address_are_shown_nowhere(
