@@ -249,10 +249,12 @@ class RegionsIn(_Taken):
     ignore: list[PolygonIn] = Field(default_factory=list, max_length=100)
 
 
-class RegionsOut(RegionsIn):
+class RegionsOut(BaseModel):
     """The polygons, who drew them and when, and the settings that give them to `fit`."""
 
     camera: str
+    look: list[PolygonIn]
+    ignore: list[PolygonIn]
     who: str | None = None
     utc_s: float | None = None
     overrides: str
