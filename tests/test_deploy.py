@@ -1,0 +1,63 @@
+"""The unit file is one that systemd accepts, and the image's recipe names what is there."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_model import ROOT
+
+UNIT = ROOT / "deploy" / "anomaly.service"
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze on this machine; apt-get install systemd")
+    unit = tmp_path / "anomaly.service"
+    unit.write_text(UNIT.read_text().replace("/opt/anomaly/bin/python", sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
+    )
+    about_ours = [line for line in (done.stdout + done.stderr).splitlines() if "anomaly.service" in line]
+    assert about_ours == []
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_unit_notifies_is_watched_and_keeps_no_password():
+    text = UNIT.read_text()
+    parser = configparser.RawConfigParser(strict=False, comment_prefixes="#", delimiters="=")
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(text)
+    service = parser["Service"]
+    assert (service["Type"], service["Restart"], service["KillMode"]) == ("notify", "always", "mixed")
+    assert int(service["WatchdogSec"]) > 0
+    assert (service["NoNewPrivileges"], service["ProtectSystem"], service["LimitCORE"]) == (
+        "yes",
+        "strict",
+        "0",
+    )
+    address = re.search(r"--source '([^']*)'", service["ExecStart"])
+    assert address is not None
+    from anomaly.edge.address import parse_address
+
+    # As the program gets it: systemd has taken one dollar away and put the folder in.
+    given = address[1].replace("$$", "$").replace("%d", "/run/credentials/anomaly.service")
+    parsed = parse_address(given)
+    assert parsed.shown == "rtsp://camera.local/stream"
+    assert "LoadCredential=camera:" in text
+
+
+def test_the_image_copies_only_what_is_there_and_runs_as_nobody_in_particular():
+    text = (ROOT / "Dockerfile").read_text()
+    for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE):
+        for name in line.split():
+            assert (ROOT / name).exists(), name
+            assert f"!{name}" in (ROOT / ".dockerignore").read_text().splitlines()
+    assert re.search(r"^USER \d+$", text, re.MULTILINE)
+    assert "[edge]" in text
+    assert "/healthz" in text
