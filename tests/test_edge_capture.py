@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -281,6 +282,18 @@ def test_frames_that_are_too_large_are_not_decoded(tmp_path: Path):
     with watched(str(clip), max_pixels=1000) as watch:
         reason = watch.until_told("disconnected").detail["reason"]
         assert "128 x 96 pixels, more than the 1000" in reason
+
+
+def test_cameras_that_come_and_go_leave_no_descriptors(tmp_path: Path):
+    clip = write_clip(tmp_path / "a.mp4", texture(5), fps=10)
+    open_files = []
+    for _ in range(3):
+        with watched(str(clip), loop=True) as watch:
+            watch.more_frames(1)
+        del watch
+        gc.collect()
+        open_files.append(len(os.listdir("/proc/self/fd")))
+    assert open_files[0] == open_files[2]
 
 
 def test_a_capture_is_started_once(tmp_path: Path):

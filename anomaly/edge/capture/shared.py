@@ -12,6 +12,7 @@ import mmap
 import os
 import struct
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,12 +73,9 @@ class NewestFrame:
             os.pwrite(fd, _COUNTER.pack(-1), _READING)
         self.fd = fd
         self._memory = mmap.mmap(fd, size)
+        # A camera that is removed leaves no descriptor behind.
+        weakref.finalize(self, os.close, fd)
         self._threads = threading.Lock()
-
-    def close(self) -> None:
-        """Let go of the memory."""
-        self._memory.close()
-        os.close(self.fd)
 
     @property
     def latest(self) -> int:
