@@ -112,6 +112,14 @@ def test_other_doors_ask_too(case: Case):
     assert viewer.get("/metrics").status_code == 200
     assert [nobody.get(path).status_code for path in ("/docs", "/redoc", "/openapi.json")] == [404] * 3
     assert nobody.get("/healthz").text == "ok\n"
+    assert nobody.get("/readyz").status_code == 503
+
+
+def test_ready_once_every_camera_is_scored(tmp_path: Path):
+    with running(tmp_path) as case:
+        assert case.client().get("/readyz").status_code == 503
+        case.runner.show("cam")
+        assert case.client().get("/readyz").text == "ready\n"
 
 
 def test_signing_in_and_out(case: Case):
@@ -122,8 +130,9 @@ def test_signing_in_and_out(case: Case):
     assert (wrong.status_code, wrong.json()) == (unknown.status_code, unknown.json())
     assert wrong.status_code == 401
     assert "set-cookie" not in wrong.headers
-    browser = case.signed_in("viewer")
-    told = browser.get("/api/session").json()
+    told = browser.post("/api/session", json={"name": "the-viewer", "password": PASSWORD}).json()
+    assert told == browser.get("/api/session").json()
+    browser.headers["X-CSRF-Token"] = told["csrf"]
     assert (told["name"], told["role"], told["setup"]) == ("the-viewer", "viewer", None)
     stolen = case.client()
     stolen.cookies.set("anomaly_session", browser.cookies["anomaly_session"])
@@ -163,7 +172,7 @@ def test_changing_ones_password_ends_the_other_sessions(case: Case):
 
 def test_cameras_are_told_as_json_can_hold_them(case: Case, admin: httpx.Client):
     told = admin.get("/api/cameras").json()
-    assert told["site"] == {"site": "works"}
+    assert told["site"] == {"site": "works", "ready": False}
     assert [camera["name"] for camera in told["cameras"]] == ["cam", "cam two"]
     assert told["cameras"][0]["last_score"] is None
 

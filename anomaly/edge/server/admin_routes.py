@@ -8,6 +8,7 @@ from fastapi import APIRouter, HTTPException, Path, Query
 
 from anomaly.edge.server.access import TheDoor, WhoAdministers
 from anomaly.edge.server.accounts import Account
+from anomaly.edge.server.answers import token_out
 from anomaly.edge.server.camera_routes import interval
 from anomaly.edge.server.door import Door
 from anomaly.edge.server.schemas import (
@@ -24,7 +25,6 @@ from anomaly.edge.server.schemas import (
     Tokens,
     UserOut,
     Users,
-    token_out,
 )
 
 router = APIRouter(prefix="/api", tags=["administration"])

@@ -46,6 +46,15 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
+_DESCRIPTION = """Sign in with `POST /api/session` (a cookie; changes then need `X-CSRF-Token` and the page's own `Origin`),
+or send a token as `Authorization: Bearer ...`. `x-role` is the least role that may, `x-scope` the scope that a token
+needs. Times ending in `_utc_s` are POSIX seconds.
+
+Live frames also come over the WebSocket `/api/cameras/{camera}/live` (viewer, scope live), one binary message each:
+4 bytes with the length of the header, unsigned, big-endian; the header, JSON in UTF-8 (`camera sequence utc_s utc score
+decision_score threshold alarm size grid grid_range jpeg_bytes`); the heatmap as `grid` = [rows, columns] of one byte a
+cell (0 = `grid_range[0]`, 255 = `grid_range[1]`); the picture as JPEG. It closes with 4401 when the session ends, 4404
+when the camera is gone, 4429 when too many streams are open."""
 _ROUTERS = (
     session_routes.router,
     camera_routes.router,
@@ -108,8 +117,7 @@ def _openapi(request: Request, who: WhoIsIn) -> JSONResponse:
             title="anomaly",
             version=app.version,
             routes=app.routes,
-            description="Sign in with POST /api/session (cookie, and X-CSRF-Token on changes) or send a token. "
-            "`x-role` is the least role that may, `x-scope` the scope that a token needs.",
+            description=_DESCRIPTION,
         )
         _tell_roles(schema)
         schema["components"]["securitySchemes"] = {

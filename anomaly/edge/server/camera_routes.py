@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from anomaly.edge.server.access import TheDoor, WhoOperates, WhoReads, WhoWatches, check
+from anomaly.edge.server.answers import plain, scores_out, segment_out
 from anomaly.edge.server.door import Door, door_of
 from anomaly.edge.server.live import TooManyStreams
 from anomaly.edge.server.picture import Picture
@@ -28,9 +29,6 @@ from anomaly.edge.server.schemas import (
     Recording,
     Scores,
     UtcS,
-    plain,
-    scores_out,
-    segment_out,
 )
 
 router = APIRouter(prefix="/api/cameras", tags=["cameras"])

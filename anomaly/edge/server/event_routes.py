@@ -9,6 +9,7 @@ from fastapi.responses import FileResponse, Response
 
 from anomaly.edge.server import media
 from anomaly.edge.server.access import TheDoor, Visitor, WhoEngineers, WhoReads, WhoReviews
+from anomaly.edge.server.answers import event_out, miss_out, verdict_out
 from anomaly.edge.server.camera_routes import interval
 from anomaly.edge.server.door import Door
 from anomaly.edge.server.schemas import (
@@ -24,9 +25,6 @@ from anomaly.edge.server.schemas import (
     NewVerdict,
     UtcS,
     VerdictOut,
-    event_out,
-    miss_out,
-    verdict_out,
 )
 from anomaly.edge.store import StoredEvent, timeline
 from anomaly.edge.store.deletion import RECORDING

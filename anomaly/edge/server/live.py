@@ -29,7 +29,7 @@ class Runner(Protocol):
     """What the server needs of the runner."""
 
     def status(self) -> dict[str, Any]:
-        """State of everything; `cameras` holds a dict a camera."""
+        """State of everything as plain values: `cameras` a dict a camera, `ready` whether they are scored."""
 
     def live(self, camera: str) -> LiveView | None:
         """The last scored frame of a camera."""

@@ -21,6 +21,14 @@ def alive() -> PlainTextResponse:
     return PlainTextResponse("ok\n")
 
 
+@router.get("/readyz")
+def ready(door: TheDoor) -> PlainTextResponse:
+    """200 once the runner says that it does what it is for, else 503; tells nothing else."""
+    if door.runner.status()["ready"]:
+        return PlainTextResponse("ready\n")
+    return PlainTextResponse("not ready\n", 503)
+
+
 @router.get("/metrics")
 def metrics(request: Request, door: TheDoor) -> Response:
     """Prometheus figures: for a viewer, a token of scope `metrics`, or the scrape token on this machine."""

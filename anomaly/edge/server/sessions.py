@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anomaly.edge.server.accounts import Account
+from anomaly.errors import StoreFullError
 
 if TYPE_CHECKING:
     from anomaly.edge.server.vault import Vault
@@ -94,7 +96,8 @@ class Sessions:
             self.end(identity)
             return None
         if now - seen > min(_SEEN_EVERY_S, self.idle_s / 4):
-            with self._vault.writing() as connection:
+            # A full disk must not keep people from looking at what is wrong.
+            with suppress(StoreFullError), self._vault.writing() as connection:
                 connection.execute(
                     "UPDATE sessions SET seen_utc_s = ? WHERE id_sha256 = ?", (now, _sha256(identity))
                 )
