@@ -93,6 +93,8 @@ class Factory(GstRtspServer.RTSPMediaFactory):
         )
 
     def do_configure(self, media):
+        # The method that this one replaces would have done so.
+        media.set_shared(True)
         source = media.get_element().get_child_by_name("source")
         source.set_property("caps", self.caps())
         state = {"first": self.number, "size": (self.picture.width, self.picture.height)}
