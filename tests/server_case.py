@@ -29,6 +29,7 @@ class View:
     score: float
     decision_score: float
     threshold: float | None
+    alarm: bool
     utc_s: float
     sequence: int
 
@@ -46,7 +47,6 @@ class SmallRunner:
     def status(self) -> dict[str, Any]:
         return {
             "site": "works",
-            "ready": all(self._views.values()),
             "cameras": {
                 name: {
                     "state": self.states[name],
@@ -79,7 +79,7 @@ class SmallRunner:
             image = np.full((*size, 3), (sequence * 40) % 256, np.uint8)
             heatmap = np.ones((9, 16), np.float32)
             heatmap[4, 8] = 3.0
-            view = View(image, heatmap, score, score, 1.5, time.time(), sequence)
+            view = View(image, heatmap, score, score, 1.5, score >= 1.5, time.time(), sequence)
             self._views[camera] = view
             self._news.notify_all()
             return view

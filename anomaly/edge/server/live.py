@@ -29,7 +29,7 @@ class Runner(Protocol):
     """What the server needs of the runner."""
 
     def status(self) -> dict[str, Any]:
-        """State of everything as plain values: `cameras` a dict a camera, `ready` whether they are scored."""
+        """State of everything as plain values; `cameras` holds a dict a camera."""
 
     def live(self, camera: str) -> LiveView | None:
         """The last scored frame of a camera."""
@@ -119,7 +119,11 @@ class Broadcast:
 
     def picture(self, camera: str) -> Picture | None:
         """The newest frame of a camera, or None where none has been scored yet."""
-        view = self._runner.live(camera)
+        try:
+            view = self._runner.live(camera)
+        except KeyError:
+            # Taken away since somebody asked whether it is there.
+            return None
         return None if view is None else Picture(camera, view, self._settings.live_width)
 
     @asynccontextmanager

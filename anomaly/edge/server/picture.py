@@ -35,6 +35,8 @@ class LiveView(Protocol):
     @property
     def threshold(self) -> float | None: ...  # noqa: D102
     @property
+    def alarm(self) -> bool: ...  # noqa: D102  whether an event is on
+    @property
     def utc_s(self) -> float: ...  # noqa: D102
     @property
     def sequence(self) -> int: ...  # noqa: D102
@@ -88,7 +90,7 @@ class Picture:
             "score": finite(view.score),
             "decision_score": finite(view.decision_score),
             "threshold": finite(view.threshold),
-            "alarm": view.threshold is not None and view.decision_score >= view.threshold,
+            "alarm": view.alarm,
             "size": list(view.image.shape[:2]),
             "grid": list(grid),
             "grid_range": [low, high],

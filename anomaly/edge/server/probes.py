@@ -23,8 +23,8 @@ def alive() -> PlainTextResponse:
 
 @router.get("/readyz")
 def ready(door: TheDoor) -> PlainTextResponse:
-    """200 once the runner says that it does what it is for, else 503; tells nothing else."""
-    if door.runner.status()["ready"]:
+    """200 once a frame of every camera has been scored, else 503; tells nothing else."""
+    if all(door.broadcast.picture(camera) is not None for camera in door.cameras()):
         return PlainTextResponse("ready\n")
     return PlainTextResponse("not ready\n", 503)
 
