@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-SCRIPTS = ("quality", "development", "fit", "thousand_videos", "certificate", "memory_bank", "runtime", "edge")
+SCRIPTS = (
+    "quality",
+    "development",
+    "fit",
+    "thousand_videos",
+    "certificate",
+    "memory_bank",
+    "runtime",
+    "edge",
+)
 
 
 def bench(tmp_path: Path, script: str, *arguments: str, **environment: str) -> tuple[dict[str, Any], str]:
