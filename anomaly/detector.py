@@ -189,15 +189,33 @@ class Detector:
         Returns:
             For each frame the look of the branch that scored highest.
         """
-        best: list[Look] | None = None
+        return _highest([self.compare(branch, branch.patches(images), recent) for branch in self.branches])
+
+    def look_each(self, images: Sequence[ImageArray], recents: Sequence[Recent]) -> list[Look]:
+        """Measure one frame each of several cameras: through the backbone together, each with its own search.
+
+        Args:
+            images: each (H, W, 3) uint8 RGB; sizes may differ.
+            recents: what each camera's earlier frames left.
+
+        Returns:
+            For each frame the look of the branch that scored highest.
+        """
+        looks = []
         for branch in self.branches:
-            looks = self.compare(branch, branch.patches(images), recent)
-            best = (
-                looks
-                if best is None
-                else [max(pair, key=lambda look: look.score) for pair in zip(best, looks, strict=True)]
+            size = branch.backbone.batch
+            patches = [
+                one
+                for start in range(0, len(images), size)
+                for one in branch.patches(images[start : start + size])
+            ]
+            looks.append(
+                [
+                    self.compare(branch, frame[None], recent)[0]
+                    for frame, recent in zip(patches, recents, strict=True)
+                ]
             )
-        return best or []
+        return _highest(looks)
 
     def compare(
         self, branch: Branch, patches: NDArray[np.float32], recent: Recent | None = None
@@ -258,6 +276,11 @@ class Detector:
         look = self.look([frame.image], state.recent)[0]
         decision, decided = self.decider.step(state.decided, frame.pts_s, look.score)
         return Result(look, decision), replace(state, decided=decided)
+
+
+def _highest(looks: Sequence[Sequence[Look]]) -> list[Look]:
+    """Of each frame's looks, one a branch, the one that scored highest."""
+    return [max(of_frame, key=lambda look: look.score) for of_frame in zip(*looks, strict=True)]
 
 
 def rescaled(branch: Branch, scale: float) -> Branch:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from anomaly.edge.watch import Event, Watched
+    from anomaly.edge.incidents import Event
+    from anomaly.edge.watch import Watched
     from anomaly.thresholds import Threshold
     from anomaly.types import ImageArray
 
