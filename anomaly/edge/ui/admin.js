@@ -1,0 +1,105 @@
+// Accounts, tokens for programs, the audit, and deletion of footage.
+
+import { get, patch, post, remove } from "./api.js";
+import { ask, button, el, notice, put } from "./dom.js";
+import { utc, when } from "./format.js";
+
+const ROLES = ["viewer", "operator", "engineer", "admin"];
+const SCOPES = ["live", "events", "review", "control", "metrics", "admin"];
+const options = (words, chosen) => words.map((one) => el("option", { value: one, selected: one === chosen }, one));
+const table = (heads, body) => el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, heads.map((one) => el("th", { scope: "col" }, one)))), body));
+
+/** Runs a change; says what went wrong, or that it is done. */
+async function change(act, done) {
+  try {
+    const told = await act();
+    notice(done);
+    return told;
+  } catch (error) {
+    notice(error.message, "bad");
+    return null;
+  }
+}
+
+export async function showAdmin(view) {
+  const users = el("tbody"), tokens = el("tbody"), lines = el("tbody");
+  const made = el("p", { hidden: true, className: "made" });
+  const older = button("Older", () => audit(true));
+  let before = null;
+
+  const listUsers = async () => {
+    const told = await get("/api/users");
+    owner.replaceChildren(...options(told.users.map((one) => one.name)));
+    put(users, told.users.map((one) => {
+      const role = el("select", { "aria-label": `Role of ${one.name}` }, options(ROLES, one.role));
+      role.addEventListener("change", async () => {
+        await change(() => patch(`/api/users/${encodeURIComponent(one.name)}`, { role: role.value }), `${one.name} is ${role.value}`);
+        listUsers();
+      });
+      return el("tr", {}, el("td", {}, one.name), el("td", {}, role), el("td", {}, when(one.created_utc_s)),
+        el("td", {}, button("Remove", async () => {
+          if (await ask(`Remove the account ${one.name}, with its tokens and sessions?`, "Remove")) {
+            await change(() => remove(`/api/users/${encodeURIComponent(one.name)}`), `${one.name} is removed`);
+            listUsers();
+          }
+        }, { "aria-label": `Remove ${one.name}` })));
+    }));
+  };
+  const listTokens = async () => {
+    const told = await get("/api/tokens");
+    put(tokens, told.tokens.length ? told.tokens.map((one) => el("tr", {}, el("td", {}, one.label), el("td", {}, one.owner), el("td", {}, one.role),
+      el("td", {}, one.scopes.join(", ")), el("td", {}, one.expires_utc_s ? when(one.expires_utc_s) : "never"),
+      el("td", {}, button("Remove", async () => {
+        if (await ask(`Remove the token ${one.label}? The program that holds it gets in no more.`, "Remove")) {
+          await change(() => remove(`/api/tokens/${encodeURIComponent(one.id)}`), "The token is removed");
+          listTokens();
+        }
+      }, { "aria-label": `Remove token ${one.label}` })))) : el("tr", {}, el("td", { colSpan: 6, className: "quiet" }, "None.")));
+  };
+  const audit = async (more = false) => {
+    const told = await get("/api/audit", { limit: 100, before_id: more ? before : undefined });
+    before = told.next_before_id;
+    older.hidden = before === null;
+    const rows = told.lines.map((one) => el("tr", {}, el("td", { title: utc(one.utc_s) }, when(one.utc_s)), el("td", {}, one.who || "–"), el("td", {}, one.action),
+      el("td", {}, one.subject), el("td", {}, Object.entries(one.detail).map(([key, value]) => `${key} ${Array.isArray(value) ? value.join(" ") : value}`).join(", ")), el("td", {}, one.address)));
+    if (more) lines.append(...rows); else put(lines, rows);
+  };
+  const field = (name, properties = {}) => el("input", { name, required: true, "aria-label": name, placeholder: name, ...properties });
+  const name = field("name", { autocomplete: "off", maxLength: 64 });
+  const password = field("password", { type: "password", autocomplete: "new-password" });
+  const role = el("select", { "aria-label": "role" }, options(ROLES, "operator"));
+  const label = field("label", { maxLength: 100 });
+  const owner = el("select", { "aria-label": "owner" });
+  const tokenRole = el("select", { "aria-label": "role of the token" }, options(ROLES, "viewer"));
+  const boxes = SCOPES.map((one) => el("label", { className: "row" }, el("input", { type: "checkbox", value: one, checked: one === "events" }), one));
+  const form = (act, ...parts) => el("form", { className: "row wrap", onsubmit: (event) => { event.preventDefault(); act(event.target); } }, ...parts);
+  const camera = el("select", { "aria-label": "camera" });
+  const start = field("from", { type: "datetime-local", step: 1 }), end = field("to", { type: "datetime-local", step: 1 });
+
+  put(view,
+    el("h1", {}, "Accounts"),
+    el("section", { className: "card" }, el("h2", {}, "People"), table(["Name", "Role", "Since", ""], users),
+      form(async (given) => {
+        if (await change(() => post("/api/users", { name: name.value.trim(), role: role.value, password: password.value }), "The account is made")) given.reset();
+        listUsers();
+      }, name, password, role, el("button", {}, "Add"))),
+    el("section", { className: "card" }, el("h2", {}, "Tokens for programs"), table(["Label", "Owner", "Role", "Scopes", "Ends", ""], tokens),
+      form(async () => {
+        const scopes = boxes.map((one) => one.querySelector("input")).filter((one) => one.checked).map((one) => one.value);
+        const told = await change(() => post("/api/tokens", { owner: owner.value, label: label.value.trim(), role: tokenRole.value, scopes }), "The token is made");
+        if (told) { made.hidden = false; put(made, "Copy it now, it is shown only once: ", el("code", { className: "command" }, told.token)); }
+        listTokens();
+      }, label, owner, tokenRole, ...boxes, el("button", {}, "Make")), made),
+    el("section", { className: "card" }, el("h2", {}, "Delete footage"),
+      el("p", { className: "quiet" }, "Deletes all that shows a camera in a time (local): events, clips, pictures, misses, recording and scores; kept ones too."),
+      form(async () => {
+        const body = { camera: camera.value, start_utc_s: new Date(start.value) / 1000, end_utc_s: new Date(end.value) / 1000 };
+        if (!(await ask(`Delete all footage of ${camera.value} from ${start.value} to ${end.value}? It cannot be brought back.`, "Delete"))) return;
+        const told = await change(() => post("/api/retention/delete", body), "It is deleted");
+        if (told) notice(`${told.events} events, ${told.clips} clips, ${told.segments} pieces of recording`);
+        audit();
+      }, camera, start, end, el("button", { className: "danger" }, "Delete"))),
+    el("section", { className: "card" }, el("h2", {}, "Audit"), table(["Time", "Who", "What", "Of", "Detail", "From"], lines), older));
+  get("/api/cameras").then((told) => camera.replaceChildren(...options(told.cameras.map((one) => one.name))), () => {});
+  await Promise.all([listUsers(), listTokens(), audit()]);
+}

@@ -1,0 +1,146 @@
+// One event: its clip, where it is, what was normal there, and what people say of it.
+
+import { get, post } from "./api.js";
+import { button, el, notice, put } from "./dom.js";
+import { lasting, number, utc, when } from "./format.js";
+
+export const VERDICTS = [["real", "Real", "1", "▲"], ["false alarm", "False alarm", "2", "○"], ["unsure", "Unsure", "3", "?"]];
+
+/**
+ * A pane that shows events one after another.
+ * @param said called with the event after a verdict
+ */
+export function detailPane(context, said) {
+  const root = el("section", { className: "card detail", "aria-label": "Event" });
+  let event = null, video = null, serial = 0;
+
+  const give = async (verdict) => {
+    if (!event || !context.may("operator")) return;
+    const on = event;
+    try {
+      const given = await post(`/api/events/${on.id}/verdict`, { verdict });
+      on.verdict = given;
+      on.verdicts = [...(on.verdicts ?? []), given];
+      notice(`${on.camera}: ${verdict}`);
+      if (event === on) verdictBar();
+      said(on);
+    } catch (error) {
+      notice(error.message, "bad");
+    }
+  };
+  const keep = async () => {
+    if (!event || !context.may("operator")) return;
+    try {
+      await post(`/api/events/${event.id}/hold`, { held: !event.held });
+      event.held = !event.held;
+      verdictBar();
+    } catch (error) {
+      notice(error.message, "bad");
+    }
+  };
+  const bar = el("div", { className: "verdicts", role: "group", "aria-label": "Verdict" });
+  const verdictBar = () => {
+    const may = context.may("operator");
+    put(bar,
+      VERDICTS.map(([word, text, key, sign]) => button(`${sign} ${text}`, () => give(word), {
+        key, disabled: !may, className: `verdict ${word.replace(" ", "-")}`, "aria-pressed": String(event.verdict?.verdict === word),
+        title: may ? "" : "This takes the role operator" })),
+      button(event.held ? "■ Kept" : "□ Keep", keep, { key: "k", disabled: !may, "aria-pressed": String(event.held), title: "Kept events are not deleted by age" }));
+  };
+  const play = () => { if (video) { if (video.paused) video.play().catch(() => {}); else video.pause(); } };
+
+  const clip = () => {
+    const box = el("div", { className: "screen clip" });
+    const source = event.media.preview ?? event.media.clip;
+    if (source) {
+      video = el("video", { src: source, controls: true, muted: true, playsInline: true, preload: "auto", autoplay: true, "aria-label": "Clip of the event" });
+      if (event.media.snapshot) video.poster = event.media.snapshot;
+      const failed = el("p", { className: "over", hidden: true }, "This browser cannot play the clip; download it.");
+      video.addEventListener("error", () => { failed.hidden = false; });
+      box.append(video, failed);
+    } else {
+      video = null;
+      if (event.media.snapshot) box.append(el("img", { src: event.media.snapshot, alt: "Picture of the event" }));
+      box.append(el("p", { className: "over" }, {
+        pending: "The clip is being made …", failed: "The clip could not be made.", none: "There is no clip: nothing was recorded.",
+      }[event.clip_state] ?? "There is no clip."));
+    }
+    return box;
+  };
+  const pictures = () => {
+    const { snapshot, heatmap, normal } = event.media;
+    const told = [];
+    if (heatmap || snapshot) {
+      const hot = heatmap && snapshot ? el("img", { className: "hot", src: heatmap, alt: "" }) : null;
+      const slider = hot ? el("input", { type: "range", min: 0, max: 1, step: 0.05, value: 1, "aria-label": "Strength of the heatmap" }) : null;
+      slider?.addEventListener("input", () => { hot.style.opacity = slider.value; });
+      told.push(el("figure", {}, el("div", { className: "stack" }, el("img", { src: snapshot ?? heatmap, alt: "Picture at the highest score" }), hot),
+        el("figcaption", {}, slider ? el("label", { className: "slider" }, "Where it is", slider) : "Where it is")));
+    }
+    if (normal) {
+      const { text, source, time_s } = event.explanation;
+      told.push(el("figure", {}, el("img", { src: normal, alt: "Beside it the most similar normal moment" }),
+        el("figcaption", {}, el("strong", {}, "Most similar normal moment. "), text ?? (source ? `${source}, at ${number(time_s, 1)} s` : ""))));
+    }
+    return el("div", { className: "pictures" }, told);
+  };
+  const fact = (term, ...text) => el("div", {}, el("dt", {}, term), el("dd", {}, ...text));
+  const draw = () => {
+    const { start_utc_s: start, end_utc_s: end, peak_utc_s: peak } = event;
+    const times = (at) => [when(at), el("span", { className: "quiet small" }, utc(at))];
+    verdictBar();
+    put(root,
+      el("div", { className: "row between" },
+        el("h2", {}, event.camera),
+        el("div", { className: "row" },
+          event.status === "open" ? el("span", { className: "lamp alarm" }, "▲ going on") : null,
+          event.announced ? null : el("span", { className: "badge" }, `not announced (${event.state})`),
+          event.certified ? null : el("span", { className: "badge warn", title: event.doubt }, "UNCERTIFIED"))),
+      clip(), bar, pictures(),
+      el("dl", { className: "facts" },
+        fact("Start", ...times(start)), fact("Peak", ...times(peak)),
+        fact("End", ...(end === null ? [event.status === "open" ? "going on" : event.status] : times(end))),
+        fact("Lasts", end === null ? "–" : lasting(end - start)),
+        fact("Score", `${number(event.score)} (threshold ${number(event.threshold)})`),
+        fact("Recipe", event.recipe || "–"),
+        fact("Model", el("code", { title: event.model }, event.model.slice(0, 12))),
+        event.doubt ? fact("Doubt", event.doubt) : null),
+      (event.verdicts ?? []).length ? el("ul", { className: "said small" }, event.verdicts.map((one) =>
+        el("li", {}, el("strong", {}, one.verdict), ` ${one.who}, ${when(one.utc_s)}`, one.note ? ` – ${one.note}` : ""))) : null,
+      el("p", { className: "row small" },
+        event.media.clip ? el("a", { href: `${event.media.clip}?download=true` }, "Download the clip") : null,
+        el("a", { href: `#/timeline/${encodeURIComponent(event.camera)}/${start}` }, "Show on the timeline")));
+  };
+  /** Shows what is known at once, then all of it; asks again while the event or its clip is unfinished. */
+  const show = async (given) => {
+    const mine = ++serial;
+    event = given;
+    if (!given) { video = null; put(root, el("p", { className: "quiet" }, "No event is chosen.")); return; }
+    draw();
+    const full = await get(`/api/events/${given.id}`).catch(() => null);
+    if (mine !== serial || !full) return;
+    Object.assign(event, full);
+    draw();
+  };
+  const changed = (one) => [one.status, one.clip_state, JSON.stringify(one.media)].join();
+  context.every(2, async () => {
+    if (!event || (event.status !== "open" && event.clip_state !== "pending")) return;
+    const mine = serial, before = changed(event);
+    const full = await get(`/api/events/${event.id}`).catch(() => null);
+    if (mine !== serial || !full) return;
+    Object.assign(event, full);
+    if (changed(event) !== before) draw();
+  });
+  put(root, el("p", { className: "quiet" }, "No event is chosen."));
+  return {
+    root, show, play,
+    onKey(pressed) {
+      const verdict = VERDICTS.find(([, , key]) => key === pressed.key);
+      if (verdict) give(verdict[0]);
+      else if (pressed.key === "k") keep();
+      else if (pressed.key === " " && !pressed.target.closest("button, video, a")) play();
+      else return false;
+      return true;
+    },
+  };
+}

@@ -1,0 +1,133 @@
+// All events, newest first, and the chosen one beside them.
+
+import { get } from "./api.js";
+import { detailPane } from "./detail.js";
+import { el, notice, put } from "./dom.js";
+import { ago, number, when } from "./format.js";
+import { virtualList } from "./list.js";
+
+const PAGE = 500;
+const ROW = 62;
+const SIGNS = { real: "▲", "false alarm": "○", unsure: "?" };
+
+export async function showEvents(view, context) {
+  await browse(view, context, { title: "Events", unreviewed: false });
+}
+
+/** A list and a pane; `unreviewed` = the queue: a verdict leads to the next event. */
+export async function browse(view, context, { title, unreviewed }) {
+  let items = [], chosen = -1, next = null, loading = false, camera = "";
+  const known = new Map();
+  const count = el("span", { className: "quiet" });
+  const filter = el("select", { "aria-label": "Camera" }, el("option", { value: "" }, "all cameras"));
+  const query = () => ({ camera: camera || undefined, unreviewed: unreviewed || undefined });
+
+  const detail = detailPane(context, (event) => {
+    list.set([...items]);
+    if (unreviewed) setTimeout(() => { if (items[chosen] === event) move(1); tell(); }, 350);
+  });
+  const list = virtualList({ make: () => eventRow((index) => choose(index, true)), height: ROW, near: () => more(), label: title });
+  const back = el("a", { href: `#/${unreviewed ? "review" : "events"}`, className: "back", onclick: (event) => { event.preventDefault(); panes.classList.remove("chosen"); list.root.focus(); } }, "← All events");
+  const panes = el("div", { className: "panes" }, list.root, el("div", { className: "pane" }, back, detail.root));
+  put(view, el("div", { className: "row between head" }, el("h1", {}, title), el("div", { className: "row" }, count, filter)), panes);
+
+  const tell = () => {
+    const left = unreviewed ? items.filter((one) => !one.verdict).length : items.length;
+    count.textContent = `${left}${next ? "+" : ""} ${unreviewed ? "to review" : "events"}`;
+    if (!items.length) detail.show(null);
+  };
+  const choose = (index, open = false) => {
+    if (index < 0 || index >= items.length) return;
+    chosen = index;
+    list.choose(index);
+    if (open) panes.classList.add("chosen");
+    detail.show(items[index]);
+  };
+  const move = (by) => choose(Math.min(items.length - 1, Math.max(0, chosen + by)));
+  const add = (events, ahead) => {
+    const fresh = events.filter((one) => !known.has(one.id));
+    for (const one of fresh) known.set(one.id, one);
+    items = ahead ? [...fresh, ...items] : [...items, ...fresh];
+    if (ahead && chosen >= 0) chosen += fresh.length;
+    list.set(items, ahead ? fresh.length : 0);
+    list.choose(chosen, false);
+    tell();
+  };
+  const more = async () => {
+    if (loading || !next) return;
+    loading = true;
+    try {
+      const told = await get("/api/events", { ...query(), limit: PAGE, before_id: next });
+      next = told.next_before_id;
+      add(told.events, false);
+    } finally {
+      loading = false;
+    }
+  };
+  const load = async () => {
+    items = [];
+    known.clear();
+    chosen = -1;
+    const told = await get("/api/events", { ...query(), limit: PAGE });
+    next = told.next_before_id;
+    add(told.events, false);
+  };
+  filter.addEventListener("change", async () => { camera = filter.value; await load(); choose(0); });
+  list.root.addEventListener("keydown", (event) => { if (event.key === "Enter") { panes.classList.add("chosen"); event.preventDefault(); } });
+  context.onLeave(() => list.stop());
+  context.onKey((event) => {
+    if (event.target.closest("video, input") && event.key.startsWith("Arrow")) return false;
+    if (event.key === "ArrowDown" || event.key === "j") move(1);
+    else if (event.key === "ArrowUp") move(-1);
+    else if (event.key === "Home") choose(0);
+    else if (event.key === "Escape") panes.classList.remove("chosen");
+    else return detail.onKey(event);
+    return true;
+  });
+  context.every(4, async () => {
+    const told = await get("/api/events", { ...query(), limit: 50 }).catch(() => null);
+    if (!told) return;
+    for (const one of told.events) {
+      const old = known.get(one.id);
+      if (old && (old.status !== one.status || old.score !== one.score || old.verdict?.utc_s !== one.verdict?.utc_s)) Object.assign(old, one, { verdicts: old.verdicts });
+    }
+    add(told.events, true);
+    list.set([...items]);
+  });
+  get("/api/cameras").then((told) => filter.append(...told.cameras.map((one) => el("option", { value: one.name }, one.name))), () => {});
+  await load();
+  const wanted = context.rest[0];
+  let at = wanted ? items.findIndex((one) => one.id === wanted) : 0;
+  if (wanted && at < 0) {
+    const one = await get(`/api/events/${wanted}`).catch((error) => { notice(error.message, "bad"); return null; });
+    if (one) { panes.classList.add("chosen"); detail.show(one); return; }
+    at = 0;
+  }
+  // On a phone the queue opens with its first event; the list of all events with the list.
+  choose(at, Boolean(wanted) || unreviewed);
+  list.root.focus({ preventScroll: true });
+}
+
+function eventRow(open) {
+  const sign = el("span", { className: "sign" });
+  const camera = el("strong");
+  const time = el("span", { className: "quiet" });
+  const score = el("span", { className: "points" });
+  const verdict = el("span", { className: "tag" });
+  const root = el("div", { role: "option" }, sign, el("span", { className: "text" }, camera, time), el("span", { className: "end" }, score, verdict));
+  let index = 0;
+  root.addEventListener("click", () => open(index));
+  return {
+    root,
+    tell(event, at) {
+      index = at;
+      sign.textContent = event.verdict ? SIGNS[event.verdict.verdict] : event.status === "open" ? "▲" : "•";
+      sign.className = `sign ${event.verdict ? event.verdict.verdict.replace(" ", "-") : "open"}`;
+      camera.textContent = event.camera;
+      time.textContent = `${when(event.start_utc_s)} · ${ago(event.start_utc_s)}`;
+      score.textContent = `${number(event.score)}${event.certified ? "" : " · uncertified"}`;
+      verdict.textContent = event.verdict ? event.verdict.verdict : event.status === "open" ? "going on" : "no verdict";
+      verdict.className = event.verdict ? "tag" : "tag open";
+    },
+  };
+}

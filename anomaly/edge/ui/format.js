@@ -1,0 +1,32 @@
+// Numbers and times as people read them. Times come as POSIX seconds.
+
+const local = new Intl.DateTimeFormat(undefined, {
+  month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
+});
+const localClock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const localMinute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+
+export const when = (utc_s) => (utc_s === null || utc_s === undefined ? "–" : local.format(utc_s * 1000));
+export const clock = (utc_s) => localClock.format(utc_s * 1000);
+export const minute = (utc_s) => localMinute.format(utc_s * 1000);
+
+/** UTC, to the millisecond, as it is in the records. */
+export const utc = (utc_s) => (utc_s === null || utc_s === undefined
+  ? "–" : new Date(utc_s * 1000).toISOString().replace("T", " ").replace("Z", " UTC"));
+
+export function ago(utc_s) {
+  const seconds = Math.max(0, Date.now() / 1000 - utc_s);
+  if (seconds < 60) return `${Math.round(seconds)} s ago`;
+  if (seconds < 3600) return `${Math.round(seconds / 60)} min ago`;
+  if (seconds < 86400) return `${Math.round(seconds / 3600)} h ago`;
+  return `${Math.round(seconds / 86400)} d ago`;
+}
+
+export function lasting(seconds) {
+  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+export const number = (value, digits = 2) => (typeof value === "number" ? value.toFixed(digits) : "–");
+export const percent = (share, digits = 1) => (typeof share === "number" ? `${(share * 100).toFixed(digits)} %` : "–");

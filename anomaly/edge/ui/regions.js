@@ -1,0 +1,144 @@
+// Polygons over a camera's picture: where to look and what to ignore at the next fit.
+
+import { cameraPath, get, putTo } from "./api.js";
+import { button, el, notice, put, svg } from "./dom.js";
+import { when } from "./format.js";
+
+export async function showRegions(view, context) {
+  const { cameras } = await get("/api/cameras");
+  const names = cameras.map((one) => one.name);
+  if (!names.length) { put(view, el("h1", {}, "Regions"), el("p", { className: "quiet" }, "No camera yet.")); return; }
+  let camera = names.includes(context.rest[0]) ? context.rest[0] : names[0];
+  const may = context.may("engineer");
+  let regions = [], drawing = null, kind = "look", dragged = null, chosen = null, changed = false, size = [640, 360];
+
+  const chooser = el("select", { "aria-label": "Camera" }, names.map((name) => el("option", { value: name, selected: name === camera }, name)));
+  const picture = el("img", { alt: `Picture of the camera`, draggable: false });
+  const sheet = svg("svg", { class: "sheet", "aria-label": "Regions" });
+  const told = el("p", { className: "quiet", role: "status" });
+  const command = el("code", { className: "command" });
+  const list = el("ul", { className: "regions" });
+  const look = button("● Look here", () => begin("look"), { key: "d", disabled: !may });
+  const ignore = button("▨ Ignore", () => begin("ignore"), { key: "i", disabled: !may });
+  const save = button("Save", () => store(), { key: "s", disabled: true, className: "primary" });
+  put(view,
+    el("div", { className: "row between head" }, el("h1", {}, "Regions"), el("div", { className: "row" }, chooser, look, ignore,
+      button("Add a rectangle", () => { if (may) { add(kind, [[0.35, 0.35], [0.65, 0.35], [0.65, 0.65], [0.35, 0.65]]); sheet.querySelector("g:last-of-type circle")?.focus(); } }, { disabled: !may, title: "A rectangle to move with the arrow keys" }), save)),
+    told,
+    el("div", { className: "editor" },
+      el("div", { className: "screen sheet-screen" }, picture, sheet),
+      el("section", { className: "card" }, el("h2", {}, "Drawn"), list,
+        el("p", { className: "quiet small" }, "Regions take effect at the next fit; what runs now stays as it was certified. Settings for it:"), command)));
+
+  const say = () => {
+    told.textContent = !may ? "Drawing takes the role engineer." : drawing
+      ? "Click for each corner; Enter or a click on the first corner closes the region, Esc drops it."
+      : changed ? "Not saved yet." : "Nothing drawn = the whole picture counts. Drag corners to move them; double-click a side to add one.";
+    look.setAttribute("aria-pressed", String(Boolean(drawing) && kind === "look"));
+    ignore.setAttribute("aria-pressed", String(Boolean(drawing) && kind === "ignore"));
+    save.disabled = !may || !changed;
+  };
+  const begin = (which) => { if (!may) return; kind = which; drawing = []; say(); draw(); };
+  const add = (which, corners) => { regions.push({ kind: which, corners }); touch(); };
+  const touch = () => { changed = true; say(); draw(); };
+  const close = () => {
+    if (!drawing) return;
+    if (drawing.length >= 3) { const corners = drawing; drawing = null; add(kind, corners); } else notice("A region needs three corners.", "bad");
+  };
+  const points = (corners) => corners.map(([x, y]) => `${x * size[0]},${y * size[1]}`).join(" ");
+  const draw = () => {
+    const focused = chosen && sheet.contains(document.activeElement);
+    sheet.setAttribute("viewBox", `0 0 ${size[0]} ${size[1]}`);
+    const radius = Math.max(4, (size[0] / (sheet.clientWidth || size[0])) * 7);
+    sheet.replaceChildren(
+      svg("defs", {}, svg("pattern", { id: "stripes", width: 10, height: 10, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, svg("rect", { width: 4, height: 10, class: "stripe" }))),
+      ...regions.map((region, r) => svg("g", { class: region.kind },
+        svg("polygon", { points: points(region.corners), ondblclick: (event) => split(region, event) }),
+        ...region.corners.map((corner, c) => {
+          const handle = svg("circle", { cx: corner[0] * size[0], cy: corner[1] * size[1], r: radius, tabindex: may ? 0 : undefined, role: "button", "aria-label": `${region.kind} region ${r + 1}, corner ${c + 1}` });
+          handle.addEventListener("pointerdown", (event) => { if (!may || drawing) return; dragged = { region, c }; sheet.setPointerCapture(event.pointerId); event.preventDefault(); chosen = { region, c }; });
+          handle.addEventListener("focus", () => { chosen = { region, c }; });
+          return handle;
+        }))),
+      ...(drawing ? [svg("polyline", { points: points(drawing), class: `drawing ${kind}` }),
+        ...drawing.map((corner) => svg("circle", { cx: corner[0] * size[0], cy: corner[1] * size[1], r: radius, class: kind }))] : []));
+    if (focused) {
+      const group = sheet.querySelectorAll("g")[regions.indexOf(chosen.region)];
+      group?.querySelectorAll("circle")[chosen.c]?.focus({ preventScroll: true });
+    }
+    put(list, regions.length ? regions.map((region, r) => el("li", { className: "row between" },
+      el("span", {}, `${region.kind === "look" ? "● look" : "▨ ignore"}, ${region.corners.length} corners`),
+      button("Delete", () => { regions.splice(r, 1); chosen = null; touch(); }, { disabled: !may, "aria-label": `Delete region ${r + 1}` }))) : el("li", { className: "quiet" }, "Nothing: all of the picture counts."));
+  };
+  const inside = (value) => Math.min(1, Math.max(0, value));
+  const place = (event) => {
+    const box = sheet.getBoundingClientRect();
+    return [inside((event.clientX - box.left) / box.width), inside((event.clientY - box.top) / box.height)].map((one) => Math.round(one * 1e4) / 1e4);
+  };
+  const split = (region, event) => {
+    if (!may || drawing) return;
+    const [x, y] = place(event);
+    const distance = region.corners.map(([ax, ay], i) => {
+      const [bx, by] = region.corners[(i + 1) % region.corners.length];
+      const along = Math.min(1, Math.max(0, ((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / ((bx - ax) ** 2 + (by - ay) ** 2 || 1)));
+      return Math.hypot(x - ax - along * (bx - ax), y - ay - along * (by - ay));
+    });
+    region.corners.splice(distance.indexOf(Math.min(...distance)) + 1, 0, [x, y]);
+    touch();
+  };
+  sheet.addEventListener("click", (event) => {
+    if (!drawing) return;
+    const [x, y] = place(event);
+    if (drawing.length >= 3 && Math.hypot(x - drawing[0][0], y - drawing[0][1]) < 0.025) close();
+    else { drawing.push([x, y]); draw(); }
+  });
+  sheet.addEventListener("pointermove", (event) => { if (dragged) { dragged.region.corners[dragged.c] = place(event); touch(); } });
+  for (const over of ["pointerup", "pointercancel"]) sheet.addEventListener(over, () => { dragged = null; });
+  const store = async () => {
+    if (!may || !changed) return;
+    try {
+      const of = (which) => regions.filter((one) => one.kind === which).map((one) => one.corners);
+      const answer = await putTo(`/api/regions/${encodeURIComponent(camera)}`, { look: of("look"), ignore: of("ignore") });
+      changed = false;
+      command.textContent = answer.overrides || "none";
+      notice("The regions are saved.");
+      say();
+    } catch (error) {
+      notice(error.message, "bad");
+    }
+  };
+  const load = async () => {
+    const kept = await get(`/api/regions/${encodeURIComponent(camera)}`);
+    regions = ["look", "ignore"].flatMap((which) => kept[which].map((corners) => ({ kind: which, corners })));
+    command.textContent = kept.overrides || "none";
+    command.title = kept.who ? `${kept.who}, ${when(kept.utc_s)}` : "";
+    drawing = chosen = null;
+    changed = false;
+    picture.src = `${cameraPath(camera)}/live.jpg?view=picture&at=${Date.now()}`;
+    say();
+    draw();
+  };
+  picture.addEventListener("load", () => { size = [picture.naturalWidth, picture.naturalHeight]; draw(); });
+  picture.addEventListener("error", () => { notice("There is no picture of this camera yet.", "bad"); });
+  chooser.addEventListener("change", () => { camera = chooser.value; load(); });
+  context.onKey((event) => {
+    const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    const on = chosen && event.target.closest?.("circle");
+    if (on && arrows[event.key]) {
+      const by = event.shiftKey ? 0.05 : 0.01, [x, y] = chosen.region.corners[chosen.c];
+      chosen.region.corners[chosen.c] = [inside(x + arrows[event.key][0] * by), inside(y + arrows[event.key][1] * by)].map((one) => Math.round(one * 1e4) / 1e4);
+      touch();
+    } else if (on && (event.key === "Delete" || event.key === "Backspace")) {
+      if (chosen.region.corners.length > 3) chosen.region.corners.splice(chosen.c, 1); else regions.splice(regions.indexOf(chosen.region), 1);
+      chosen = null;
+      touch();
+    } else if (event.key === "d") begin("look");
+    else if (event.key === "i") begin("ignore");
+    else if (event.key === "s") store();
+    else if (event.key === "Enter" && drawing) close();
+    else if (event.key === "Escape" && drawing) { drawing = null; say(); draw(); }
+    else return false;
+    return true;
+  });
+  await load();
+}

@@ -1,0 +1,173 @@
+// Recorded footage with its scores, to find what raised no event and mark it.
+
+import { cameraPath, get, post } from "./api.js";
+import { colour, drawScores } from "./chart.js";
+import { button, el, notice, put } from "./dom.js";
+import { lasting, utc, when } from "./format.js";
+
+const SPANS = [[60, "1 minute"], [600, "10 minutes"], [3600, "1 hour"], [21600, "6 hours"], [86400, "1 day"]];
+const LONGEST_S = 600;
+
+export async function showTimeline(view, context) {
+  const { cameras } = await get("/api/cameras");
+  const names = cameras.map((one) => one.name);
+  if (!names.length) { put(view, el("h1", {}, "Timeline"), el("p", { className: "quiet" }, "No camera yet.")); return; }
+  let camera = names.includes(context.rest[0]) ? context.rest[0] : names[0];
+  let span = 600;
+  let until = context.rest[1] ? Number(context.rest[1]) + span / 2 : Date.now() / 1000;
+  let head = context.rest[1] ? Number(context.rest[1]) : null;
+  let from = null, to = null, scores = { utc_s: [], score: [], gaps: [] }, segments = [], events = [], misses = [], playing = null, scale = null;
+  let threshold = null;
+
+  const chooser = el("select", { "aria-label": "Camera" }, names.map((name) => el("option", { value: name, selected: name === camera }, name)));
+  const spans = el("select", { "aria-label": "Length" }, SPANS.map(([s, text]) => el("option", { value: s, selected: s === span }, text)));
+  const chart = el("canvas", { className: "timeline", tabIndex: 0, role: "application", "aria-label": "Timeline: arrows move, [ and ] set a miss, m marks it" });
+  const video = el("video", { muted: true, playsInline: true, preload: "auto", controls: true, "aria-label": "Recorded footage" });
+  const nothing = el("p", { className: "over" }, "Click on the timeline to see what was recorded.");
+  const here = el("p", { className: "quiet" });
+  const label = el("input", { maxLength: 200, placeholder: "what was missed (optional)", "aria-label": "What was missed" });
+  const range = el("strong", {});
+  const mark = el("form", { className: "card mark", hidden: true },
+    range, label, el("div", { className: "row" }, el("button", { className: "primary" }, "Mark a miss"), button("Cancel", () => { from = to = null; draw(); })));
+  const list = el("ul", { className: "misses" });
+  put(view,
+    el("div", { className: "row between head" }, el("h1", {}, "Timeline"),
+      el("div", { className: "row" }, chooser, spans, button("←", () => turn(-0.5), { title: "Earlier", "aria-label": "Earlier" }),
+        button("→", () => turn(0.5), { title: "Later", "aria-label": "Later" }), button("Now", () => { until = Date.now() / 1000; load(); }))),
+    el("div", { className: "card" }, chart,
+      el("p", { className: "legend quiet small" }, "▬ recorded   ▼ event   ▨ blind   ▩ marked miss. Drag over what was missed; click to play from there."), here),
+    mark,
+    el("div", { className: "footage" }, el("div", { className: "screen" }, video, nothing),
+      el("section", { className: "card" }, el("h2", {}, "Marked misses"), list)));
+
+  const draw = () => {
+    mark.hidden = from === null || to === null || !context.may("operator");
+    if (!mark.hidden) range.textContent = `${when(from)} – ${when(to)}, ${lasting(to - from)}${to - from > LONGEST_S ? " (ten minutes at most)" : ""}`;
+    here.textContent = head === null ? "" : `${when(head)} · ${utc(head)}`;
+    if (!chart.clientWidth) return;
+    const since = until - span;
+    scale = drawScores(chart, scores.utc_s.map((at, i) => [at, scores.score[i]]), { since, until, threshold, gaps: scores.gaps, bottom: 40 });
+    const { context: ink, x, floor } = scale;
+    ink.fillStyle = colour("accent");
+    for (const one of segments) ink.fillRect(x(one.start_utc_s), floor + 4, Math.max(1, x(one.end_utc_s) - x(one.start_utc_s) - 0.5), 5);
+    for (const one of misses) {
+      ink.fillStyle = colour("miss");
+      ink.globalAlpha = 0.35;
+      ink.fillRect(x(one.start_utc_s), 0, Math.max(3, x(one.end_utc_s) - x(one.start_utc_s)), floor);
+      ink.globalAlpha = 1;
+      ink.fillRect(x(one.start_utc_s), floor + 11, Math.max(3, x(one.end_utc_s) - x(one.start_utc_s)), 5);
+    }
+    ink.fillStyle = colour("alarm-ink");
+    for (const one of events) {
+      const left = x(one.start_utc_s);
+      ink.beginPath();
+      ink.moveTo(left - 5, 1);
+      ink.lineTo(left + 5, 1);
+      ink.lineTo(left, 9);
+      ink.fill();
+    }
+    if (from !== null) {
+      const end = to ?? head ?? from;
+      ink.fillStyle = colour("miss");
+      ink.globalAlpha = 0.3;
+      ink.fillRect(x(Math.min(from, end)), 0, Math.max(2, Math.abs(x(end) - x(from))), floor);
+      ink.globalAlpha = 1;
+    }
+    if (head !== null) {
+      ink.fillStyle = colour("ink");
+      ink.fillRect(x(head) - 1, 0, 2, floor + 10);
+    }
+  };
+  const load = async () => {
+    const since = until - span, name = camera;
+    const [told, footage, found, marked, now] = await Promise.all([
+      get(`${cameraPath(name)}/scores`, { since, until, at_most: 1500 }),
+      get(`${cameraPath(name)}/recording`, { since, until }),
+      get("/api/events", { camera: name, since, until, limit: 500 }),
+      get("/api/misses", { camera: name }), get("/api/cameras")]);
+    if (name !== camera) return;
+    scores = told;
+    segments = footage.segments;
+    events = found.events;
+    misses = marked.misses;
+    threshold = now.cameras.find((one) => one.name === name)?.threshold ?? null;
+    put(list, misses.length ? misses.slice(0, 50).map((one) => el("li", {},
+      button(when(one.start_utc_s), () => { until = one.start_utc_s + span / 2; load().then(() => seek(one.start_utc_s)); }, { className: "link" }),
+      el("span", {}, ` ${lasting(one.end_utc_s - one.start_utc_s)} ${one.label}`), el("span", { className: "quiet small" }, ` ${one.who}`),
+      one.media.clip ? el("a", { href: one.media.clip, target: "_blank", rel: "noopener" }, " clip") : null)) : el("li", { className: "quiet" }, "None."));
+    draw();
+  };
+  const turn = (share) => { until += span * share; load(); };
+  const seek = (at, play = false) => {
+    head = at;
+    if (head < until - span || head > until) { until = head + span / 2; load(); }
+    const found = segments.find((one) => one.start_utc_s <= at && at < one.end_utc_s);
+    nothing.hidden = Boolean(found);
+    if (!found) { nothing.textContent = "Nothing was recorded here."; video.pause(); } else {
+      const to_s = at - found.start_utc_s;
+      if (playing?.id !== found.id) {
+        playing = found;
+        video.src = found.url;
+        video.addEventListener("loadedmetadata", () => { video.currentTime = to_s; if (play) video.play().catch(() => {}); }, { once: true });
+      } else {
+        video.currentTime = to_s;
+        if (play) video.play().catch(() => {});
+      }
+    }
+    draw();
+  };
+  video.addEventListener("timeupdate", () => { if (playing && !video.paused) { head = playing.start_utc_s + video.currentTime; draw(); } });
+  video.addEventListener("ended", () => { if (playing) seek(playing.end_utc_s + 0.01, true); });
+  video.addEventListener("error", () => { nothing.hidden = false; nothing.textContent = "This browser cannot play this footage."; });
+
+  let down = null;
+  const at = (event) => scale.time(event.clientX - chart.getBoundingClientRect().left);
+  chart.addEventListener("pointerdown", (event) => { if (!scale) return; chart.setPointerCapture(event.pointerId); down = { x: event.clientX, time: at(event), moved: false }; });
+  chart.addEventListener("pointermove", (event) => {
+    if (!down) return;
+    if (Math.abs(event.clientX - down.x) > 4) down.moved = true;
+    if (down.moved) { from = Math.min(down.time, at(event)); to = Math.max(down.time, at(event)); draw(); }
+  });
+  const up = (event) => {
+    if (!down) return;
+    if (!down.moved) seek(down.time, true); else seek(from);
+    down = null;
+    if (event.type === "pointercancel") { from = to = null; draw(); }
+  };
+  chart.addEventListener("pointerup", up);
+  chart.addEventListener("pointercancel", up);
+  mark.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    try {
+      await post("/api/misses", { camera, start_utc_s: from, end_utc_s: to, label: label.value.trim() });
+      notice("The miss is marked; its footage is kept as a clip.");
+      from = to = null;
+      label.value = "";
+      await load();
+      chart.focus();
+    } catch (error) {
+      notice(error.message, "bad");
+    }
+  });
+  chooser.addEventListener("change", () => { camera = chooser.value; from = to = head = playing = null; load(); });
+  spans.addEventListener("change", () => { const middle = head ?? until - span / 2; const last = until; span = Number(spans.value); until = head === null ? last : middle + span / 2; load(); });
+  const watcher = new ResizeObserver(draw);
+  watcher.observe(chart);
+  context.onLeave(() => { watcher.disconnect(); video.removeAttribute("src"); });
+  context.onKey((event) => {
+    const here_s = head ?? until - span / 2;
+    if (event.target.closest("video") && event.key.startsWith("Arrow")) return false;
+    if (event.key === "ArrowLeft") seek(here_s - (event.shiftKey ? 10 : 1));
+    else if (event.key === "ArrowRight") seek(here_s + (event.shiftKey ? 10 : 1));
+    else if (event.key === "[") { from = here_s; to = to !== null && to > from ? to : null; draw(); }
+    else if (event.key === "]" && from !== null && here_s > from) { to = here_s; draw(); }
+    else if (event.key === "m" && !mark.hidden) label.focus();
+    else if (event.key === "Escape") { from = to = null; draw(); }
+    else if (event.key === " " && !event.target.closest("button, a, video")) { if (!playing) seek(here_s, true); else if (video.paused) video.play().catch(() => {}); else video.pause(); }
+    else return false;
+    return true;
+  });
+  await load();
+  if (head !== null) seek(head);
+  chart.focus({ preventScroll: true });
+}
