@@ -1,0 +1,163 @@
+"""Time that was not looked at: what of it is told, and what it takes from the certified recall."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from anomaly.errors import UsageError
+
+#: A gap is told when it is longer than so many sampling intervals.
+_SLACK = 1.5
+#: Sampling interval where none is known.
+_UNKNOWN_INTERVAL_S = 1.0
+#: A gap that goes on is told in parts of at least this length, so that a crash loses little of it.
+_PART_S = 60.0
+#: Lengths of gaps are counted in classes that grow by this factor from the shortest on: months in little memory.
+_SHORTEST_S, _GROWTH = 0.001, 1.002
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Time in which nothing could be scored ("blind") or nothing was to be announced ("state"), POSIX seconds."""
+
+    start_utc_s: float
+    end_utc_s: float
+    reason: str
+
+
+class Coverage:
+    """What of a camera's time was looked at, since the first call.
+
+    Lengths are measured by the monotonic clock; a gap's end is its start plus its length, so that a clock that is
+    set makes no gap longer or shorter.
+
+    Args:
+        interval_s: the calibrated sampling interval; None = unknown, a second is taken. May be set anew.
+    """
+
+    def __init__(self, interval_s: float | None) -> None:
+        self.interval_s = interval_s
+        self._monitored = True
+        self._now_ns: int | None = None
+        self._monitored_ns = 0
+        # Of what goes on now: the time since the last scored frame, or since the state was left.
+        self._since_ns = 0
+        self._since_utc_s = 0.0
+        self._told_ns: int | None = None
+        self._done: list[Gap] = []
+        # Of finished gaps, by class of length: how many, and seconds in all.
+        self._classes: dict[int, tuple[int, float]] = {}
+
+    def scored(self, utc_s: float, monotonic_ns: int) -> None:
+        """A frame that arrived then was scored."""
+        self._advance(utc_s, monotonic_ns)
+        if self._monitored:
+            self._close(monotonic_ns)
+            self._open(utc_s, monotonic_ns)
+
+    def state(self, monitored: bool, utc_s: float, monotonic_ns: int) -> None:
+        """Whether the camera is to be looked at (its state is running) from now on."""
+        self._advance(utc_s, monotonic_ns)
+        if monitored != self._monitored:
+            self._close(monotonic_ns)
+            self._monitored = monitored
+            self._open(utc_s, monotonic_ns)
+
+    def tick(self, monotonic_ns: int, utc_s: float) -> None:
+        """Called about once a second: a gap that goes on is told in parts."""
+        self._advance(utc_s, monotonic_ns)
+        begun = self._since_ns if self._told_ns is None else self._told_ns
+        if (monotonic_ns - begun) / 1e9 > _PART_S:
+            self._tell(monotonic_ns)
+
+    def gaps_done(self) -> list[Gap]:
+        """Gaps, and parts of one that goes on, since the last call."""
+        done, self._done = self._done, []
+        return done
+
+    def blind_share(self, event_s: float) -> float:
+        """Share of possible event starts for which an event falls wholly into a gap, in the monitored time so far.
+
+        In a gap of g seconds between two scored frames an event of d seconds falls wholly in if it starts in the
+        first g - d seconds of it. The calibrated recall holds for frames I seconds apart, so what a gap of I
+        already hides is in it: events shorter than I lose only the starts that the gap is longer than I. Both:
+        sum of max(0, g - max(d, I)) over the gaps, the one that goes on included, over the monitored seconds.
+        Gaps are counted in classes of length 0.2 % wide, rounded so that the share is never too low.
+
+        Args:
+            event_s: length of the shortest event that counts, d.
+
+        Returns:
+            0..1; 1 where no time was monitored.
+        """
+        if self._monitored_ns <= 0:
+            return 1.0
+        least_s = max(event_s, self._interval_s())
+        hidden_s = 0.0
+        for index, (count, seconds) in self._classes.items():
+            low_s = _SHORTEST_S * _GROWTH**index
+            if low_s >= least_s:
+                hidden_s += seconds - count * least_s
+            elif low_s * _GROWTH > least_s:
+                hidden_s += min(count * (low_s * _GROWTH - least_s), max(0.0, seconds - count * low_s))
+        if self._monitored and self._now_ns is not None:
+            hidden_s += max(0.0, (self._now_ns - self._since_ns) / 1e9 - least_s)
+        return min(1.0, max(0.0, hidden_s / (self._monitored_ns / 1e9)))
+
+    def blind_share_upper(self, event_s: float, confidence: float = 0.95) -> float:
+        """Upper bound b on the blind share of the monitored time so far.
+
+        The gaps of that time are all known, not sampled, so the share itself is the bound at every confidence, as
+        long as anomalies start independently of the gaps. It claims nothing about time to come. Without monitored
+        time it is 1.
+
+        Raises:
+            UsageError: `confidence` is not between 0 and 1.
+        """
+        if not 0 < confidence < 1:
+            raise UsageError(f"confidence={confidence} is not between 0 and 1; give for example 0.95")
+        return self.blind_share(event_s)
+
+    def _interval_s(self) -> float:
+        return self.interval_s or _UNKNOWN_INTERVAL_S
+
+    def _advance(self, utc_s: float, now_ns: int) -> None:
+        if self._now_ns is None:
+            self._now_ns = now_ns
+            self._open(utc_s, now_ns)
+        elif now_ns > self._now_ns:
+            # A frame's arrival may lie before the last tick.
+            if self._monitored:
+                self._monitored_ns += now_ns - self._now_ns
+            self._now_ns = now_ns
+
+    def _open(self, utc_s: float, now_ns: int) -> None:
+        self._since_ns, self._since_utc_s, self._told_ns = now_ns, utc_s, None
+
+    def _close(self, now_ns: int) -> None:
+        """What went on until now is over."""
+        length_s = (now_ns - self._since_ns) / 1e9
+        if length_s <= 0:
+            return
+        if self._monitored:
+            index = math.floor(math.log(max(length_s, _SHORTEST_S) / _SHORTEST_S) / math.log(_GROWTH))
+            count, seconds = self._classes.get(index, (0, 0.0))
+            self._classes[index] = count + 1, seconds + length_s
+        if self._told_ns is not None or not self._monitored or length_s > _SLACK * self._interval_s():
+            self._tell(now_ns)
+
+    def _tell(self, until_ns: int) -> None:
+        begun = self._since_ns if self._told_ns is None else self._told_ns
+        if until_ns > begun:
+            reason = "blind" if self._monitored else "state"
+            self._done.append(Gap(self._utc(begun), self._utc(until_ns), reason))
+            self._told_ns = until_ns
+
+    def _utc(self, at_ns: int) -> float:
+        return self._since_utc_s + (at_ns - self._since_ns) / 1e9
+
+
+def operational_recall(recall: float, blind_share: float) -> float:
+    """Recall that is left where a share of the events starts unseen: recall * (1 - blind_share)."""
+    return recall * (1.0 - blind_share)

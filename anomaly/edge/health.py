@@ -1,0 +1,281 @@
+"""Health of a camera, apart from anomalies: gone, stalled, frozen, black, changed, overloaded; and the machine's clock.
+
+Pure bookkeeping: times and frames are given, troubles come back. A trouble begins once and ends once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from anomaly.edge.capture import Report
+    from anomaly.types import ImageArray
+
+#: Pixels of a frame are compared on a grid of about so many columns.
+_COLUMNS = 80
+#: A black picture: mean of all channels, and the level that 99 % of the values stay under (of 255).
+_BLACK_MEAN, _BLACK_LEVEL, _BRIGHT_SHARE = 12.0, 24, 0.01
+#: Pairs of differing frames from which the noise floor is learned, and how many are needed.
+_FLOOR_PAIRS, _FLOOR_NEEDED, _FLOOR_QUANTILE = 300, 20, 0.05
+#: Noise changes pixels all over the picture. A camera whose frames differ in less than this has none to learn from.
+_LEAST_FLOOR = 0.05
+#: A pair that changes less than this part of the floor shows no noise.
+_STILL_PART = 0.1
+#: Codecs repeat frames of a still scene up to a keyframe; so many times the longest such stretch is waited for.
+_PATIENCE = 3.0
+#: Scored frames in a row that are too far apart, or near enough again.
+_SLOW_FRAMES, _WELL_FRAMES = 5, 20
+_SLACK = 1.5
+#: Troubles of the picture, which nobody knows of once the camera is gone.
+_OF_THE_PICTURE = ("stalled", "frozen", "black", "overloaded")
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that is wrong, or that is over.
+
+    Attributes:
+        kind: disconnected, held, stalled, frozen, black, changed, timing, recording, overloaded, clock, ...
+        begins: False = it is over.
+        utc_s: POSIX seconds of this machine.
+        detail: plain values.
+    """
+
+    kind: str
+    begins: bool
+    utc_s: float
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class CameraHealth:
+    """What is wrong with one camera now.
+
+    Args:
+        camera: its name.
+        interval_s: the calibrated sampling interval; None = unknown, nothing is called overloaded. May be set anew.
+        stalled_after_s: connected, but without a frame for so long.
+        frozen_after_s: no noise for so long (longer where still stretches were seen to be ordinary).
+        black_after_s: dark for so long.
+    """
+
+    def __init__(
+        self,
+        camera: str,
+        *,
+        interval_s: float | None,
+        stalled_after_s: float = 5.0,
+        frozen_after_s: float = 10.0,
+        black_after_s: float = 2.0,
+    ) -> None:
+        self.camera = camera
+        self.interval_s = interval_s
+        self._stalled_after_s = stalled_after_s
+        self._black_after_s = black_after_s
+        self._present: dict[str, None] = {}
+        self._connected = False
+        self._frame_ns = 0
+        self._scored_ns: int | None = None
+        self._slow = self._well = 0
+        self._dark_since_ns: int | None = None
+        self._stillness = _Stillness(frozen_after_s)
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """Kinds that are on now, in the order in which they began."""
+        return tuple(self._present)
+
+    def on_report(self, report: Report) -> list[Trouble]:
+        """What the capture told."""
+        utc_s, detail = report.utc_s, dict(report.detail)
+        if report.kind == "connected":
+            self._connected = True
+            self._frame_ns = report.at_ns
+            self._new_stream()
+            return self._over(("disconnected", "held"), utc_s)
+        if report.kind in ("disconnected", "refused", "crashed", "held"):
+            self._connected = False
+            kind = "held" if report.kind == "held" else "disconnected"
+            if report.kind in ("refused", "crashed"):
+                detail.setdefault("reason", report.kind)
+            return self._over(_OF_THE_PICTURE, utc_s) + self._begin(kind, utc_s, detail)
+        if report.kind == "ended":
+            self._connected = False
+            return self._over(_OF_THE_PICTURE, utc_s)
+        if report.kind in ("changed", "timing"):
+            if report.kind == "changed":
+                self._new_stream()
+            return [Trouble(report.kind, True, utc_s, detail), Trouble(report.kind, False, utc_s)]
+        if report.kind == "recording_stopped":
+            return self._begin("recording", utc_s, detail)
+        if report.kind == "recording_resumed":
+            return self._over(("recording",), utc_s)
+        return []
+
+    def on_frame(self, image: ImageArray, received_ns: int, utc_s: float) -> list[Trouble]:
+        """Look at a frame before it is scored.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            received_ns: monotonic clock at its arrival.
+            utc_s: POSIX seconds at its arrival.
+        """
+        if {"disconnected", "held"} & self._present.keys():
+            # The last frame of a camera that is gone may be taken after the report.
+            return []
+        self._frame_ns = max(self._frame_ns, received_ns)
+        told = self._over(("stalled",), utc_s)
+        step = max(1, image.shape[1] // _COLUMNS)
+        small = np.ascontiguousarray(image[::step, ::step])
+        told += self._black(small, received_ns, utc_s)
+        still_s = self._stillness.frozen_for_s(small, received_ns)
+        if still_s is None:
+            told += self._over(("frozen",), utc_s)
+        else:
+            told += self._begin("frozen", utc_s, {"still_s": round(still_s, 3)})
+        return told
+
+    def on_scored(self, received_ns: int, utc_s: float, now_ns: int) -> list[Trouble]:
+        """A frame was scored; frames that are further apart than was certified mean overload.
+
+        Args:
+            received_ns: monotonic clock at the frame's arrival.
+            utc_s: POSIX seconds at its arrival.
+            now_ns: monotonic clock after it was scored.
+        """
+        last, self._scored_ns = self._scored_ns, received_ns
+        if last is None or not self.interval_s:
+            return []
+        gap_s = (received_ns - last) / 1e9
+        if gap_s >= self._stalled_after_s:
+            # No frames came: that is no overload.
+            self._slow = self._well = 0
+            return []
+        if gap_s > _SLACK * self.interval_s:
+            self._slow, self._well = self._slow + 1, 0
+        else:
+            self._slow, self._well = 0, self._well + 1
+        if self._slow >= _SLOW_FRAMES:
+            return self._begin(
+                "overloaded",
+                utc_s,
+                {
+                    "gap_s": round(gap_s, 3),
+                    "certified_s": round(self.interval_s, 3),
+                    "behind_s": round((now_ns - received_ns) / 1e9, 3),
+                },
+            )
+        return self._over(("overloaded",), utc_s) if self._well >= _WELL_FRAMES else []
+
+    def tick(self, now_ns: int, utc_s: float) -> list[Trouble]:
+        """Called about once a second: what is told by time alone."""
+        silent_s = (now_ns - self._frame_ns) / 1e9
+        if self._connected and silent_s > self._stalled_after_s:
+            return self._begin("stalled", utc_s, {"silent_s": round(silent_s, 3)})
+        return []
+
+    def _black(self, small: ImageArray, received_ns: int, utc_s: float) -> list[Trouble]:
+        dark = (
+            float(small.mean()) < _BLACK_MEAN
+            and np.count_nonzero(small >= _BLACK_LEVEL) < _BRIGHT_SHARE * small.size
+        )
+        if not dark:
+            self._dark_since_ns = None
+            return self._over(("black",), utc_s)
+        if self._dark_since_ns is None:
+            self._dark_since_ns = received_ns
+        dark_s = (received_ns - self._dark_since_ns) / 1e9
+        return self._begin("black", utc_s, {}) if dark_s >= self._black_after_s else []
+
+    def _new_stream(self) -> None:
+        self._scored_ns = self._dark_since_ns = None
+        self._slow = self._well = 0
+        self._stillness.begin_anew()
+
+    def _begin(self, kind: str, utc_s: float, detail: dict[str, Any]) -> list[Trouble]:
+        if kind in self._present:
+            return []
+        self._present[kind] = None
+        return [Trouble(kind, True, utc_s, detail)]
+
+    def _over(self, kinds: tuple[str, ...], utc_s: float) -> list[Trouble]:
+        over = [kind for kind in kinds if kind in self._present]
+        for kind in over:
+            del self._present[kind]
+        return [Trouble(kind, False, utc_s) for kind in over]
+
+
+class _Stillness:
+    """Whether frames still carry the noise that they used to carry.
+
+    The change of a pair is the share of its pixels that differ at all. A sensor's noise changes many of them in
+    every pair, however still the scene; where that was learned, a picture without it is frozen. Where it was not (a
+    drawn scene, a camera that takes all noise away) nothing is ever called frozen.
+    """
+
+    def __init__(self, after_s: float) -> None:
+        self._after_s = after_s
+        self._changes: deque[float] = deque(maxlen=_FLOOR_PAIRS)
+        self._pairs = 0
+        self._floor = 0.0
+        self._longest_s = 0.0
+        self._last: ImageArray | None = None
+        self._since_ns = 0
+        self._called = False
+
+    def begin_anew(self) -> None:
+        """Another stream: its noise is its own."""
+        self._changes.clear()
+        self._pairs = 0
+        self._floor = self._longest_s = 0.0
+        self._last = None
+        self._called = False
+
+    def frozen_for_s(self, small: ImageArray, now_ns: int) -> float | None:
+        """Seconds without noise, if they are too many; else None."""
+        last, self._last = self._last, small
+        if last is None or last.shape != small.shape:
+            self._since_ns = now_ns
+            return None
+        change = float(np.count_nonzero((small != last).any(axis=2))) / (small.shape[0] * small.shape[1])
+        still_s = (now_ns - self._since_ns) / 1e9
+        if change > _STILL_PART * self._floor:
+            if not self._called:
+                # A stretch that ended by itself is how this camera is.
+                self._longest_s = max(self._longest_s, still_s)
+            self._called = False
+            self._since_ns = now_ns
+            self._changes.append(change)
+            self._pairs += 1
+            if self._pairs % _FLOOR_NEEDED == 0:
+                floor = float(np.quantile(self._changes, _FLOOR_QUANTILE))
+                self._floor = floor if floor >= _LEAST_FLOOR else 0.0
+            return None
+        if self._floor > 0 and still_s >= max(self._after_s, _PATIENCE * self._longest_s):
+            self._called = True
+        return still_s if self._called else None
+
+
+class ClockWatch:
+    """Notices when the machine's clock is set: it is compared with the monotonic clock.
+
+    Args:
+        step_s: smaller steps are how a clock is disciplined.
+    """
+
+    def __init__(self, step_s: float = 1.0) -> None:
+        self._step_s = step_s
+        self._last: tuple[int, float] | None = None
+
+    def tick(self, now_ns: int, utc_s: float) -> Trouble | None:
+        """A step since the last call, with how many seconds the clock went forward (or back) in `step_s`."""
+        last, self._last = self._last, (now_ns, utc_s)
+        if last is None:
+            return None
+        step_s = (utc_s - last[1]) - (now_ns - last[0]) / 1e9
+        if abs(step_s) <= self._step_s:
+            return None
+        return Trouble("clock", True, utc_s, {"step_s": round(step_s, 3)})

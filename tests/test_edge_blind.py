@@ -1,0 +1,112 @@
+"""Blind time: gaps that are told, and the share of event starts that fall into them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from anomaly.edge.blind import Coverage, Gap, operational_recall
+from anomaly.errors import UsageError
+
+UTC = 1_790_000_000.0
+S = 1_000_000_000
+
+
+def look(coverage: Coverage, begin_s: float, end_s: float, every_s: float = 0.1) -> None:
+    for at_s in np.arange(begin_s, end_s + 1e-6, every_s):
+        coverage.scored(UTC + at_s, int(at_s * S))
+
+
+def test_without_monitored_time_nothing_can_be_claimed():
+    assert Coverage(0.1).blind_share_upper(1.0) == 1.0
+    assert operational_recall(0.9, 1.0) == 0.0
+
+
+def test_the_share_is_that_of_the_starts_whose_event_falls_wholly_into_a_gap():
+    coverage = Coverage(0.1)
+    look(coverage, 0, 40)
+    look(coverage, 50, 100)
+    # Of a gap of 10 s an event of 2 s can start in 8 of 100 s; one of 12 s cannot hide in it.
+    assert 0.08 <= coverage.blind_share(2.0) < 0.082
+    assert coverage.blind_share(12.0) == 0.0
+    starts = np.random.default_rng(0).uniform(0, 100, 100_000)
+    assert coverage.blind_share(2.0) == pytest.approx(np.mean((starts > 40) & (starts + 2 < 50)), abs=0.004)
+    assert operational_recall(0.9, coverage.blind_share_upper(2.0)) == pytest.approx(0.9 * 0.92, abs=0.002)
+    assert [(gap.start_utc_s - UTC, gap.end_utc_s - UTC, gap.reason) for gap in coverage.gaps_done()] == [
+        (pytest.approx(40, abs=1e-3), pytest.approx(50, abs=1e-3), "blind")
+    ]
+    assert coverage.gaps_done() == []
+
+
+def test_the_calibrated_interval_itself_hides_nothing_more_than_was_calibrated():
+    coverage = Coverage(0.1)
+    look(coverage, 0, 100)
+    assert coverage.blind_share(0.0) < 0.002  # the width of a class of lengths
+    assert coverage.gaps_done() == []
+
+
+def test_a_gap_that_goes_on_counts_and_is_told_in_parts():
+    coverage = Coverage(0.1)
+    look(coverage, 0, 10)
+    told: list[Gap] = []
+    for at_s in range(11, 201):
+        coverage.tick(at_s * S, UTC + at_s)
+        told += coverage.gaps_done()
+    assert len(told) == 3
+    assert coverage.blind_share(1.0) == pytest.approx(189 / 200, abs=0.01)
+    coverage.scored(UTC + 200.5, int(200.5 * S))
+    told += coverage.gaps_done()
+    assert told[0].start_utc_s == pytest.approx(UTC + 10)
+    assert told[-1].end_utc_s == pytest.approx(UTC + 200.5)
+    for one, following in pairwise(told):
+        assert one.end_utc_s == pytest.approx(following.start_utc_s)
+
+
+def test_time_outside_running_is_a_gap_of_its_own_and_not_monitored():
+    coverage = Coverage(0.1)
+    look(coverage, 0, 10)
+    coverage.state(False, UTC + 10, 10 * S)
+    look(coverage, 10.1, 30)
+    assert coverage.blind_share(1.0) == 0.0
+    coverage.state(True, UTC + 30, 30 * S)
+    look(coverage, 30.1, 40)
+    (gap,) = coverage.gaps_done()
+    assert gap == Gap(pytest.approx(UTC + 10), pytest.approx(UTC + 30), "state")
+    assert coverage.blind_share(1.0) == 0.0
+
+
+def test_a_camera_that_never_came_is_blind_from_the_start():
+    coverage = Coverage(0.1)
+    for at_s in range(100):
+        coverage.tick(at_s * S, UTC + at_s)
+    assert coverage.blind_share(1.0) > 0.98
+    assert coverage.gaps_done()[0].start_utc_s == UTC
+
+
+def test_a_clock_that_is_set_makes_no_gap_longer():
+    coverage = Coverage(0.1)
+    look(coverage, 0, 10)
+    coverage.scored(UTC + 86_400 + 13, 13 * S)
+    (gap,) = coverage.gaps_done()
+    assert gap.end_utc_s - gap.start_utc_s == pytest.approx(3.0)
+
+
+def test_the_share_is_never_below_what_the_gaps_really_hide():
+    random = np.random.default_rng(0)
+    gaps = random.exponential(2.0, 2000)
+    coverage = Coverage(0.1)
+    at_s = 0.0
+    coverage.scored(UTC, 0)
+    for gap in gaps:
+        at_s += gap
+        coverage.scored(UTC + at_s, round(at_s * S))
+    for event_s in (0.0, 0.5, 1.7, 4.0, 9.0):
+        really = np.maximum(gaps - max(event_s, 0.1), 0).sum() / gaps.sum()
+        assert really - 1e-6 <= coverage.blind_share(event_s) <= really + 0.005
+
+
+def test_a_confidence_that_is_none_is_refused():
+    with pytest.raises(UsageError, match=r"confidence=1\.5"):
+        Coverage(0.1).blind_share_upper(1.0, confidence=1.5)

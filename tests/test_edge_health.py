@@ -1,0 +1,167 @@
+"""What is called trouble and what is not: made-up frames, reports and clocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from anomaly.edge.capture import Report
+from anomaly.edge.health import CameraHealth, ClockWatch, Trouble
+
+UTC = 1_790_000_000.0
+S = 1_000_000_000
+STEP_NS = S // 10
+Image = NDArray[np.uint8]
+
+
+def report(kind: str, at_s: float = 0.0, **detail: object) -> Report:
+    return Report("line", kind, int(at_s * S), UTC + at_s, detail)
+
+
+def kinds(told: list[Trouble]) -> list[tuple[str, bool]]:
+    return [(one.kind, one.begins) for one in told]
+
+
+def scene(level: int = 120) -> Image:
+    image = np.full((360, 640, 3), level, np.uint8)
+    image[100:200, 100:300] = level // 2
+    return image
+
+
+NOISE = np.random.default_rng(0).normal(0, 2, (8, 360, 640, 1)).astype(np.int16)
+
+
+def noisy(random: np.random.Generator, image: Image) -> Image:
+    return (image + np.roll(NOISE[random.integers(8)], int(random.integers(360)), axis=0)).astype(np.uint8)
+
+
+def play(
+    health: CameraHealth, picture: Callable[[int], Image], begin_s: float, seconds: float
+) -> list[tuple[str, bool]]:
+    """Ten frames a second; what was told."""
+    told = []
+    for number in range(int(seconds * 10)):
+        at_ns = int(begin_s * S) + number * STEP_NS
+        told += health.on_frame(picture(number), at_ns, UTC + at_ns / S)
+    return kinds(told)
+
+
+@pytest.fixture
+def health() -> CameraHealth:
+    made = CameraHealth("line", interval_s=0.1)
+    made.on_report(report("connected"))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["disconnected", "refused", "crashed"])
+def test_a_camera_that_goes_is_disconnected_once_until_it_is_back(health: CameraHealth, kind: str):
+    assert kinds(health.on_report(report(kind, 1.0))) == [("disconnected", True)]
+    assert health.on_report(report(kind, 2.0)) == []
+    assert health.present == ("disconnected",)
+    assert kinds(health.on_report(report("connected", 3.0))) == [("disconnected", False)]
+    assert health.present == ()
+
+
+def test_a_camera_that_locks_us_out_is_held(health: CameraHealth):
+    health.on_report(report("refused", 1.0, status=401))
+    assert kinds(health.on_report(report("held", 2.0))) == [("held", True)]
+    assert kinds(health.on_report(report("connected", 3.0))) == [("disconnected", False), ("held", False)]
+
+
+def test_changes_are_told_once_and_recordings_stop_and_go_on(health: CameraHealth):
+    assert kinds(health.on_report(report("changed", 1.0))) == [("changed", True), ("changed", False)]
+    assert kinds(health.on_report(report("timing", 1.0))) == [("timing", True), ("timing", False)]
+    assert kinds(health.on_report(report("recording_stopped", 1.0))) == [("recording", True)]
+    assert kinds(health.on_report(report("recording_resumed", 2.0))) == [("recording", False)]
+    assert health.on_report(report("segment", 2.0)) == []
+
+
+def test_no_frames_of_a_connected_camera_is_a_stall_and_of_a_gone_one_is_not(health: CameraHealth):
+    health.on_frame(scene(), S, UTC)
+    assert health.tick(5 * S, UTC) == []
+    assert kinds(health.tick(7 * S, UTC)) == [("stalled", True)]
+    assert health.tick(8 * S, UTC) == []
+    assert kinds(health.on_frame(scene(), 9 * S, UTC)) == [("stalled", False)]
+    health.on_report(report("disconnected", 10.0))
+    assert health.tick(100 * S, UTC) == []
+
+
+def test_a_dark_picture_is_black_and_a_dim_one_with_a_light_is_not(health: CameraHealth):
+    assert play(health, lambda _: np.full((360, 640, 3), 3, np.uint8), 0, 4) == [("black", True)]
+    assert play(health, lambda _: scene(), 4, 1) == [("black", False)]
+    lamp = np.zeros((360, 640, 3), np.uint8)
+    lamp[:80, :80] = 200
+    assert play(health, lambda _: lamp, 5, 5) == []
+
+
+def test_a_camera_that_loses_its_noise_is_frozen_and_a_still_scene_is_not(health: CameraHealth):
+    random = np.random.default_rng(0)
+    assert play(health, lambda _: noisy(random, scene()), 0, 60) == []
+    last = noisy(random, scene())
+    assert play(health, lambda _: last, 60, 9.9) == []
+    assert play(health, lambda _: last, 69.9, 5) == [("frozen", True)]
+    assert play(health, lambda _: noisy(random, scene()), 75, 2) == [("frozen", False)]
+    # A freeze is not learned as ordinary.
+    assert play(health, lambda _: last, 77, 12) == [("frozen", True)]
+
+
+def test_without_noise_there_is_nothing_to_miss(health: CameraHealth):
+    assert play(health, lambda _: scene(), 0, 60) == []
+
+    def moving(number: int) -> Image:
+        image = scene()
+        image[300:320, 4 * number % 600 : 4 * number % 600 + 20] = 255
+        return image
+
+    assert play(health, moving, 60, 30) == []
+    assert play(health, lambda _: scene(), 90, 60) == []
+
+
+def test_a_codec_that_repeats_frames_up_to_the_next_keyframe_is_not_frozen(health: CameraHealth):
+    random = np.random.default_rng(0)
+    play(health, lambda _: noisy(random, scene()), 0, 20)
+    pictures = [noisy(random, scene()) for _ in range(20)]
+    assert play(health, lambda number: pictures[number // 90], 20, 170) == []
+
+
+def test_frames_scored_too_far_apart_are_overload_until_it_is_well_again(health: CameraHealth):
+    told, at_ns = [], 0
+    for gaps, gap_s in ((20, 0.1), (4, 0.3), (1, 0.1), (8, 0.3), (10, 0.1), (1, 0.3), (25, 0.1)):
+        for _ in range(gaps):
+            at_ns += int(gap_s * S)
+            told += [(kind, begins, at_ns) for kind, begins in kinds(health.on_scored(at_ns, UTC, at_ns))]
+    assert [one[:2] for one in told] == [("overloaded", True), ("overloaded", False)]
+    unknown = CameraHealth("line", interval_s=None)
+    assert not any(unknown.on_scored(number * S, UTC, number * S) for number in range(20))
+
+
+def test_a_pause_of_the_camera_is_no_overload(health: CameraHealth):
+    assert not any(health.on_scored(number * 6 * S, UTC, number * 6 * S) for number in range(20))
+
+
+def test_looking_at_a_frame_takes_under_a_millisecond(health: CameraHealth):
+    random = np.random.default_rng(0)
+    images = [noisy(random, scene()) for _ in range(10)]
+    took = []
+    for number in range(200):
+        began = time.perf_counter()
+        health.on_frame(images[number % 10], number * STEP_NS, UTC)
+        took.append(time.perf_counter() - began)
+    assert sorted(took)[len(took) // 2] < 1e-3
+
+
+@pytest.mark.parametrize("step_s", [86_400.0, -86_400.0, 1.5, -1.5])
+def test_a_clock_that_is_set_is_told_once(step_s: float):
+    clock = ClockWatch()
+    assert clock.tick(0, UTC) is None
+    assert clock.tick(S, UTC + 1.2) is None
+    told = clock.tick(2 * S, UTC + 2.2 + step_s)
+    assert told is not None
+    assert told.kind == "clock"
+    assert told.begins
+    assert told.detail["step_s"] == pytest.approx(step_s)
+    assert clock.tick(3 * S, UTC + 3.2 + step_s) is None
