@@ -71,14 +71,23 @@ class SmallRunner:
         self.states[camera] = state
         self.set_by.append((camera, state, who))
 
-    def show(self, camera: str, score: float = 1.0, *, size: tuple[int, int] = (90, 160)) -> View:
-        """A new frame, unlike the one before, with a hot spot."""
+    def show(
+        self,
+        camera: str,
+        score: float = 1.0,
+        *,
+        size: tuple[int, int] = (90, 160),
+        hot: tuple[int, int] = (4, 8),
+        image: np.ndarray | None = None,
+    ) -> View:
+        """A new frame, unlike the one before unless an image is given, with a hot spot."""
         with self._news:
             last = self._views[camera]
             sequence = 1 if last is None else last.sequence + 1
-            image = np.full((*size, 3), (sequence * 40) % 256, np.uint8)
+            if image is None:
+                image = np.full((*size, 3), (sequence * 40) % 256, np.uint8)
             heatmap = np.ones((9, 16), np.float32)
-            heatmap[4, 8] = 3.0
+            heatmap[hot] = 3.0
             view = View(image, heatmap, score, score, 1.5, score >= 1.5, time.time(), sequence)
             self._views[camera] = view
             self._news.notify_all()
