@@ -112,7 +112,8 @@ def parse_schedule(entries: Sequence[Mapping[str, Any]], timezone: str | None = 
     Raises:
         UsageError: anything that cannot be read.
     """
-    if isinstance(entries, str) or not isinstance(entries, Sequence):
+    given: object = entries  # out of a file, it may be anything
+    if isinstance(given, str) or not isinstance(given, Sequence):
         raise UsageError(
             f"schedule={entries!r} is no list; give entries such as {{state: stopped, days: sat}}"
         )
