@@ -14,7 +14,7 @@ from anomaly.edge.notify.site_file import sinks_of
 from anomaly.edge.site import load_site, site_of
 from anomaly.errors import SourceError, UsageError
 
-EXAMPLE = ROOT / "configs" / "site" / "example.yaml"
+EXAMPLE = ROOT / "configs" / "sites" / "example.yaml"
 
 
 def write(folder: Path, **changes: Any) -> Path:

@@ -1,6 +1,6 @@
 """The site file: cameras of a line, what looks at each, and when. Plain YAML; secrets by reference only.
 
-See `configs/site/example.yaml` for all that can be written.
+See `configs/sites/example.yaml` for all that can be written.
 """
 
 from __future__ import annotations
@@ -154,9 +154,9 @@ def _document(path: Path) -> Mapping[str, Any]:
         # The library's own words quote the file, over several lines.
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark is not None else ""
-        raise UsageError(f"site file {path} is no YAML{line}; see configs/site/example.yaml") from None
+        raise UsageError(f"site file {path} is no YAML{line}; see configs/sites/example.yaml") from None
     if not isinstance(document, Mapping):
-        raise UsageError(f"site file {path} holds no settings; see configs/site/example.yaml")
+        raise UsageError(f"site file {path} holds no settings; see configs/sites/example.yaml")
     return document
 
 
