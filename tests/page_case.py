@@ -81,7 +81,8 @@ def filled(folder: Path) -> Iterator[Case]:
         times = now - 120 + np.arange(0, 120, 0.5)
         values = 1.0 + 0.12 * np.sin(times) + 0.9 * np.exp(-(((times - now + 40) / 2) ** 2))
         case.store.add_scores(
-            "belt 1", [(float(t), float(t - now), float(s), float(s)) for t, s in zip(times, values, strict=True)]
+            "belt 1",
+            [(float(t), float(t - now), float(s), float(s)) for t, s in zip(times, values, strict=True)],
         )
         for i in range(4):
             add_event(case, now - 300 + i * 60, camera="belt 1", clip=clip, score=1.7 + 0.1 * i)

@@ -19,13 +19,13 @@ function fill(element, properties, children, drawing = false) {
     else if (!drawing && key in element && !["list", "role"].includes(key)) element[key] = value;
     else if (value !== false) element.setAttribute(key, value === true ? "" : String(value));
   }
-  element.append(...children.flat().filter((one) => one !== null && one !== undefined && one !== false));
+  element.append(...children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false));
   return element;
 }
 
 /** Puts new children into an element. */
 export function put(element, ...children) {
-  element.replaceChildren(...children.flat().filter((one) => one !== null && one !== undefined && one !== false));
+  element.replaceChildren(...children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false));
   return element;
 }
 

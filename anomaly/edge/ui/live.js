@@ -153,7 +153,7 @@ function cameraCard(name, context) {
     if (!on) { message.hidden = false; message.textContent = why || "no live picture; trying again"; }
     lampNow();
   });
-  return {
+  const card = {
     root, heat, stop,
     tell(told) {
       status = told;
@@ -172,6 +172,7 @@ function cameraCard(name, context) {
         ["Recipe", told.recipe || "–"],
       ].map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))));
       lampNow();
+      card.draw();
     },
     draw() {
       if (!root.isConnected) return;
@@ -179,4 +180,5 @@ function cameraCard(name, context) {
       drawScores(chart, points, { since: until - SPAN_S, until, threshold: status.threshold, gaps });
     },
   };
+  return card;
 }

@@ -96,6 +96,7 @@ export async function showTimeline(view, context) {
       el("span", {}, ` ${lasting(one.end_utc_s - one.start_utc_s)} ${one.label}`), el("span", { className: "quiet small" }, ` ${one.who}`),
       one.media.clip ? el("a", { href: one.media.clip, target: "_blank", rel: "noopener" }, " clip") : null)) : el("li", { className: "quiet" }, "None."));
     draw();
+    chart.dataset.span = span;
   };
   const turn = (share) => { until += span * share; load(); };
   const seek = (at, play = false) => {
