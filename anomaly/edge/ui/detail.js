@@ -49,8 +49,13 @@ export function detailPane(context, said) {
   };
   const play = () => { if (video) { if (video.paused) video.play().catch(() => {}); else video.pause(); } };
 
+  let screen = null, shown = "";
   const clip = () => {
-    const box = el("div", { className: "screen clip" });
+    // A clip that plays goes on playing when the rest is drawn anew.
+    const now = [event.id, event.clip_state, event.media.preview, event.media.clip, event.media.snapshot].join();
+    if (screen && now === shown) return screen;
+    shown = now;
+    const box = screen = el("div", { className: "screen clip" });
     const source = event.media.preview ?? event.media.clip;
     if (source) {
       video = el("video", { src: source, controls: true, muted: true, playsInline: true, preload: "auto", autoplay: true, "aria-label": "Clip of the event" });
@@ -89,6 +94,7 @@ export function detailPane(context, said) {
     const { start_utc_s: start, end_utc_s: end, peak_utc_s: peak } = event;
     const times = (at) => [when(at), el("span", { className: "quiet small" }, utc(at))];
     verdictBar();
+    const playing = video && !video.paused;
     put(root,
       el("div", { className: "row between" },
         el("h2", {}, event.camera),
@@ -110,6 +116,8 @@ export function detailPane(context, said) {
       el("p", { className: "row small" },
         event.media.clip ? el("a", { href: `${event.media.clip}?download=true` }, "Download the clip") : null,
         el("a", { href: `#/timeline/${encodeURIComponent(event.camera)}/${start}` }, "Show on the timeline")));
+    // Taken out of the page and put back, it stands still.
+    if (playing && video.isConnected) video.play().catch(() => {});
   };
   /** Shows what is known at once, then all of it; asks again while the event or its clip is unfinished. */
   const show = async (given) => {

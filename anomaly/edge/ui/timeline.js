@@ -82,7 +82,7 @@ export async function showTimeline(view, context) {
     const since = until - span, name = camera;
     const [told, footage, found, marked, now] = await Promise.all([
       get(`${cameraPath(name)}/scores`, { since, until, at_most: 1500 }),
-      get(`${cameraPath(name)}/recording`, { since, until }),
+      get(`${cameraPath(name)}/recording`, { since: since + 0.01, until }),
       get("/api/events", { camera: name, since, until, limit: 500 }),
       get("/api/misses", { camera: name }), get("/api/cameras")]);
     if (name !== camera) return;
