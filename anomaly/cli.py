@@ -150,13 +150,17 @@ COMMANDS: dict[str, Command] = {
         ),
         Command(
             "run",
-            "watch footage: annotated video, events.jsonl, snapshots",
+            "watch footage (annotated video, events.jsonl) or cameras (events, clips, page), until it is stopped",
             (
-                _MODEL,
-                Flag("--source", "source", "videos, images, folders of either, or globs", many=True, required=True),
+                Flag("--model", "model", "the model folder", metavar="DIR"),
+                Flag("--source", "source", "videos, images, folders, globs; or cameras: rtsp://, http://, /dev/videoN", many=True, metavar="URI"),
+                Flag("--site", "site", "a file that names cameras, their models, schedules and sinks", metavar="FILE"),
+                Flag("--serve", "serve", "serve the operator's page and the API there", metavar="HOST:PORT"),
                 Flag("--out", "out", "folder for what it writes (default: outputs/run)", metavar="DIR", writes=True),
             ),
-            "  python -m anomaly run --model models/line1 --source new.mp4 --out outputs/line1\n",
+            "  python -m anomaly run --model models/line1 --source new.mp4 --out outputs/line1\n"
+            "  python -m anomaly run --model models/line1 --source 'rtsp://watch:${env:CAMERA_PASSWORD}@10.0.0.5/stream' --serve 127.0.0.1:8080\n"
+            "  python -m anomaly run --site site.yaml --out /var/lib/anomaly --serve 127.0.0.1:8080\n",
         ),
         Command(
             "record",

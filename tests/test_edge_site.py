@@ -40,7 +40,7 @@ def test_the_example_says_what_it_says(tmp_path: Path, monkeypatch: pytest.Monke
     assert filler.address.shown == "rtsp://filler.plant.example/stream1"
     assert filler.model == tmp_path / "models/line"
     assert filler.recipes["can"] == tmp_path / "models/can"
-    assert (filler.recipe, filler.fps, filler.keep_hours, filler.record) == ("bottle", 10.0, 48.0, True)
+    assert (filler.recipe, filler.fps, filler.record) == ("bottle", 10.0, True)
     assert filler.black[0][1] == (0.25, 0.0)
     # 2026-11-23 is a Monday; 22:30 UTC is 23:30 in Berlin.
     assert filler.schedule.state_at(1_795_473_000.0) == "maintenance"
@@ -76,7 +76,6 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         ({"camera": {"source": "ftp://host/x"}}, "camera line: source: ftp://"),
         ({"camera": {"source": None}}, "camera line: source is missing"),
         ({"camera": {"fps": 0}}, "camera line: fps=0 is no number above 0"),
-        ({"camera": {"keep_hours": "many"}}, "camera line: keep_hours='many'"),
         ({"camera": {"record": "yes"}}, "camera line: record='yes'"),
         ({"camera": {"black": [[[0, 0], [1, 1]]]}}, "camera line: black is no list of polygons"),
         ({"camera": {"black": [[[0, 0], [1, 1], [2, 0]]]}}, "camera line: black is no list of polygons"),
@@ -115,12 +114,12 @@ def test_a_file_that_is_none_is_refused_without_quoting_it(tmp_path: Path, text:
 
 def test_flags_alone_make_a_site_with_names_of_its_own(tmp_path: Path):
     sources = ["rtsp://host/a", "/clips/test 01.mp4", "/other/test 01.mkv", "/dev/video0"]
-    site = site_of(sources, tmp_path, fps=5.0, record=False, keep_hours=2.0)
+    site = site_of(sources, tmp_path, fps=5.0, record=False)
     assert [camera.name for camera in site.cameras] == ["camera1", "test-01", "test-01-2", "camera4"]
     assert site.document == {}
-    named = site_of(sources[:2], tmp_path, fps=None, record=True, keep_hours=2.0, names=["a", "b"])
+    named = site_of(sources[:2], tmp_path, fps=None, record=True, names=["a", "b"])
     assert [camera.name for camera in named.cameras] == ["a", "b"]
     with pytest.raises(UsageError, match="one name a source"):
-        site_of(sources, tmp_path, fps=None, record=True, keep_hours=2.0, names=["a"])
+        site_of(sources, tmp_path, fps=None, record=True, names=["a"])
     with pytest.raises(SourceError):
-        site_of(["ftp://host/a"], tmp_path, fps=None, record=True, keep_hours=2.0)
+        site_of(["ftp://host/a"], tmp_path, fps=None, record=True)

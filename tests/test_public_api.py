@@ -123,8 +123,11 @@ PUBLIC = {
     "anomaly.evaluation": """
         Evaluation evaluate flat inside measure_rate
     """,
+    "anomaly.edge.incidents": """
+        Event Incidents Step
+    """,
     "anomaly.edge.watch": """
-        Event Watched watch
+        Watched watch
     """,
     "anomaly.edge.sinks": """
         AnnotatedVideo EventLog annotate write_jpeg

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from anomaly.commands import console
 from anomaly.commands.score import named_as, watch_source
+from anomaly.edge.address import parse_address
 from anomaly.edge.sinks import AnnotatedVideo, EventLog, annotate, write_jpeg
-from anomaly.errors import FootageError, ModelError
+from anomaly.errors import FootageError, ModelError, UsageError
 from anomaly.first_start import checked_here
 from anomaly.footage.source import find_sources, probe
 from anomaly.model import load_model
@@ -26,7 +27,14 @@ if TYPE_CHECKING:
 
 
 def run(config: RunConfig) -> None:
-    """Watch every source; one that cannot be read stops nothing."""
+    """Watch every source; one that cannot be read stops nothing. Cameras are watched until it is stopped."""
+    if is_live(config):
+        from anomaly.commands import live
+
+        live.run(config)
+        return
+    if config.model is None or not config.source:
+        raise UsageError("run needs --model and --source, or --site; see `python -m anomaly run --help`")
     sources = find_sources(config.source)
     model = load_model(
         Path(config.model), device=config.device, offline=config.weights.offline, runtime=config.runtime
@@ -60,6 +68,13 @@ def run(config: RunConfig) -> None:
     )
     if config.run.annotate:
         console.say(f"Look at {out / 'annotated'}.")
+
+
+def is_live(config: RunConfig) -> bool:
+    """Whether there is a camera among the sources, or files are to be played at their own speed."""
+    if config.site is not None or config.serve is not None or config.run.live:
+        return True
+    return any(parse_address(source).kind != "file" for source in config.source)
 
 
 def _watch(

@@ -25,10 +25,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _NAMES = "letters, digits, - _ . and at most 64 of them, the first a letter or digit"
 _KEYS = ("site", "line", "page", "timezone", "model", "fps", "cameras", "sinks")
 _CAMERA_KEYS = (
-    "name", "source", "model", "recipes", "recipe", "fps", "black", "schedule", "record", "keep_hours", "loop",
+    "name", "source", "model", "recipes", "recipe", "fps", "black", "schedule", "record", "loop",
 )  # fmt: skip
 _FPS = 10.0
-_KEEP_HOURS = 24.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,6 @@ class CameraSite:
         black: privacy masks, polygons of (x, y) in 0..1.
         schedule: when it is not to announce.
         record: whether a rolling recording is kept.
-        keep_hours: of it.
         loop: a file is played again and again.
     """
 
@@ -58,7 +56,6 @@ class CameraSite:
     black: tuple[Polygon, ...]
     schedule: Schedule
     record: bool
-    keep_hours: float
     loop: bool
 
 
@@ -108,7 +105,6 @@ def site_of(
     *,
     fps: float | None,
     record: bool,
-    keep_hours: float,
     names: Sequence[str] | None = None,
 ) -> Site:
     """A site from flags alone: one camera a source, all with one model.
@@ -117,7 +113,7 @@ def site_of(
         sources: addresses.
         model: folder of the model.
         fps: frames a second that are looked at; None = every frame.
-        record, keep_hours: of the rolling recording.
+        record: whether the rolling recording is on.
         names: one a source; None = files by their name, others camera1, camera2, ...
 
     Raises:
@@ -135,7 +131,7 @@ def site_of(
         _name(name, "camera")
     _unique(names, "cameras")
     cameras = tuple(
-        CameraSite(name, address, model, {}, "", fps, (), Schedule(), record, keep_hours, loop=False)
+        CameraSite(name, address, model, {}, "", fps, (), Schedule(), record, loop=False)
         for name, address in zip(names, addresses, strict=True)
     )
     return Site("site", "line", cameras, {})
@@ -200,7 +196,6 @@ def _camera(entry: object, position: int, document: Mapping[str, Any], folder: P
         black=_polygons(entry.get("black") or [], f"{where}: black"),
         schedule=schedule,
         record=_switch(entry.get("record", True), f"{where}: record"),
-        keep_hours=_number(entry.get("keep_hours", _KEEP_HOURS), f"{where}: keep_hours"),
         loop=_switch(entry.get("loop", False), f"{where}: loop"),
     )
 

@@ -115,8 +115,14 @@ _DEFAULTS: dict[str, Any] = {
 REQUIRED = ("camera", "model", "start_utc_s", "start_pts_s", "score", "threshold")
 
 
+def blank(given: Mapping[str, Any]) -> StoredEvent:
+    """An event as it would be stored, with `REQUIRED` and its id given, the rest as for a new one."""
+    peak = {"peak_utc_s": given["start_utc_s"], "peak_pts_s": given["start_pts_s"]}
+    return StoredEvent(**{**_DEFAULTS, **peak, **given})
+
+
 def insert(connection: sqlite3.Connection, given: Mapping[str, Any], now_utc_s: float) -> StoredEvent:
-    """Write a new event; `given` holds `REQUIRED` and any other field but the id.
+    """Write a new event; `given` holds `REQUIRED` and any other field; without an id it gets one.
 
     Raises:
         StoreError: a field is missing, or there is no such field.
@@ -132,7 +138,8 @@ def insert(connection: sqlite3.Connection, given: Mapping[str, Any], now_utc_s: 
         "peak_utc_s": given["start_utc_s"],
         "peak_pts_s": given["start_pts_s"],
         **given,
-        "id": next_id(last, now_utc_s),
+        # One that was announced while it could not be stored keeps the id that it was announced by.
+        "id": given.get("id") or next_id(last, now_utc_s),
     }
     row = _row(values)
     marks = ", ".join("?" for _ in row)

@@ -71,6 +71,10 @@ class Store(OpenFolder):
         ended = {"status": "ended", **changes, "end_utc_s": end_utc_s, "end_pts_s": end_pts_s}
         return self._change(event_id, ended, "end")
 
+    def describe_event(self, event_id: str, **changes: Any) -> StoredEvent:
+        """Change fields of an event (its pictures) and tell nobody."""
+        return self._change(event_id, changes, None)
+
     def set_clip(self, item_id: str, used: Sequence[int] = (), *, miss: bool = False, **changes: Any) -> bool:
         """Write clip, clip_state, preview and what the clip covers, of an event or a miss; tells nobody.
 

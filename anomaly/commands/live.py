@@ -1,0 +1,205 @@
+"""`anomaly run` beside the line: cameras in, events and clips out, until it is stopped."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anomaly.commands import console
+from anomaly.edge import outbox
+from anomaly.edge.clips import ClipMaker
+from anomaly.edge.ledger import Ledger
+from anomaly.edge.loaded import Loaded
+from anomaly.edge.logs import logging_to_stderr
+from anomaly.edge.metrics import Figures, Probes
+from anomaly.edge.notify import Delivery, Origin
+from anomaly.edge.notify.site_file import sinks_of
+from anomaly.edge.pictures import Pictures
+from anomaly.edge.retention import Retention, RetentionSettings, estimate_disk
+from anomaly.edge.runner import Runner
+from anomaly.edge.site import load_site, site_of
+from anomaly.edge.store import Store
+from anomaly.edge.store.database import connect
+from anomaly.edge.store.opening import DATABASE
+from anomaly.edge.systemd import tell
+from anomaly.errors import ModelError, UsageError
+from anomaly.first_start import checked_here
+from anomaly.model import load_model
+from anomaly.thresholds import load_threshold
+
+if TYPE_CHECKING:
+    from anomaly.config import RunConfig
+    from anomaly.edge.cutting import Polygon
+    from anomaly.edge.server import Server
+    from anomaly.edge.site import Site
+
+#: What a camera is supposed to send where nothing is known of it: H.264 at 1080p and 10 frames a second.
+_BITS_PER_S = 4e6
+
+
+def run(config: RunConfig) -> None:
+    """Watch the cameras of a site, or of the flags, until SIGTERM or Ctrl-C."""
+    site = _site(config)
+    if config.run.log not in ("auto", "text", "json"):
+        raise UsageError(f"run.log={config.run.log!r} is not known; choose auto, text or json")
+    as_json = config.run.log == "json" or (config.run.log == "auto" and not sys.stderr.isatty())
+    folder = Path(config.out)
+    settings = RetentionSettings(
+        clip_days=config.keep.clip_days,
+        keep_hours=config.keep.hours,
+        recording_bytes=_bytes(config.keep.recording_gb),
+        clip_bytes=_bytes(config.keep.clip_gb),
+    )
+    held: list[Runner] = []
+    delivery = Delivery(
+        lambda: connect(folder / DATABASE),
+        sinks_of(site.document.get("sinks") or {}),
+        Origin(site.site, site.line, str(site.document.get("page") or "")),
+        scored_since=lambda seconds: bool(held) and held[0].scored_since(seconds),
+        on_state=lambda camera, state, who: held[0].set_state(camera, state, who) if held else None,
+        picture=lambda event_id: _picture(store, event_id),
+    )
+    with ExitStack() as stack:
+        stack.enter_context(logging_to_stderr(as_json))
+        store = stack.enter_context(
+            Store(folder, [delivery.on_event], on_delete=[delivery.on_delete], schemas=[outbox.SCHEMA])
+        )
+        for notice in store.notices:
+            console.say(notice)
+        pictures = Pictures(store)
+        stack.callback(pictures.close)
+        retention = Retention(store, settings, on_room=lambda room: _record(held, on=room.recording))
+        clips = stack.enter_context(
+            ClipMaker(
+                store,
+                config.keep.before_s,
+                config.keep.after_s,
+                black=lambda name: _black(held[0].site if held else site, name),
+                room=lambda: retention.room.clips,
+            )
+        )
+        runner = Runner(
+            site,
+            Ledger(store, pictures, clips, delivery),
+            lambda path, fps: _load(config, path, fps),
+            recording=folder / "recording" if any(camera.record for camera in site.cameras) else None,
+            segment_s=config.keep.segment_s,
+            alive=_alive,
+        )
+        held.append(runner)
+        _headlines(runner, settings, folder)
+        stack.enter_context(retention)
+        delivery.start()
+        stack.callback(delivery.stop)
+        stack.enter_context(Figures(runner))
+        if config.run.metrics is not None:
+            probes = stack.enter_context(Probes(runner, config.run.metrics))
+            console.say(f"Probes and metrics: {probes.url}/healthz, /readyz, /metrics.")
+        if config.serve is not None:
+            server = _serve(config, runner, store)
+            stack.callback(server.stop)
+            console.say(f"The page: {server.url}")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: runner.stop())
+        signal.signal(signal.SIGHUP, lambda *_: _reload(config, runner))
+        tell("READY=1")
+        try:
+            runner.run()
+        finally:
+            tell("STOPPING=1")
+    console.say(f"Stopped. Events, clips and recordings are in {folder}.")
+
+
+def _site(config: RunConfig) -> Site:
+    if config.site is not None:
+        if config.source or config.model is not None:
+            raise UsageError("--site names cameras and models itself; drop --source and --model")
+        site = load_site(Path(config.site))
+    else:
+        if config.model is None or not config.source:
+            raise UsageError("run needs --model and --source, or --site; see `python -m anomaly run --help`")
+        site = site_of(
+            config.source,
+            Path(config.model),
+            fps=config.footage.fps,
+            record=config.keep.record,
+        )
+    if not config.keep.record:
+        site = replace(site, cameras=tuple(replace(one, record=False) for one in site.cameras))
+    return site
+
+
+def _load(config: RunConfig, path: Path, fps: float | None) -> Loaded:
+    model = load_model(path, device=config.device, offline=config.weights.offline, runtime=config.runtime)
+    threshold = checked_here(model, load_threshold(model, fps=fps))
+    if config.run.require_certificate and not threshold.certified:
+        raise ModelError(
+            f"{path}: {threshold.headline()}; run.require_certificate=true does not run what is not certified"
+        )
+    return Loaded.of(model, threshold)
+
+
+def _reload(config: RunConfig, runner: Runner) -> None:
+    # In the signal's frame nothing may be slow: a site file is read by the thread that loads.
+    runner.reload(lambda: _site(config))
+
+
+def _black(site: Site, camera: str) -> tuple[Polygon, ...]:
+    return next((one.black for one in site.cameras if one.name == camera), ())
+
+
+def _record(runners: list[Runner], *, on: bool) -> None:
+    for runner in runners:
+        runner.record(on)
+
+
+def _alive() -> None:
+    tell("WATCHDOG=1")
+
+
+def _headlines(runner: Runner, settings: RetentionSettings, folder: Path) -> None:
+    for name, one in runner.status()["cameras"].items():
+        console.say(
+            f"{name}: {one['address']}, model {one['model']} ({one['runtime']}). {one['certificate']}"
+        )
+    recorded = {camera.name: _BITS_PER_S for camera in runner.site.cameras if camera.record}
+    if recorded:
+        estimate = estimate_disk(recorded, settings)
+        console.say(f"Disk, at {_BITS_PER_S / 1e6:g} Mbit/s a camera: {estimate}; in {folder}.")
+
+
+def _serve(config: RunConfig, runner: Runner, store: Store) -> Server:
+    from anomaly.edge.server import ServeSettings, serve
+
+    host, colon, port = str(config.serve).rpartition(":")
+    if not colon or not port.isdigit():
+        raise UsageError(f"--serve {config.serve!r} is not HOST:PORT; give one such as 127.0.0.1:8080")
+    door = config.door
+    server = serve(
+        runner,
+        store,
+        ServeSettings(
+            host=host,
+            port=int(port),
+            allowed_hosts=tuple(door.allowed_hosts),
+            tls_cert=Path(door.tls_cert) if door.tls_cert else None,
+            tls_key=Path(door.tls_key) if door.tls_key else None,
+            insecure=door.insecure,
+            trusted_proxy=door.trusted_proxy,
+        ),
+    )
+    server.start()
+    return server
+
+
+def _picture(store: Store, event_id: str) -> Path | None:
+    event = store.event(event_id)
+    return None if event is None or event.heatmap is None else store.path(event.heatmap)
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * 1e9)

@@ -1,0 +1,241 @@
+"""What the runner writes down and whom it tells: the row first, then the word.
+
+A store that cannot write (a full disk) loses no alarm: the event is told all the same, kept in memory under the
+id it was told by, and written when there is room again. Scoring goes on whatever happens here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from anomaly.edge.store.event import StoredEvent, blank, next_id
+from anomaly.errors import StoreError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Mapping, Sequence
+
+    from anomaly.edge.clips import ClipMaker
+    from anomaly.edge.health import Trouble
+    from anomaly.edge.pictures import Pictures, Shot
+    from anomaly.edge.store import Store
+
+_LOG = logging.getLogger(__name__)
+
+
+class Told(Protocol):
+    """Who is told besides the log; `anomaly.edge.notify.Delivery` is one."""
+
+    def on_event_not_stored(self, event: StoredEvent, what: str) -> None:
+        """Tell an event that the store could not take."""
+
+    def on_health(
+        self,
+        connection: sqlite3.Connection,
+        camera: str,
+        state: str,
+        what: str,
+        detail: Mapping[str, Any],
+        *,
+        over: bool = False,
+    ) -> None:
+        """Tell of trouble, inside a transaction."""
+
+
+class Ledger:
+    """Writes for all cameras, in the runner's thread.
+
+    Args:
+        store: open, as owner. Its hooks tell events that were stored.
+        pictures, clips: make what is shown of an event.
+        told: who else is told; None = nobody.
+    """
+
+    def __init__(
+        self, store: Store, pictures: Pictures, clips: ClipMaker | None, told: Told | None = None
+    ) -> None:
+        self._store = store
+        self._pictures = pictures
+        self._clips = clips
+        self._told = told
+        self._unstored: dict[str, StoredEvent] = {}
+        self._health: dict[tuple[str, str], int] = {}
+        self._failing = False
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    def begins(self, **values: Any) -> StoredEvent:
+        """Store a new event and tell of it; never fails."""
+        try:
+            event = self._store.start_event(**values)
+        except StoreError as error:
+            self._say(error)
+            event = blank({**values, "id": next_id(max(self._unstored, default=None), time.time())})
+            self._unstored[event.id] = event
+            if self._told is not None and event.announced:
+                self._told.on_event_not_stored(event, "start")
+        if event.announced:
+            _LOG.warning(
+                "ALARM %s: score %.3g reaches %.3g%s (event %s)",
+                event.camera,
+                event.score,
+                event.threshold,
+                "" if event.certified else " UNCERTIFIED",
+                event.id,
+            )
+        else:
+            _LOG.info("%s is %s: event %s is stored, nobody is told", event.camera, event.state, event.id)
+        return event
+
+    def rises(self, event: StoredEvent) -> None:
+        """An event that is on has a new highest frame."""
+        if event.id in self._unstored:
+            self._unstored[event.id] = event
+            return
+        self._try(
+            lambda: self._store.update_event(
+                event.id, score=event.score, peak_utc_s=event.peak_utc_s, peak_pts_s=event.peak_pts_s
+            )
+        )
+
+    def ends(self, event: StoredEvent, end_utc_s: float, end_pts_s: float, score: float) -> None:
+        """An event is over."""
+        ended = replace(event, score=score, end_utc_s=end_utc_s, end_pts_s=end_pts_s, status="ended")
+        _LOG.info(
+            "%s: event %s over after %.1f s, highest score %.3g",
+            event.camera,
+            event.id,
+            end_utc_s - event.start_utc_s,
+            score,
+        )
+        done = event.id not in self._unstored and self._try(lambda: self._write_end(ended))
+        if not done:
+            self._unstored[event.id] = ended
+            if self._told is not None and event.announced:
+                self._told.on_event_not_stored(ended, "end")
+        elif self._clips is not None:
+            self._clips.offer(event.id)
+
+    def _write_end(self, event: StoredEvent) -> None:
+        assert event.end_utc_s is not None
+        assert event.end_pts_s is not None
+        self._store.end_event(
+            event.id,
+            event.end_utc_s,
+            event.end_pts_s,
+            score=event.score,
+            peak_utc_s=event.peak_utc_s,
+            peak_pts_s=event.peak_pts_s,
+        )
+
+    def picture(self, shot: Shot) -> None:
+        """Have a frame of an event shown."""
+        if shot.event_id not in self._unstored:
+            self._pictures.offer(shot)
+
+    def tick(self) -> None:
+        """Write what could not be written before, oldest first."""
+        for event_id in sorted(self._unstored):
+            event = self._unstored[event_id]
+            if not self._try(lambda event=event: self._write_late(event)):  # type: ignore[misc]
+                return
+            del self._unstored[event_id]
+
+    def _write_late(self, event: StoredEvent) -> None:
+        if self._store.event(event.id) is None:
+            values = asdict(event)
+            # What the store says of an event that is on; its end is written as one.
+            self._store.start_event(**{**values, "status": "open", "end_utc_s": None, "end_pts_s": None})
+        if event.end_utc_s is not None:
+            self._write_end(event)
+
+    @property
+    def waiting(self) -> int:
+        """Events that are in memory only."""
+        return len(self._unstored)
+
+    # -- the rest ---------------------------------------------------------------------------------------------
+
+    def trouble(self, camera: str, state: str, troubles: Sequence[Trouble]) -> None:
+        """Write down health events; "" is the machine."""
+        for one in troubles:
+            words = "; ".join(f"{key}: {value}" for key, value in one.detail.items())
+            _LOG.log(
+                logging.WARNING if one.begins else logging.INFO,
+                "%s %s%s%s",
+                camera or "this machine",
+                one.kind,
+                "" if one.begins else " is over",
+                f" ({words})" if words else "",
+            )
+            self._try(lambda one=one: self._write_trouble(camera, state, one))  # type: ignore[misc]
+
+    def _write_trouble(self, camera: str, state: str, one: Trouble) -> None:
+        key = camera, one.kind
+        with self._store.transaction() as connection:
+            if one.begins:
+                self._health[key] = self._store.add_health(camera, one.kind, one.utc_s, one.detail)
+            elif key in self._health:
+                self._store.end_health(self._health.pop(key), one.utc_s)
+            if self._told is not None:
+                self._told.on_health(connection, camera, state, one.kind, one.detail, over=not one.begins)
+
+    def segment(self, camera: str, detail: Mapping[str, Any]) -> None:
+        """Index a recorded file."""
+        self._try(
+            lambda: self._store.add_segment(
+                camera,
+                detail["path"],
+                detail["start_utc_s"],
+                detail["end_utc_s"],
+                detail["start_pts_s"],
+                detail["bytes"],
+                detail["codec"],
+            )
+        )
+
+    def gap(self, camera: str, start_utc_s: float, end_utc_s: float, reason: str) -> None:
+        """Write time that was not looked at."""
+        self._try(lambda: self._store.add_gap(camera, start_utc_s, end_utc_s, reason))
+
+    def scores(self, camera: str, scores: Sequence[tuple[float, float, float, float]]) -> bool:
+        """Write (utc_s, pts_s, score, decision_score); False where the store could not."""
+        return self._try(lambda: self._store.add_scores(camera, scores))
+
+    def watches(self, camera: str, model: str, recipe: str) -> None:
+        """A camera is watched by this model from now on."""
+        self._try(lambda: self._store.set_model(camera, model, recipe, time.time()))
+
+    def last_state(self, camera: str) -> tuple[str, float] | None:
+        """The state that somebody set a camera to before this run, and when (POSIX seconds)."""
+        try:
+            found = self._store.states().get(camera)
+        except StoreError as error:
+            self._say(error)
+            return None
+        return None if found is None else (found.state, found.since_utc_s)
+
+    def state(self, camera: str, state: str, who: str, utc_s: float) -> None:
+        """Somebody set a camera's state."""
+        _LOG.info("%s is %s, set by %s", camera, state, who)
+        self._try(lambda: self._store.set_state(camera, state, who, utc_s))
+
+    def _try(self, write: Callable[[], object]) -> bool:
+        try:
+            write()
+        except StoreError as error:
+            self._say(error)
+            return False
+        if self._failing:
+            _LOG.warning("the store can be written again")
+        self._failing = False
+        return True
+
+    def _say(self, error: StoreError) -> None:
+        # A full disk fails every write; the log is on the same disk.
+        if not self._failing:
+            _LOG.error("the store cannot be written, scoring and alarms go on: %s", error)
+        self._failing = True

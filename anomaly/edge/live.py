@@ -1,0 +1,322 @@
+"""One live camera in the runner's hands: its frames decided, its events stored before they are told, its health."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anomaly.detector import Recent
+from anomaly.edge.blind import Coverage, operational_recall
+from anomaly.edge.health import CameraHealth
+from anomaly.edge.incidents import Incidents
+from anomaly.edge.pictures import Shot
+from anomaly.edge.state import StateKeeper
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from anomaly.decider import Alarm
+    from anomaly.detector import Look
+    from anomaly.edge.capture import Capture, Report
+    from anomaly.edge.incidents import Event, Step
+    from anomaly.edge.ledger import Ledger
+    from anomaly.edge.loaded import Loaded
+    from anomaly.edge.site import CameraSite
+    from anomaly.edge.store import StoredEvent
+    from anomaly.thresholds import Threshold
+    from anomaly.types import Frame, ImageArray
+
+_LOG = logging.getLogger(__name__)
+RUNNING = "running"
+#: An event that is on is told anew at most so often, when it rises.
+_UPDATE_S = 1.0
+#: An event whose camera gives no frame for so long is over.
+_SILENCE_S = 10.0
+#: Frames over which rate and latency are told.
+_RECENT_FRAMES = 300
+#: Scores that wait for a store that cannot write now, about ten minutes of them.
+_MOST_SCORES = 6000
+
+
+@dataclass(frozen=True, eq=False)
+class LiveView:
+    """The last scored frame of a camera.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        heatmap: (gh, gw) float32, in units of the score; exact for the largest patches, which the score is the mean
+            of, and an upper bound for the others.
+        score, decision_score, threshold: raw, as decided on, and where the alarm starts (None = not calibrated).
+        alarm: whether an event is on.
+        utc_s: when the frame arrived.
+        sequence: number of the frame among those scored.
+    """
+
+    image: ImageArray
+    heatmap: NDArray[np.float32]
+    score: float
+    decision_score: float
+    threshold: float | None
+    alarm: bool
+    utc_s: float
+    sequence: int
+
+
+class LiveCamera:
+    """What the runner keeps of one camera. All of it belongs to the runner's thread, but `view` and `status`.
+
+    Args:
+        site: its entry of the site.
+        loaded: what looks.
+        capture: where its frames come from; started by the runner.
+        ledger: where events, health and scores are written, and who is told.
+    """
+
+    def __init__(
+        self, site: CameraSite, recipe: str, loaded: Loaded, capture: Capture, ledger: Ledger
+    ) -> None:
+        self.site = site
+        self.recipe = recipe
+        self.loaded = loaded
+        self.capture = capture
+        self.recent = Recent()
+        self.over = False
+        self.view: LiveView | None = None
+        self.state = StateKeeper(site.schedule)
+        before = ledger.last_state(site.name)
+        if before is not None:
+            self.state.set(*before)
+        self._ledger = ledger
+        self._incidents = Incidents(self._threshold())
+        self._health = CameraHealth(site.name, interval_s=loaded.interval_s)
+        self._coverage = Coverage(loaded.interval_s)
+        self._open: StoredEvent | None = None
+        self._updated_s = 0.0
+        self._scores: deque[tuple[float, float, float, float]] = deque(maxlen=_MOST_SCORES)
+        self._arrivals: deque[float] = deque(maxlen=_RECENT_FRAMES)
+        self._latencies: deque[float] = deque(maxlen=_RECENT_FRAMES)
+        self._last_ns = time.monotonic_ns()
+        # From the stream's time to this machine's clock, by the last frame.
+        self._offset_s = 0.0
+        self.scored = 0
+        self.events = 0
+        ledger.watches(site.name, loaded.digest, recipe)
+
+    @property
+    def threshold(self) -> Threshold:
+        """What decides."""
+        return self._incidents.threshold
+
+    @property
+    def away(self) -> bool:
+        """Whether the camera is not to be had, or not to be looked at now."""
+        return bool({"disconnected", "held"} & set(self._health.present)) or self._state() != RUNNING
+
+    def _threshold(self) -> Threshold:
+        # A calibration by folder knows a camera by its folder's name.
+        return self.loaded.threshold.of(f"{self.site.name}/live")
+
+    def use(self, loaded: Loaded, recipe: str) -> None:
+        """Look with another model from the next frame on."""
+        self.loaded, self.recipe, self.recent = loaded, recipe, Recent()
+        for event in self._incidents.change(self._threshold()):
+            self._end(event, event.end_s + self._offset_s)
+        self._health.interval_s = loaded.interval_s
+        self._coverage.interval_s = loaded.interval_s
+        self._ledger.watches(self.site.name, loaded.digest, recipe)
+
+    def set_state(self, state: str, who: str) -> None:
+        """Set the state by hand; it holds until the schedule next changes its mind."""
+        now = time.time()
+        self.state.set(state, now)
+        self._ledger.state(self.site.name, state, who, now)
+
+    def hear(self, report: Report) -> None:
+        """Take note of what the capture tells."""
+        self._ledger.trouble(self.site.name, self._state(), self._health.on_report(report))
+        if report.kind == "segment":
+            self._ledger.segment(self.site.name, report.detail)
+        elif report.kind == "ended":
+            self.over = True
+
+    def before(self, frame: Frame) -> None:
+        """Look at a frame's health, apart from what it shows."""
+        self._ledger.trouble(
+            self.site.name,
+            self._state(),
+            self._health.on_frame(frame.image, frame.received_ns, frame.utc_s),
+        )
+
+    def see(self, frame: Frame, look: Look) -> None:
+        """Decide a frame that was looked at."""
+        state = self._state()
+        step = self._incidents.step(frame, look)
+        self._follow(step, frame, state)
+        now_ns = time.monotonic_ns()
+        decision_score = step.decision.decision_score
+        if not np.isfinite(decision_score):
+            decision_score = 0.0
+        self.scored += 1
+        self._scores.append((frame.utc_s, frame.pts_s, look.score, decision_score))
+        self._arrivals.append(now_ns / 1e9)
+        self._latencies.append((now_ns - frame.received_ns) / 1e9)
+        self._last_ns = now_ns
+        self._offset_s = frame.utc_s - frame.pts_s
+        self._coverage.state(state == RUNNING, frame.utc_s, frame.received_ns)
+        self._coverage.scored(frame.utc_s, frame.received_ns)
+        self._ledger.trouble(
+            self.site.name, state, self._health.on_scored(frame.received_ns, frame.utc_s, now_ns)
+        )
+        self.view = LiveView(
+            frame.image,
+            look.bounds.reshape(look.grid),
+            look.score,
+            step.decision.score,
+            self.threshold.value,
+            step.decision.alarm,
+            frame.utc_s,
+            self.scored,
+        )
+
+    def tick(self, now_ns: int, utc_s: float) -> None:
+        """About once a second: what time itself changes."""
+        state = self._state()
+        self._ledger.trouble(self.site.name, state, self._health.tick(now_ns, utc_s))
+        self._coverage.state(state == RUNNING, utc_s, now_ns)
+        self._coverage.tick(now_ns, utc_s)
+        for gap in self._coverage.gaps_done():
+            self._ledger.gap(self.site.name, gap.start_utc_s, gap.end_utc_s, gap.reason)
+        if self._open is not None and now_ns - self._last_ns > _SILENCE_S * 1e9:
+            self.finish()
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand the scores that were gathered to the store."""
+        if self._scores and self._ledger.scores(self.site.name, list(self._scores)):
+            self._scores.clear()
+
+    def finish(self) -> None:
+        """End the event that is on: no frame follows."""
+        for event in self._incidents.finish():
+            self._end(event, event.end_s + self._offset_s)
+
+    def status(self) -> dict[str, Any]:
+        """How it stands, plain values."""
+        view, threshold, counts = self.view, self.threshold, self.capture.counts()
+        latencies = sorted(self._latencies)
+        arrivals = list(self._arrivals)
+        span = arrivals[-1] - arrivals[0] if len(arrivals) > 1 else 0.0
+        blind = self._coverage.blind_share_upper(self.loaded.shortest_s)
+        recall = threshold.certificate.recall if threshold.certified and threshold.certificate else None
+        return {
+            "address": self.site.address.shown,
+            "masked": bool(self.site.black),
+            "state": self._state(),
+            "health": list(self._health.present),
+            "connected": self.scored > 0 and not {"disconnected", "held"} & set(self._health.present),
+            "alarm": bool(view and view.alarm),
+            "event": self._open.id if self._open else None,
+            "score": view.score if view else None,
+            "decision_score": view.decision_score if view else None,
+            "threshold": threshold.value,
+            "last_utc_s": view.utc_s if view else None,
+            "fps": (len(arrivals) - 1) / span if span > 0 else 0.0,
+            "fps_asked": self.site.fps,
+            "latency_p50_s": latencies[len(latencies) // 2] if latencies else None,
+            "latency_p99_s": latencies[int(0.99 * (len(latencies) - 1))] if latencies else None,
+            "counts": {
+                "decoded": counts.decoded,
+                "captured": counts.captured,
+                "scored": counts.taken,
+                "dropped": counts.dropped,
+            },
+            "events": self.events,
+            "model": self.loaded.model.folder.name,
+            "model_digest": self.loaded.digest,
+            "runtime": self.loaded.model.runtime,
+            "recipe": self.recipe,
+            "recipes": sorted(self.site.recipes),
+            "certified": threshold.certified,
+            "doubt": "" if threshold.certified else threshold.headline(),
+            "certificate": threshold.headline(),
+            "certified_recall": recall,
+            "blind_share": blind,
+            "operational_recall": None if recall is None else operational_recall(recall, blind),
+        }
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    def _state(self) -> str:
+        return self.state.now(time.time())
+
+    def _follow(self, step: Step, frame: Frame, state: str) -> None:
+        for event in step.ended:
+            self._end(event, frame.utc_s - (frame.pts_s - event.end_s))
+        if step.started is not None:
+            self._begin(step.started, frame, state)
+        elif step.peaked and self._open is not None:
+            score = step.decision.score
+            self._open = replace(self._open, score=score, peak_utc_s=frame.utc_s, peak_pts_s=frame.pts_s)
+            now = time.monotonic()
+            if now - self._updated_s >= _UPDATE_S:
+                self._updated_s = now
+                self._ledger.rises(self._open)
+
+    def _begin(self, alarm: Alarm, frame: Frame, state: str) -> None:
+        threshold = self.threshold
+        self.events += 1
+        self._updated_s = time.monotonic()
+        self._open = self._ledger.begins(
+            camera=self.site.name,
+            model=self.loaded.digest,
+            recipe=self.recipe,
+            state=state,
+            announced=state == RUNNING,
+            certified=threshold.certified,
+            doubt="" if threshold.certified else threshold.headline(),
+            start_utc_s=frame.utc_s,
+            start_pts_s=alarm.start_s,
+            score=alarm.peak_score,
+            threshold=threshold.value,
+            continued=alarm.continued,
+            frame_size=frame.image.shape[:2],
+            clip_state="pending" if self.capture.settings.recording is not None else "none",
+        )
+        self._show(told=True)
+
+    def _end(self, event: Event, end_utc_s: float) -> None:
+        if self._open is None:
+            return
+        self._ledger.ends(self._open, end_utc_s, event.end_s, event.score)
+        if event.frame.pts_s > self._open.start_pts_s:
+            self._picture(event.frame, event.look, event.start_s, event.end_s, event.score, told=False)
+        self._open = None
+
+    def _show(self, *, told: bool) -> None:
+        if self._incidents.peak is not None:
+            score, frame, look = self._incidents.peak
+            self._picture(frame, look, frame.pts_s, frame.pts_s, score, told=told)
+
+    def _picture(
+        self, frame: Frame, look: Look, start_s: float, end_s: float, score: float, *, told: bool
+    ) -> None:
+        if self._open is not None:
+            self._ledger.picture(
+                Shot(
+                    self._open.id,
+                    self.site.name,
+                    frame,
+                    look,
+                    start_s,
+                    end_s,
+                    score,
+                    float(self.threshold.value or 0.0),
+                    self.loaded,
+                    told,
+                )
+            )

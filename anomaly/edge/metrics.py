@@ -1,0 +1,171 @@
+"""What machines ask of the runner: is it alive, is it ready, and its figures; on loopback, apart from the page."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from anomaly.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+    from typing import Any, Self
+
+    from prometheus_client.core import Metric
+
+    from anomaly.edge.runner import Runner
+
+#: A runner whose cameras are there has scored a frame of each within this, or it is not well.
+_ALIVE_S = 30.0
+#: Of a camera's status: name, help, key; nothing is told where there is no value.
+_GAUGES = (
+    ("score", "Score of the last frame (1 = an ordinary normal frame)", "score"),
+    ("threshold", "Score at which an alarm starts", "threshold"),
+    ("alarm", "1 while an event is on", "alarm"),
+    ("connected", "1 while the camera gives frames", "connected"),
+    ("certified", "1 where the certificate holds for what runs", "certified"),
+    ("frames_per_second", "Frames scored a second", "fps"),
+    ("latency_seconds_p50", "Frame received to frame decided, median", "latency_p50_s"),
+    ("latency_seconds_p99", "Frame received to frame decided, 99th percentile", "latency_p99_s"),
+    ("blind_share", "Upper bound on the share of event starts that fall into blind time", "blind_share"),
+    ("operational_recall", "Certified recall lowered by blind time", "operational_recall"),
+    ("last_frame_utc_seconds", "When the last scored frame arrived", "last_utc_s"),
+)
+
+
+class Figures(Collector):
+    """Collects the runner's figures when they are asked for, as long as the context is open."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def __enter__(self) -> Self:
+        REGISTRY.register(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        REGISTRY.unregister(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """All figures, by camera."""
+        status = self._runner.status()
+        cameras: dict[str, dict[str, Any]] = status["cameras"]
+        for name, told, key in _GAUGES:
+            family = GaugeMetricFamily(f"anomaly_{name}", told, labels=("camera",))
+            for camera, values in cameras.items():
+                if values[key] is not None:
+                    family.add_metric((camera,), float(values[key]))
+            yield family
+        frames = CounterMetricFamily(
+            "anomaly_frames", "Frames by what became of them", labels=("camera", "what")
+        )
+        events = CounterMetricFamily("anomaly_events", "Events begun", labels=("camera",))
+        trouble = GaugeMetricFamily(
+            "anomaly_trouble", "1 for each trouble that is on", labels=("camera", "kind")
+        )
+        for camera, values in cameras.items():
+            for what, count in values["counts"].items():
+                frames.add_metric((camera, what), count)
+            events.add_metric((camera,), values["events"])
+            for kind in values["health"]:
+                trouble.add_metric((camera, kind), 1.0)
+        yield from (frames, events, trouble)
+        yield CounterMetricFamily(
+            "anomaly_model_seconds", "Time in the network and the search", value=status["model_seconds"]
+        )
+        yield CounterMetricFamily(
+            "anomaly_busy_seconds",
+            "Time of the scoring thread, the model's included",
+            value=status["busy_seconds"],
+        )
+        yield GaugeMetricFamily(
+            "anomaly_events_in_memory",
+            "Events that the store could not take yet",
+            value=status["events_in_memory"],
+        )
+
+
+class Probes:
+    """`/healthz`, `/readyz` and `/metrics` over HTTP, for this machine alone.
+
+    Args:
+        runner: whose figures.
+        where: "HOST:PORT" on loopback; port 0 = any free one.
+
+    Attributes:
+        url: where it answers.
+
+    Raises:
+        UsageError: the address is not one of loopback's, or is taken.
+    """
+
+    def __init__(self, runner: Runner, where: str) -> None:
+        host, _, port = where.rpartition(":")
+        if host not in ("127.0.0.1", "localhost", "[::1]") or not port.isdigit():
+            raise UsageError(
+                f"run.metrics={where!r} is not HOST:PORT of this machine's loopback; give one such as "
+                "127.0.0.1:9188, or null for none (--serve answers elsewhere, behind a log-in)"
+            )
+        try:
+            self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), _handler(runner))
+        except OSError as error:
+            raise UsageError(
+                f"run.metrics={where} cannot be listened on ({error.strerror}); give another port"
+            ) from None
+        self._server.daemon_threads = True
+        self.url = f"http://{host}:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, name="probes", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _handler(runner: Runner) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        server_version = "anomaly"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            if self.path == "/metrics":
+                self._answer(200, generate_latest(), CONTENT_TYPE_LATEST)
+            elif self.path in ("/healthz", "/readyz"):
+                self._answer(*_probe(runner, self.path), "text/plain; charset=utf-8")
+            else:
+                self._answer(404, b"there are /healthz, /readyz and /metrics\n", "text/plain; charset=utf-8")
+
+        def _answer(self, status: int, body: bytes, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Asked every few seconds; no news."""
+
+    return Handler
+
+
+def _probe(runner: Runner, path: str) -> tuple[int, bytes]:
+    if path == "/healthz":
+        well = runner.scored_since(_ALIVE_S)
+        return (200, b"ok\n") if well else (503, b"a camera that is there has not been scored lately\n")
+    waiting = [name for name, one in runner.status()["cameras"].items() if one["last_utc_s"] is None]
+    if waiting:
+        return 503, f"no frame scored yet of {', '.join(waiting)}\n".encode()
+    return 200, b"ok\n"

@@ -1,0 +1,385 @@
+"""The edge runner: all cameras of a site, one thread that scores, everything that may wait beside it.
+
+Each camera is read by a process of its own (`capture`). The thread here takes the newest frame of each camera that
+has one, looks at those that share a model together, decides, and writes an event before anyone is told (`ledger`).
+Models are loaded and verified in a thread of their own and take over between two frames; whatever fails to load
+leaves the one that runs in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any
+
+from anomaly.edge.capture import Capture, CaptureSettings
+from anomaly.edge.health import ClockWatch, Trouble
+from anomaly.edge.live import LiveCamera
+from anomaly.errors import AnomalyError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anomaly.edge.ledger import Ledger
+    from anomaly.edge.live import LiveView
+    from anomaly.edge.loaded import Loaded
+    from anomaly.edge.site import CameraSite, Site
+    from anomaly.types import Frame
+
+    #: A model folder and the sampling rate of its cameras to the model, verified.
+    Load = Callable[[Path, float | None], Loaded]
+
+_LOG = logging.getLogger(__name__)
+_WAIT_S = 0.25
+_TICK_S = 1.0
+
+
+class Runner:
+    """Scores the cameras of a site until it is stopped.
+
+    Args:
+        site: cameras and what looks at them.
+        ledger: writes and tells.
+        load: loads a model; raises AnomalyError where it cannot be verified.
+        recording: folder of the rolling recording; None = cameras are not recorded.
+        segment_s: length of a recorded file.
+        alive: called about once a second while frames are scored, or none should be.
+
+    Raises:
+        AnomalyError: a model of the site cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        ledger: Ledger,
+        load: Load,
+        *,
+        recording: Path | None = None,
+        segment_s: float = 10.0,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.site = site
+        self._ledger = ledger
+        self._load = load
+        self._recording = recording
+        self._segment_s = segment_s
+        self._alive = alive
+        self._models: dict[tuple[Path, float | None], Loaded] = {}
+        self._load_all(site, self._models)
+        self._cameras: dict[str, LiveCamera] = {}
+        self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._wake_read, self._wake_write = Pipe(duplex=False)
+        self._stopping = threading.Event()
+        self._new = threading.Condition()
+        self._clock = ClockWatch()
+        self._loading: threading.Thread | None = None
+        self.started_utc_s = time.time()
+        self.model_s = 0.0
+        self.busy_s = 0.0
+        for camera in site.cameras:
+            self._add(camera)
+
+    # -- the loop ---------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Score until `stop`, or until every camera was a file and is over. Then everything is written down."""
+        for camera in self._cameras.values():
+            camera.capture.start()
+        ticked = 0.0
+        try:
+            while not self._stopping.is_set():
+                cameras = list(self._cameras.values())
+                handles: list[Any] = [camera.capture.wait_handle for camera in cameras]
+                wait([*handles, self._wake_read], timeout=_WAIT_S)
+                began = time.perf_counter()
+                self._obey()
+                self._pass(list(self._cameras.values()))
+                if time.monotonic() - ticked >= _TICK_S:
+                    ticked = time.monotonic()
+                    self._tick()
+                self.busy_s += time.perf_counter() - began
+                if self._cameras and all(camera.over for camera in self._cameras.values()):
+                    break
+        finally:
+            self._close()
+
+    def _pass(self, cameras: list[LiveCamera]) -> None:
+        """The newest frame of each camera that has one; cameras with one model are looked at together."""
+        groups: dict[int, tuple[Loaded, list[tuple[LiveCamera, Frame]]]] = {}
+        for camera in cameras:
+            for report in camera.capture.reports():
+                camera.hear(report)
+            frame = camera.capture.newest()
+            if frame is not None:
+                camera.before(frame)
+                groups.setdefault(id(camera.loaded), (camera.loaded, []))[1].append((camera, frame))
+        for loaded, items in groups.values():
+            began = time.perf_counter()
+            looks = loaded.look([frame.image for _, frame in items], [camera.recent for camera, _ in items])
+            self.model_s += time.perf_counter() - began
+            for (camera, frame), look in zip(items, looks, strict=True):
+                camera.see(frame, look)
+        if groups:
+            with self._new:
+                self._new.notify_all()
+
+    def _tick(self) -> None:
+        now_ns, utc_s = time.monotonic_ns(), time.time()
+        step = self._clock.tick(now_ns, utc_s)
+        if step is not None:
+            # It is over as soon as it is seen; the row says when and by how much.
+            self._ledger.trouble("", "", [step, Trouble(step.kind, False, utc_s, {})])
+        for camera in self._cameras.values():
+            camera.tick(now_ns, utc_s)
+        self._ledger.tick()
+        if self.scored_since(30.0):
+            self._alive()
+
+    def scored_since(self, seconds: float) -> bool:
+        """Whether each camera that should be looked at (connected, running) had a frame scored in that time."""
+        now = time.time()
+        for camera in list(self._cameras.values()):
+            view = camera.view
+            away = camera.over or camera.away
+            if (
+                not away
+                and (view is None or now - view.utc_s > seconds)
+                and now - self.started_utc_s > seconds
+            ):
+                return False
+        return True
+
+    def _close(self) -> None:
+        for camera in self._cameras.values():
+            camera.finish()
+        stopping = [
+            threading.Thread(target=camera.capture.stop, daemon=True) for camera in self._cameras.values()
+        ]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join(10.0)
+        for camera in self._cameras.values():
+            # The last segment of each is reported when its process ends.
+            for report in camera.capture.reports():
+                camera.hear(report)
+            camera.flush()
+        self._ledger.tick()
+
+    def stop(self) -> None:
+        """End the loop soon; may be called from a signal handler."""
+        self._stopping.set()
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write.fileno(), b"s")
+
+    # -- what others may ask ----------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """How everything stands; `cameras` holds a dict a camera."""
+        return {
+            "site": self.site.site,
+            "line": self.site.line,
+            "started_utc_s": self.started_utc_s,
+            "events_in_memory": self._ledger.waiting,
+            "model_seconds": self.model_s,
+            "busy_seconds": self.busy_s,
+            "cameras": {name: camera.status() for name, camera in list(self._cameras.items())},
+        }
+
+    def live(self, camera: str) -> LiveView | None:
+        """The last scored frame of a camera; KeyError where there is no such camera."""
+        return self._cameras[camera].view
+
+    def wait_for(self, camera: str, after_sequence: int, timeout_s: float) -> LiveView | None:
+        """The next scored frame after one; None if none came in time; KeyError where there is no such camera."""
+        until = time.monotonic() + timeout_s
+        with self._new:
+            while True:
+                view = self._cameras[camera].view
+                if view is not None and view.sequence > after_sequence:
+                    return view
+                rest = until - time.monotonic()
+                if rest <= 0 or not self._new.wait(rest):
+                    return None
+
+    def set_state(self, camera: str, state: str, who: str) -> None:
+        """Set a camera's state by hand.
+
+        Raises:
+            UsageError: there is no such camera.
+        """
+        live = self._known(camera)
+        self._do(lambda: live.set_state(state, who))
+
+    def switch_recipe(self, camera: str, code: str) -> None:
+        """Look at a camera with the model of another recipe, loaded already, from the next frame on.
+
+        Raises:
+            UsageError: there is no such camera, or it has no such recipe.
+        """
+        live = self._known(camera)
+        if code not in live.site.recipes:
+            known = ", ".join(sorted(live.site.recipes)) or "none"
+            raise UsageError(f"camera {camera} has no recipe {code!r}; it has {known}")
+        loaded = self._models[live.site.recipes[code], live.site.fps]
+        self._do(lambda: live.use(loaded, code))
+
+    def add_camera(self, camera: CameraSite) -> None:
+        """Take up another camera while the others go on.
+
+        Raises:
+            UsageError: there is one of that name.
+            AnomalyError: its model cannot be loaded.
+        """
+        if camera.name in self._cameras:
+            raise UsageError(f"there is a camera {camera.name} already; give another name")
+        fresh = dict(self._models)
+        self._load_camera(camera, fresh)
+
+        def take_up() -> None:
+            self._models.update(fresh)
+            self._add(camera)
+            self._cameras[camera.name].capture.start()
+
+        self._do(take_up)
+
+    def remove_camera(self, name: str) -> None:
+        """Leave a camera; what it raised stays."""
+        self._known(name)
+        self._do(lambda: self._remove(name))
+
+    def record(self, on: bool) -> None:
+        """Stop the rolling recording of all cameras, or take it up again (the disk is full, or is not any more).
+
+        A camera's process starts anew for it, which costs about a second of frames; they count as blind.
+        """
+        for live in list(self._cameras.values()):
+            folder = self._recording if on and live.site.record else None
+            if live.capture.settings.recording != folder:
+                live.capture.stop()
+                live.capture.settings = replace(live.capture.settings, recording=folder)
+                live.capture.start()
+
+    def reload(self, read: Callable[[], Site] | None = None) -> None:
+        """Load all models anew, and take up the cameras of another site; returns at once.
+
+        Between two frames everything changes over, or, where a model fails its verification, nothing does.
+
+        Args:
+            read: gives the site; None = the one that runs.
+        """
+        if self._loading is not None and self._loading.is_alive():
+            _LOG.warning("a reload is going on already")
+            return
+        self._loading = threading.Thread(
+            target=self._reload, args=(read or (lambda: self.site),), name="reload", daemon=True
+        )
+        self._loading.start()
+
+    def _reload(self, read: Callable[[], Site]) -> None:
+        fresh: dict[tuple[Path, float | None], Loaded] = {}
+        try:
+            site = read()
+            self._load_all(site, fresh)
+        except AnomalyError as error:
+            problem = str(error)
+            _LOG.error("the models that run stay: %s", problem)
+            trouble = Trouble("model", True, time.time(), {"kept": True, "reason": problem})
+            self._do(lambda: self._ledger.trouble("", "", [trouble]))
+            return
+        self._do(lambda: self._change_over(site, fresh))
+
+    def _change_over(self, site: Site, models: dict[tuple[Path, float | None], Loaded]) -> None:
+        wanted = {camera.name: camera for camera in site.cameras}
+        self._models, self.site = models, site
+        for name, live in list(self._cameras.items()):
+            if name not in wanted or _read_otherwise(live.site, wanted[name]):
+                self._remove(name)
+        for name, camera in wanted.items():
+            live_now = self._cameras.get(name)
+            if live_now is None:
+                self._add(camera)
+                self._cameras[name].capture.start()
+                continue
+            recipe = live_now.recipe if live_now.recipe in camera.recipes else camera.recipe
+            live_now.site = camera
+            live_now.use(models[camera.recipes.get(recipe, camera.model), camera.fps], recipe)
+        digests = sorted({loaded.digest[:12] for loaded in models.values()})
+        _LOG.info("reloaded: %d cameras, models %s", len(wanted), ", ".join(digests))
+        now = time.time()
+        self._ledger.trouble(
+            "", "", [Trouble("model", True, now, {"kept": False}), Trouble("model", False, now, {})]
+        )
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    def _load_all(self, site: Site, models: dict[tuple[Path, float | None], Loaded]) -> None:
+        for camera in site.cameras:
+            self._load_camera(camera, models)
+
+    def _load_camera(self, camera: CameraSite, models: dict[tuple[Path, float | None], Loaded]) -> None:
+        # All recipes at the start: a switch then takes no time.
+        for path in (camera.model, *camera.recipes.values()):
+            if (path, camera.fps) not in models:
+                models[path, camera.fps] = self._load(path, camera.fps)
+
+    def _add(self, camera: CameraSite) -> None:
+        recording = self._recording if camera.record else None
+        capture = Capture(
+            CaptureSettings(
+                camera.name,
+                camera.address,
+                fps=camera.fps,
+                recording=recording,
+                segment_s=self._segment_s,
+                loop=camera.loop,
+                black=camera.black,
+            )
+        )
+        path = camera.recipes.get(camera.recipe, camera.model)
+        self._cameras[camera.name] = LiveCamera(
+            camera, camera.recipe, self._models[path, camera.fps], capture, self._ledger
+        )
+
+    def _remove(self, name: str) -> None:
+        live = self._cameras.pop(name)
+        live.finish()
+        live.flush()
+        # Waiting for the process to end is nobody's business here.
+        threading.Thread(target=live.capture.stop, name=f"stop {name}", daemon=True).start()
+
+    def _known(self, camera: str) -> LiveCamera:
+        if camera not in self._cameras:
+            raise UsageError(f"there is no camera {camera!r}; there are {', '.join(self._cameras) or 'none'}")
+        return self._cameras[camera]
+
+    def _do(self, command: Callable[[], None]) -> None:
+        """Have the loop do something between two frames."""
+        self._commands.put(command)
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write.fileno(), b"c")
+
+    def _obey(self) -> None:
+        while self._wake_read.poll():
+            os.read(self._wake_read.fileno(), 4096)
+        while True:
+            try:
+                command = self._commands.get_nowait()
+            except queue.Empty:
+                return
+            command()
+
+
+def _read_otherwise(before: CameraSite, now: CameraSite) -> bool:
+    """Whether another site reads a camera in another way, so that its process must start anew."""
+    names = "address", "fps", "black", "record", "loop"
+    return any(getattr(before, name) != getattr(now, name) for name in names)
