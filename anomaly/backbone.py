@@ -100,6 +100,7 @@ class Backbone:
 
     Attributes:
         module: the whole of it as a torch module, for `export`.
+        widths: channels of each layer, in the order in which features hold them.
 
     Raises:
         UsageError: an input size that is not a multiple of the stride, a layer the network
@@ -134,7 +135,13 @@ class Backbone:
         # NHWC memory lets the depthwise convolutions of small CNNs run about twice as fast on a CPU.
         network = _build(spec, weights, input_size).to(self.device, memory_format=torch.channels_last)
         self.module = PatchFeatures(network, spec, self.grid).to(self.device).eval()
-        self.dim = self.extract([np.zeros((*input_size, 3), np.uint8)]).shape[-1]
+        self.widths = self._measured_widths()
+        self.dim = sum(self.widths)
+
+    def _measured_widths(self) -> tuple[int, ...]:
+        with torch.inference_mode():
+            stages = self.module.stages(torch.zeros(1, *self.input_size, 3, device=self.device))
+        return tuple(int(stages[f"layer {index}"].shape[1]) for index in self.spec.layers)
 
     def extract(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
         """Patch features of some frames.

@@ -4,7 +4,8 @@ After whitening every direction of normal variation weighs the same, so that a s
 a quiet direction counts as much as a large one in a noisy direction: distances become
 (truncated, shrunk) Mahalanobis distances between patches. Shrinkage towards a sphere
 (Ledoit & Wolf 2004, with a fixed weight) keeps directions that hold only noise from being
-blown up.
+blown up. Layers of a network that stand side by side are first brought to one variance in all:
+a wide, deep layer must not drown a narrow one that sees finer things.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -69,13 +70,17 @@ class Projection:
         return projected.reshape(*features.shape[:-1], self.dim)
 
 
-def fit_projection(sample: NDArray[np.float32], dims: int, shrinkage: float) -> Projection:
+def fit_projection(
+    sample: NDArray[np.float32], dims: int, shrinkage: float, widths: Sequence[int] | None = None
+) -> Projection:
     """Learn the projection from a sample of patch features.
 
     Args:
         sample: (N, D) float32, N >= 2, finite.
         dims: directions kept; more than D or N - 1 are not to be had and are cut.
         shrinkage: 0..1, how far the covariance is pulled towards a sphere before whitening.
+        widths: channels of the layers that stand side by side, D in all; each layer gets the same total
+            variance. None = the features are taken as they are.
 
     Returns:
         The projection; its directions are ordered from the largest variance to the smallest.
@@ -87,6 +92,8 @@ def fit_projection(sample: NDArray[np.float32], dims: int, shrinkage: float) -> 
         centred = sample[begin : begin + _BLOCK] - mean
         covariance += centred.T @ centred
     covariance /= max(count - 1, 1)
+    gains = _layer_gains(np.diag(covariance), widths or [width])
+    covariance *= np.outer(gains, gains)
     total = float(np.trace(covariance))
     # A sample without any variation (one flat picture) still needs a map that is not infinite.
     sphere = max(total / width, 1e-12)
@@ -100,6 +107,15 @@ def fit_projection(sample: NDArray[np.float32], dims: int, shrinkage: float) -> 
     held = float(np.einsum("ij,jk,ki->", basis.T, covariance, basis))
     return Projection(
         mean=mean.astype(np.float32),
-        components=(basis / np.sqrt(np.maximum(variances[keep], 1e-12))).astype(np.float32),
+        components=(gains[:, None] * basis / np.sqrt(np.maximum(variances[keep], 1e-12))).astype(np.float32),
         explained=held / total if total > 0 else 1.0,
     )
+
+
+def _layer_gains(variances: NDArray[np.float64], widths: Sequence[int]) -> NDArray[np.float64]:
+    """(D,) factors that give every layer the mean of the layers' total variances."""
+    ends = np.cumsum(widths)
+    totals = np.array([variances[end - width : end].sum() for end, width in zip(ends, widths, strict=True)])
+    # A layer without any variation stays as it is: there is nothing in it to bring out.
+    gains = np.where(totals > 0, np.sqrt(totals.mean() / np.where(totals > 0, totals, 1.0)), 1.0)
+    return np.repeat(gains, widths)

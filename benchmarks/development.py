@@ -4,7 +4,8 @@
     tile      magnetic tile's training pictures: learned from most of them, damage planted in the rest
     conveyor  generated with a seed of its own
 
-For each it prints the frame AUROC of every combination of neighbourhood, projection and share of random rows.
+Street and tile come twice: with plants drawn by hand, and with plants made of real pictures (`plants`). For each it
+prints the frame AUROC of every combination of layers and projection.
 Planted anomalies are easier or harder than real ones; only differences between the rows of a table mean anything.
 """
 
@@ -14,12 +15,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import cv2
 import numpy as np
 from omegaconf import OmegaConf
+from plants import ImageArray, altered, damaged, passer, people, planted, stranger
 from report import ROOT, Figures, err, machine, options_parser, out, workplace, write_json
 from rich.table import Table
 
@@ -35,13 +37,17 @@ from anomaly.weights import SOURCES, load_weights
 from memory_bank import MemoryBank, StreamingCoreset
 
 DATA = Path(os.environ.get("ANOMALY_DATA") or ROOT.parent / "shared" / "data")
-NEIGHBOURHOODS = (1, 3)
-RANDOM_SHARES = (0.0, 0.25)
 TOP_SHARES = (0.005, 0.01, 0.02)
-PROJECTIONS = {"plain": None, "white .1": 0.1, "white .5": 0.5, "white .9": 0.9}
-
-
-ImageArray: TypeAlias = np.ndarray
+LAYERS = ((2, 3), (2, 3, 4))
+#: By name: whether layers are brought to one variance, and the shrinkage; None = features as they are.
+PROJECTIONS: dict[str, tuple[bool, float] | None] = {
+    "plain": None,
+    "white .1": (False, 0.1),
+    "white .5": (False, 0.5),
+    "level, white .5": (True, 0.5),
+    "level, white .8": (True, 0.8),
+    "level, white .9": (True, 0.9),
+}
 
 
 @dataclass(frozen=True)
@@ -63,56 +69,13 @@ class Split:
     moving: bool
 
 
-def stranger(rng: np.random.Generator, kind: int) -> tuple[ImageArray, np.ndarray]:
-    """Something that walks nowhere: (h, w) uint8 grey and its (h, w) opacity in 0..1."""
-    height, width = int(rng.integers(18, 34)), int(rng.integers(12, 34))
-    y, x = np.mgrid[0:height, 0:width]
-    shade = rng.uniform(40, 200)
-    if kind == 0:  # two wheels and a bar
-        opacity = np.zeros((height, width), np.float32)
-        radius = max(3, width // 4)
-        for centre in (radius, width - radius - 1):
-            cv2.circle(opacity, (centre, height - radius - 1), radius, 1.0, 1)
-        cv2.line(opacity, (radius, height - radius - 1), (width - radius, height - 2 * radius), 1.0, 1)
-        grey = np.full((height, width), shade)
-    elif kind == 1:  # a box with a window
-        opacity = np.ones((height, width), np.float32)
-        grey = np.full((height, width), shade)
-        grey[height // 5 : height // 2, width // 6 : -max(width // 6, 1)] += rng.choice([-50, 50])
-    elif kind == 2:  # a leaning oval
-        opacity = (
-            ((y / height - 0.5) ** 2 * 4 + (x / width - 0.5 + 0.3 * (y / height - 0.5)) ** 2 * 6) < 1
-        ).astype(np.float32)
-        grey = shade + 40 * np.sin(y / 2.5)
-    else:  # texture of something else
-        opacity = np.ones((height, width), np.float32)
-        noise = rng.normal(0, 1, (height, width)).astype(np.float32)
-        grey = shade + 60 * cv2.GaussianBlur(noise, (0, 0), 1.5)
-    soft = cv2.GaussianBlur(cv2.copyMakeBorder(opacity, 4, 4, 4, 4, cv2.BORDER_CONSTANT), (0, 0), 0.8)
-    grey = cv2.copyMakeBorder(np.clip(grey, 0, 255).astype(np.uint8), 4, 4, 4, 4, cv2.BORDER_REPLICATE)
-    return grey, soft * rng.uniform(0.5, 0.9)
-
-
-def planted(image: ImageArray, grey: ImageArray, opacity: np.ndarray, top: int, left: int) -> ImageArray:
-    """The picture with the stranger blended in at that place, as far as it lies inside."""
-    result = image.astype(np.float32)
-    height, width = grey.shape
-    y0, x0 = max(top, 0), max(left, 0)
-    y1, x1 = min(top + height, image.shape[0]), min(left + width, image.shape[1])
-    if y0 < y1 and x0 < x1:
-        cut = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
-        share = opacity[cut][..., None]
-        result[y0:y1, x0:x1] = result[y0:y1, x0:x1] * (1 - share) + grey[cut][..., None] * share
-    return np.clip(result, 0, 255).astype(np.uint8)
-
-
 def compressed(image: ImageArray) -> ImageArray:
     """As a camera would send it: what is planted carries the same compression as what is not."""
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 80])
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
 
 
-def street(work: Path, quick: bool) -> Split:
+def streets(work: Path, quick: bool, natural: bool) -> Split:
     clips = find_sources([DATA / "ped2" / "train"])
     learned, judged = (clips[:2], clips[-1:]) if quick else (clips[:12], clips[12:])
     step = 8 if quick else 4
@@ -124,20 +87,20 @@ def street(work: Path, quick: bool) -> Split:
                     yield Shot(clip.name, frame.pts_s, compressed(frame.image))
 
     def judge() -> Iterator[Shot]:
+        foreign = textures() if natural else []
         for number, clip in enumerate(judged):
             rng = np.random.default_rng(number)
-            length = sum(1 for _ in read_frames(clip))
-            # One stranger after the other, each crossing for a sixth of the clip.
-            crossings = []
-            for turn in range(6):
-                grey, opacity = stranger(rng, turn % 4)
+            frames = list(read_frames(clip))
+            cutouts = people([frame.image[..., 0] for frame in frames]) if natural else []
+            # One stranger after the other, each crossing for its part of the clip.
+            turns, crossings = 12 if natural else 6, []
+            for turn in range(turns):
+                cutout = passer(rng, turn % 6, cutouts, foreign) if natural else stranger(rng, turn % 4)
                 speed = rng.uniform(1.0, 4.0) * rng.choice([-1, 1])
                 place = rng.uniform(60, 200), rng.uniform(100, 260)
-                crossings.append((grey, opacity, (turn + 0.5) * length / 6, speed, place))
-            for frame in read_frames(clip):
-                if frame.index % step:
-                    continue
-                grey, opacity, middle, speed, (top, left) = crossings[frame.index * 6 // length]
+                crossings.append((*cutout, (turn + 0.5) * len(frames) / turns, speed, place))
+            for frame in frames[::step]:
+                grey, opacity, middle, speed, (top, left) = crossings[frame.index * turns // len(frames)]
                 left += speed * (frame.index - middle)
                 image = planted(frame.image, grey, opacity, round(top), round(left))
                 # Every frame with and without: a crowded moment cannot pass for a planted one.
@@ -147,45 +110,35 @@ def street(work: Path, quick: bool) -> Split:
     return Split(learn, judge, moving=True)
 
 
-def damaged(image: ImageArray, rng: np.random.Generator) -> ImageArray:
-    """A picture with a crack, a hole, a frayed spot or an uneven stretch drawn in, in proportion to its size."""
-    height, width = image.shape[:2]
-    unit = np.sqrt(height * width) / 20
-    opacity = np.zeros((height, width), np.float32)
-    kind = int(rng.integers(4))
-    y, x = rng.uniform(0.2, 0.8, 2) * (height, width)
-    if kind == 0:
-        points = [(x, y)]
-        heading = rng.uniform(0, 2 * np.pi)
-        for _ in range(int(rng.integers(6, 14))):
-            heading += rng.normal(0, 0.5)
-            x, y = x + 0.7 * unit * np.cos(heading), y + 0.7 * unit * np.sin(heading)
-            points.append((x, y))
-        cv2.polylines(opacity, [np.array(points, np.int32)], False, 1.0, max(1, round(unit / 6)))
-    else:
-        size = rng.uniform(0.4, 1.5, 2) if kind == 1 else rng.uniform(1.5, 5, 2)
-        cv2.ellipse(opacity, ((x, y), tuple(size * unit), rng.uniform(0, 180)), 1.0, -1)
-        if kind == 2:
-            opacity *= (rng.random((height, width)) < 0.5).astype(np.float32)
-    soft = cv2.GaussianBlur(opacity, (0, 0), unit / (2 if kind == 3 else 10))[..., None]
-    change = (-1 if kind < 2 else rng.choice([-1, 1])) * rng.uniform(40, 90)
-    return np.clip(image + soft * change, 0, 255).astype(np.uint8)
-
-
-def tile(work: Path, quick: bool) -> Split:
+def tiles(work: Path, quick: bool, natural: bool) -> Split:
     pictures = find_sources([DATA / "magnetic_tile" / "train" / "good"])
     # Pictures of one tile stand together: the judged ones are a block, not every so-manyth.
     learned, judged = (pictures[:60:3], pictures[-40::4]) if quick else (pictures[:600:3], pictures[600::2])
 
-    def read(sources: list, plant: bool) -> Iterator[Shot]:
-        rng = np.random.default_rng(5)
-        for source in sources:
-            image = next(iter(read_frames(source))).image
-            yield Shot(source.name, 0.0, image)
-            if plant:
-                yield Shot(f"{source.name} planted", 0.0, damaged(image, rng), True)
+    def learn() -> Iterator[Shot]:
+        for source in learned:
+            yield Shot(source.name, 0.0, next(iter(read_frames(source))).image)
 
-    return Split(lambda: read(learned, False), lambda: read(judged, True), moving=False)
+    def judge() -> Iterator[Shot]:
+        rng = np.random.default_rng(5)
+        foreign = textures() if natural else []
+        images = [next(iter(read_frames(source))).image for source in judged]
+        for number, (source, image) in enumerate(zip(judged, images, strict=True)):
+            yield Shot(source.name, 0.0, image)
+            changed = altered(image, number % 5, images, foreign, rng) if natural else damaged(image, rng)
+            yield Shot(f"{source.name} planted", 0.0, changed, True)
+
+    return Split(learn, judge, moving=False)
+
+
+def textures() -> list[ImageArray]:
+    """(H, W) grey pictures of something that is neither street nor tile."""
+    return [
+        cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
+        for source in find_sources([DATA / "bottles" / "test"])
+        for frame in read_frames(source)
+        if frame.index % 100 == 0
+    ]
 
 
 def conveyor(work: Path, quick: bool) -> Split:
@@ -212,7 +165,13 @@ def conveyor(work: Path, quick: bool) -> Split:
     return Split(learn, judge, moving=True)
 
 
-SPLITS: dict[str, Callable[[Path, bool], Split]] = {"street": street, "tile": tile, "conveyor": conveyor}
+SPLITS: dict[str, Callable[[Path, bool], Split]] = {
+    "street": partial(streets, natural=False),
+    "street_natural": partial(streets, natural=True),
+    "tile": partial(tiles, natural=False),
+    "tile_natural": partial(tiles, natural=True),
+    "conveyor": conveyor,
+}
 
 
 def default_spec() -> BackboneSpec:
@@ -245,11 +204,11 @@ def extract(backbone: Backbone, shots: Iterator[Shot]) -> Extracted:
     return Extracted(np.stack(features), np.array(clips), np.array(times), np.array(truth))
 
 
-def filled(patches: np.ndarray, clips: np.ndarray, rows: int, share: float) -> MemoryBank:
+def filled(patches: np.ndarray, clips: np.ndarray, rows: int) -> MemoryBank:
     """Rows of a streamed bank over (F, P, d) patches."""
     place = np.arange(patches.shape[1], dtype=np.int32)
     zeros = np.zeros(len(place), np.float32)
-    coreset = StreamingCoreset(dim=patches.shape[2], size=rows, random_share=share)
+    coreset = StreamingCoreset(dim=patches.shape[2], size=rows)
     for index, frame in enumerate(patches):
         coreset.add(frame, source=str(clips[index]), frame=index, time_s=0.0, y=zeros, x=zeros, patch=place)
     return coreset.finish()
@@ -270,28 +229,28 @@ def compare(name: str, split: Split, rows: int, quick: bool) -> Figures:
     """Every combination's AUROC, as a table."""
     first = next(split.learn()).image
     table = Table(title=f"{name}: frame AUROC by share of the patches in the mean")
-    for heading in ("neighbourhood", "projection", "random rows", *(f"top {top:g}" for top in TOP_SHARES)):
+    for heading in ("layers", "projection", *(f"top {top:g}" for top in TOP_SHARES)):
         table.add_column(heading)
     figures: Figures = {}
-    weights = load_weights("efficientnet_lite0")[0]
-    for side in NEIGHBOURHOODS:
-        spec = replace(default_spec(), neighbourhood=side)
-        backbone = Backbone(spec, weights, choose_input_size(spec, first.shape[:2]))
-        learn, judge = extract(backbone, split.learn()), extract(backbone, split.judge())
-        width = learn.features.shape[2]
-        sample = learn.features[:: max(1, len(learn.features) // 60)].reshape(-1, width).astype(np.float32)
-        for label, shrinkage in PROJECTIONS.items():
-            whitening = None if shrinkage is None else fit_projection(sample, 100, shrinkage)
-            patches, wanted = (projected(one.features, whitening) for one in (learn, judge))
-            for share in RANDOM_SHARES:
-                started = time.perf_counter()
-                bank = filled(patches, learn.clips, rows, share)
-                distances = np.stack([bank.search(one)[0][:, 0] for one in wanted])
-                found = [judged(judge, distances, top, split.moving) for top in TOP_SHARES]
-                table.add_row(str(side), label, f"{share:g}", *(f"{value:.4f}" for value in found))
-                err.print(f"{name} {side} {label} {share:g} {found} {time.perf_counter() - started:.0f} s")
-                for top, value in zip(TOP_SHARES, found, strict=True):
-                    figures[f"{name}_{side}x{side}_{label}_{share:g}_{top:g}".replace(" ", "")] = value
+    spec = replace(default_spec(), layers=LAYERS[-1])
+    backbone = Backbone(spec, load_weights("efficientnet_lite0")[0], choose_input_size(spec, first.shape[:2]))
+    learn, judge = extract(backbone, split.learn()), extract(backbone, split.judge())
+    sample = learn.features[:: max(1, len(learn.features) // 60)].reshape(-1, backbone.dim).astype(np.float32)
+    for layers in LAYERS:
+        widths = backbone.widths[: len(layers)]
+        width = sum(widths)
+        for label, how in PROJECTIONS.items():
+            started = time.perf_counter()
+            whitening = how and fit_projection(sample[:, :width], 100, how[1], widths if how[0] else None)
+            patches, wanted = (projected(one.features[..., :width], whitening) for one in (learn, judge))
+            bank = filled(patches, learn.clips, rows)
+            distances = np.stack([bank.search(one)[0][:, 0] for one in wanted])
+            found = [judged(judge, distances, top, split.moving) for top in TOP_SHARES]
+            name_of = "+".join(str(layer) for layer in layers)
+            table.add_row(name_of, label, *(f"{value:.4f}" for value in found))
+            err.print(f"{name} {name_of} {label} {found} {time.perf_counter() - started:.0f} s")
+            for top, value in zip(TOP_SHARES, found, strict=True):
+                figures[f"{name}_{name_of}_{label}_{top:g}".replace(" ", "")] = value
     out.print(table)
     return figures
 

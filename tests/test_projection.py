@@ -68,3 +68,28 @@ def test_a_sample_without_variation_gives_a_finite_map():
     projection = fit_projection(np.full((50, 6), 3.0, np.float32), 6, 0.1)
     assert np.isfinite(projection.apply(np.full((1, 6), 3.1, np.float32))).all()
     assert projection.explained == 1.0
+
+
+def test_layers_side_by_side_get_one_variance_in_all_whatever_their_width_and_units():
+    rng = np.random.default_rng(4)
+    narrow, wide = rng.normal(size=(3000, 4)), rng.normal(size=(3000, 8))
+    alike = np.hstack([narrow, wide]).astype(np.float32)
+    loud = np.hstack([narrow, 50.0 * wide]).astype(np.float32)
+    first, second = fit_projection(alike, 12, 0.9, (4, 8)), fit_projection(loud, 12, 0.9, (4, 8))
+    a, b = between(first.apply(alike[:40])), between(second.apply(loud[:40]))
+    # Whatever unit a layer has, the distances differ by one factor for all; taken as they are, they do not.
+    assert np.ptp(a / b) < 1e-2 * (a / b).mean()
+    as_they_are = between(fit_projection(loud, 12, 0.9).apply(loud[:40]))
+    assert np.ptp(as_they_are / b) > 0.1 * (as_they_are / b).mean()
+
+
+def between(points: np.ndarray) -> np.ndarray:
+    """Distances of the first half from the second half."""
+    half = len(points) // 2
+    return np.linalg.norm(points[:half] - points[half:], axis=1)
+
+
+def test_a_layer_without_variation_stays_finite():
+    sample_ = np.hstack([np.full((50, 3), 2.0), np.random.default_rng(5).normal(size=(50, 4))])
+    projection = fit_projection(sample_.astype(np.float32), 7, 0.5, (3, 4))
+    assert np.isfinite(projection.apply(sample_.astype(np.float32))).all()

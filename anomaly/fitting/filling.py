@@ -74,7 +74,9 @@ def learn_projection(
         tell("learning the projection", done, options.sample_frames)
     if not sample:
         raise nothing_left()
-    return fit_projection(np.concatenate(sample).astype(np.float32), options.dims, options.shrinkage)
+    return fit_projection(
+        np.concatenate(sample).astype(np.float32), options.dims, options.shrinkage, backbone.widths
+    )
 
 
 def new_coreset(projection: Projection, options: FitOptions) -> StreamingCoreset:

@@ -24,7 +24,7 @@ class FitOptions:
     holdout: float = 0.2
     guard_s: float = 2.0
     dims: int = 100
-    shrinkage: float = 0.5
+    shrinkage: float = 0.8
     sample_frames: int = 200
     bank_size: int = 15_000
     radius: float | None = None
