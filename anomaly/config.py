@@ -252,7 +252,9 @@ class RunSettings:
     annotate: bool = True  # write the annotated video
     require_certificate: bool = False  # refuse to run what is not certified
     live: bool = False  # watch files at their own speed, as if they were cameras
-    metrics: str | None = "127.0.0.1:9188"  # HOST:PORT on loopback of /healthz, /readyz, /metrics; null = none
+    metrics: str | None = (
+        "127.0.0.1:9188"  # HOST:PORT on loopback of /healthz, /readyz, /metrics; null = none
+    )
     log: str = "auto"  # text, json, or auto: text on a terminal
 
 

@@ -37,6 +37,8 @@ RUNNING = "running"
 _UPDATE_S = 1.0
 #: An event whose camera gives no frame for so long is over.
 _SILENCE_S = 10.0
+#: Gaps that are written down, and shown.
+_LEAST_GAP_S = 1.0
 #: Frames over which rate and latency are told.
 _RECENT_FRAMES = 300
 #: Scores that wait for a store that cannot write now, about ten minutes of them.
@@ -190,6 +192,9 @@ class LiveCamera:
         self._coverage.state(state == RUNNING, utc_s, now_ns)
         self._coverage.tick(now_ns, utc_s)
         for gap in self._coverage.gaps_done():
+            # Shorter ones count in the blind share; a row each would fill the store with jitter.
+            if gap.end_utc_s - gap.start_utc_s < _LEAST_GAP_S:
+                continue
             self._ledger.gap(self.site.name, gap.start_utc_s, gap.end_utc_s, gap.reason)
         if self._open is not None and now_ns - self._last_ns > _SILENCE_S * 1e9:
             self.finish()
