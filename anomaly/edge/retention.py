@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from anomaly.edge.store import ballast, upkeep
+from anomaly.edge.store import upkeep
 from anomaly.errors import StoreError, StoreFullError
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Retention:
         self._tell(room, now)
         self._room = room
         if room.clips:
-            ballast.load(self._store.folder)
+            self._store.keep_room()
         self._store.checkpoint()
         return room
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import sqlite3
 import threading
 import time
 import weakref
@@ -16,7 +18,6 @@ from anomaly.edge.store.schema import SCHEMA, VERSION
 from anomaly.errors import StoreError, StoreFullError
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 DATABASE = "anomaly.db"
+#: Pages in the log at which they are moved into the database: usually, and on a disk that is full.
+_LOG_PAGES = 1000
+_TIGHT_LOG_PAGES = 16
 
 
 class _OfThread:
@@ -34,6 +38,7 @@ class _OfThread:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
+        self.tight = False
 
     def __del__(self) -> None:
         self.connection.close()
@@ -61,6 +66,7 @@ class OpenFolder:
         self._threads: weakref.WeakSet[_OfThread] = weakref.WeakSet()
         # Threads of one process queue here, in order and at once; SQLite's own waiting sleeps and retries.
         self._writing = threading.RLock()
+        self._tight = False
         self._lock: int | None = None
         self._closed = False
         if owner:
@@ -98,7 +104,16 @@ class OpenFolder:
         if held is None:
             held = self._local.held = _OfThread(database.connect(self._path))
             self._threads.add(held)
+        if held.tight != self._tight:
+            held.tight = self._tight
+            pages = _TIGHT_LOG_PAGES if held.tight else _LOG_PAGES
+            held.connection.execute(f"PRAGMA wal_autocheckpoint={pages}")
         return held.connection
+
+    def keep_room(self) -> None:
+        """Keep room for events again (the ballast), once there is some."""
+        if ballast.load(self.folder):
+            self._tight = False
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -123,8 +138,10 @@ class OpenFolder:
             if connection.in_transaction:
                 raise
             ballast.drop(self.folder)
-            # What the log holds goes into the database, so that the log's own room is written again.
-            with database.told(self._path):
+            # What the log holds goes into the database, so that the log's own room is written again; from
+            # now on at once, or the log would take what room there is.
+            self._tight = True
+            with contextlib.suppress(sqlite3.Error):
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         with self.transaction() as connection:
             return write(connection)
@@ -167,7 +184,7 @@ class OpenFolder:
             for notice in notices:
                 timeline.add_health(connection, "", "store", time.time(), {"notice": notice})
         self.remove_doomed()
-        ballast.load(self.folder)
+        self.keep_room()
         if ended:
             notices.append(f"{len(ended)} events were on when the last run died; they are marked as cut off")
         self.notices = tuple(notices)

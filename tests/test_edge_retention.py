@@ -1,0 +1,214 @@
+"""What is kept and for how long, on disks that fill and under clocks that jump."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from anomaly.edge.retention import Clocks, Retention, RetentionSettings, estimate_disk
+from anomaly.edge.store import Store
+from anomaly.edge.store.durable import write_bytes
+from anomaly.errors import StoreFullError
+
+NOW = 1_790_000_000.0
+DAY = 86_400.0
+
+
+class Clock:
+    """A machine's two clocks, of which one can be set."""
+
+    def __init__(self) -> None:
+        self.wall, self.steady = NOW, 50.0
+
+    def pass_(self, seconds: float) -> None:
+        self.wall += seconds
+        self.steady += seconds
+
+    @property
+    def clocks(self) -> Clocks:
+        return Clocks(lambda: self.wall, lambda: self.steady)
+
+
+def add_event(store: Store, start: float, *, held: bool = False, size: int = 10) -> str:
+    one = store.start_event(
+        camera="press", model="m", start_utc_s=start, start_pts_s=0.0, score=2.0, threshold=1.0, held=held
+    )
+    for kind, end in (("snapshots", "jpg"), ("clips", "mp4")):
+        write_bytes(store.folder / f"{kind}/press/{one.id}.{end}", b"x" * size)
+    store.update_event(one.id, snapshot=f"snapshots/press/{one.id}.jpg")
+    store.end_event(one.id, start + 2, 2.0)
+    store.set_clip(one.id, clip=f"clips/press/{one.id}.mp4", clip_state="ready")
+    return one.id
+
+
+def add_segment(store: Store, start: float, size: int = 10) -> Path:
+    path = Path("press") / f"{start:.0f}.mp4"
+    write_bytes(store.folder / "recording" / path, b"x" * size)
+    store.add_segment("press", path, start, start + 10, 0.0, size, "h264")
+    store.add_scores("press", [(start, 0.0, 1.0, 1.0)])
+    return store.folder / "recording" / path
+
+
+def clips(store: Store) -> set[str]:
+    return {path.stem for path in (store.folder / "clips").rglob("*.mp4")}
+
+
+def test_by_age_clips_go_then_rows_and_what_is_held_stays(tmp_path: Path):
+    with Store(tmp_path) as store:
+        ages = {name: add_event(store, NOW - days * DAY, held=name == "held") for name, days in
+                (("ancient", 400), ("held", 400), ("old", 31), ("new", 29))}  # fmt: skip
+        kept, gone = add_segment(store, NOW - 23 * 3600), add_segment(store, NOW - 25 * 3600)
+        Retention(store, clocks=Clock().clocks).tidy()
+        assert clips(store) == {ages["held"], ages["new"]}
+        assert store.event(ages["ancient"]) is None
+        old = store.event(ages["old"])
+        assert (old.clip, old.snapshot, old.clip_state) == (None, None, "none")
+        assert store.event(ages["held"]).snapshot is not None
+        assert kept.exists()
+        assert not gone.exists()
+        assert len(store.segments("press", 0, NOW + DAY)) == 1
+        assert len(store.scores("press", 0, NOW + DAY)) == 1
+
+
+@pytest.mark.parametrize("jump", [DAY, -DAY, 60 * DAY, 3600.0, -3600.0])
+def test_after_a_jump_nothing_is_deleted_for_its_age_for_an_hour(tmp_path: Path, jump: float):
+    clock = Clock()
+    with Store(tmp_path) as store:
+        old = add_event(store, NOW - 29.99 * DAY)
+        retention = Retention(store, clocks=clock.clocks)
+        retention.tidy()
+        clock.pass_(30)
+        clock.wall += jump
+        retention.tidy()
+        clock.pass_(3500)
+        retention.tidy()
+        assert clips(store) == {old}
+        clock.pass_(200)
+        retention.tidy()
+        assert clips(store) == (set() if jump > 1000 else {old})
+
+
+def test_a_clock_that_is_slewed_or_a_summer_time_is_no_jump(tmp_path: Path):
+    clock = Clock()
+    with Store(tmp_path) as store:
+        add_event(store, NOW - 30 * DAY + 100)
+        retention = Retention(store, clocks=clock.clocks)
+        for _ in range(10):
+            retention.tidy()
+            clock.pass_(30)
+            clock.wall += 0.015
+        assert clips(store) == set()
+
+
+@pytest.mark.parametrize(("off", "deleted"), [(600.0, True), (40 * DAY, False), (-5.0, False)])
+def test_a_start_with_another_date_waits_too(tmp_path: Path, off: float, deleted: bool):
+    with Store(tmp_path) as store:
+        clock = Clock()
+        Retention(store, clocks=clock.clocks).tidy()
+        old = add_event(store, NOW - 31 * DAY)
+        clock.wall += off
+        Retention(store, clocks=clock.clocks).tidy()
+        assert clips(store) == (set() if deleted else {old})
+
+
+def test_by_bytes_what_came_first_goes_though_the_clock_went_back(tmp_path: Path):
+    with Store(tmp_path) as store:
+        events = [add_event(store, NOW - i * 100, held=i == 0, size=8192) for i in range(5)]
+        segments = [add_segment(store, NOW - i * 100, 1000) for i in range(6)]
+        settings = RetentionSettings(clip_bytes=3 * 16384, recording_bytes=2500)
+        Retention(store, settings, clocks=Clock().clocks).tidy()
+        assert clips(store) == {events[0], events[3], events[4]}
+        assert [path.exists() for path in segments] == [False] * 4 + [True] * 2
+
+
+def test_the_disk_of_a_day_is_told_before_it_is_written():
+    told = estimate_disk({"press": 4e6, "belt": 4e6})
+    assert told.recording_per_day == pytest.approx(86.4e9)
+    assert told.kept > told.recording_per_day + 29 * told.clips_per_day
+    assert "recording 86.4 GB a day" in str(told)
+    assert estimate_disk({"press": 4e6}, recording=False).recording_per_day == 0
+    assert estimate_disk({"press": 4e6}, RetentionSettings(recording_bytes=10**9, clip_bytes=0)).kept < 1.1e9
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    done = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, text=True
+    )
+    if not done or done.returncode:
+        pytest.skip(
+            f"a small disk cannot be mounted here: {done.stderr.strip() if done else 'apt-get install mount'}"
+        )
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(path: Path, leave: int = 0) -> None:
+    disk = os.statvfs(path.parent)
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(disk.f_bavail * disk.f_frsize - leave, 4096))
+
+
+def test_a_full_disk_stops_recording_then_clips_and_never_events(small_disk: Path):
+    told = []
+    settings = RetentionSettings(recording_reserve_bytes=3 * 2**20, clip_reserve_bytes=2**20)
+    with Store(small_disk) as store:
+        retention = Retention(store, settings, on_room=told.append)
+        assert retention.tidy().recording is True
+        fill(small_disk / "foreign", 2 * 2**20)
+        room = retention.tidy()
+        assert (room.recording, room.clips) == (False, True)
+        (small_disk / "foreign").unlink()
+        fill(small_disk / "foreign")
+        room = retention.tidy()
+        assert (room.recording, room.clips) == (False, False)
+        written = [
+            store.start_event(
+                camera="press", model="m", start_utc_s=NOW + i, start_pts_s=0.0, score=2.0, threshold=1.0
+            ).id
+            for i in range(100)
+        ]
+        assert [one.kind for one in store.health()] == ["disk", "disk"]
+        count = 0
+        with pytest.raises(StoreFullError, match="make room on the disk"):  # noqa: PT012
+            while count < 20_000:
+                store.start_event(
+                    camera="press",
+                    model="m" * 1000,
+                    start_utc_s=NOW,
+                    start_pts_s=0.0,
+                    score=2.0,
+                    threshold=1.0,
+                )
+                count += 1
+        assert set(written) <= {one.id for one in store.events(limit=20_000)}
+        (small_disk / "foreign").unlink()
+        room = retention.tidy()
+        assert (room.recording, room.clips) == (True, True)
+        store.start_event(
+            camera="press", model="m", start_utc_s=NOW, start_pts_s=0.0, score=2.0, threshold=1.0
+        )
+        assert all(one.end_utc_s is not None for one in store.health())
+        assert [(one.recording, one.clips) for one in told] == [(False, True), (False, False), (True, True)]
+        saved = len(store.events(limit=50_000))
+    with Store(small_disk) as again:
+        assert len(again.events(limit=50_000)) == saved
+        assert not [one for one in again.notices if "damaged" in one]
+
+
+def test_a_store_opens_on_a_disk_that_is_full(small_disk: Path):
+    with Store(small_disk) as store:
+        one = add_event(store, NOW)
+    fill(small_disk / "foreign")
+    with Store(small_disk) as store:
+        assert store.event(one).status == "ended"
+        store.start_event(
+            camera="press", model="m", start_utc_s=NOW, start_pts_s=0.0, score=2.0, threshold=1.0
+        )
