@@ -107,6 +107,8 @@ def test_files_and_rows_agree_after_a_start(tmp_path: Path):
         write_bytes(tmp_path / "clips/press/nobody.mp4", b"x")
         write_bytes(tmp_path / "snapshots/press/a.jpg", b"x")
         (tmp_path / "clips/press/.b.mp4.7.part").write_bytes(b"x")
+        unfinished = tmp_path / "recording/press/20260921/140010.250.mp4.part"
+        write_bytes(unfinished, b"x")
         lost = tmp_path / "recording/press/20260921/140000.250.mp4"
         write_bytes(lost, b"x" * 50)
         os.utime(lost, (T0 + 9.5, 1_789_999_210.0))
@@ -121,6 +123,7 @@ def test_files_and_rows_agree_after_a_start(tmp_path: Path):
         assert segment.start_utc_s == 1_789_999_200.25
         assert segment.end_utc_s == 1_789_999_210.0
         assert (tmp_path / "orphans/clips/press/nobody.mp4").exists()
+        assert unfinished.exists()
         left = {path.name for path in (tmp_path / "clips").rglob("*.*")}
         assert left == set()
         assert len(store.notices) == 4

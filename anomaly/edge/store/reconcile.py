@@ -81,7 +81,8 @@ def files(connection: sqlite3.Connection, folder: Path, *, keep: bool) -> list[s
     Returns:
         What was done, one line each.
     """
-    parts = [part for kind in (*_MEDIA, deletion.RECORDING) for part in (folder / kind).rglob("*.part")]
+    # Not those of the recording: what was written of a segment plays, and the capture finishes it.
+    parts = [part for kind in _MEDIA for part in (folder / kind).rglob("*.part")]
     for part in parts:
         part.unlink(missing_ok=True)
     doomed = set(deletion.doomed(connection, deletion.ALL))
