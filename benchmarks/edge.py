@@ -2,7 +2,8 @@
 
 A real RTSP server of this machine sends 640x360, ten frames a second, each with its number in its pixels. What is
 measured is the way of a frame: capture process, model in OpenVINO (CPU profile), decider, store. Each camera's every
-tenth frame is stored as an event. The loop that joins them is this file's own, without pages, sinks and clips.
+tenth frame is stored as an event, in a loop of this file's own, without pages, sinks and clips. "runner" is `anomaly run`
+itself, with its recording, as its own metrics tell it.
 
     python benchmarks/edge.py --quick
     python benchmarks/edge.py --json edge.json
@@ -11,22 +12,26 @@ tenth frame is stored as an event. The loop that joins them is this file's own, 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import select
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import report
 
+Figures: TypeAlias = dict[str, float]
 sys.path.insert(1, str(report.ROOT / "tests"))
 SIZE, FPS = (640, 360), 10
 EVENT_EVERY = 10
@@ -176,6 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
         model = load_model(folder, runtime="openvino", offline=True)
         for name, part in (
             ("start", lambda: starting(folder)),
+            ("runner", lambda: runner(folder, work, quick=quick)),
             ("latency", lambda: latency(model, work, quick=quick)),
             ("reconnect", lambda: reconnects(model, work, quick=quick)),
             ("endurance", lambda: endurance(model, folder, work, quick=quick)),
@@ -272,6 +278,66 @@ def latency(model: Any, work: Path, *, quick: bool) -> report.Figures:
                 f"cameras_{count}_loop_busy_share": watch.busy_s / seconds,
             }
     return {**found, "most_cameras_without_a_drop": most}
+
+
+def runner(folder: Path, work: Path, *, quick: bool) -> report.Figures:
+    """`anomaly run` itself, recording on: received to decided, drops, and what of its thread is not the model."""
+    from rtsp_server import RtspServer
+
+    found: report.Figures = {}
+    with RtspServer(size=SIZE, fps=FPS, keyframe_every=FPS) as server:
+        for count in (1, 2) if quick else (1, 2, 4, 8):
+            site = work / f"site_{count}.yaml"
+            entries = [
+                {"name": f"camera_{i}", "source": server.url, "model": str(folder)} for i in range(count)
+            ]
+            site.write_text(json.dumps({"site": "bench", "line": "1", "cameras": entries}), encoding="utf-8")
+            child = subprocess.Popen(
+                [sys.executable, "-m", "anomaly", "run", "--site", str(site), "--out", str(work / f"run_{count}"),
+                 "runtime=openvino", "run.metrics=127.0.0.1:0"],
+                env=report.child_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            )  # fmt: skip
+            assert child.stdout is not None
+            try:
+                told = next(line for line in child.stdout if "Probes and metrics: " in line)
+                probes = told.partition("Probes and metrics: ")[2].partition("/healthz")[0]
+                deadline = time.monotonic() + _PATIENCE_S
+                while min(of_cameras(probes, 'what="scored"', count)) < FPS and time.monotonic() < deadline:
+                    time.sleep(0.2)
+                before, began = scraped(probes), time.monotonic()
+                time.sleep(6.0 if quick else 60.0)
+                after, seconds = scraped(probes), time.monotonic() - began
+            finally:
+                child.send_signal(signal.SIGTERM)
+                child.wait(_PATIENCE_S)
+
+            def grown(name: str, before: Figures = before, after: Figures = after) -> float:
+                return sum(after[key] - before.get(key, 0.0) for key in after if name in key)
+
+            busy, model_s = grown("anomaly_busy_seconds_total"), grown("anomaly_model_seconds_total")
+            found |= {
+                f"runner_{count}_p50_ms": 1e3
+                * max(value for key, value in after.items() if "seconds_p50" in key),
+                f"runner_{count}_p99_ms": 1e3
+                * max(value for key, value in after.items() if "seconds_p99" in key),
+                f"runner_{count}_scored_a_second": grown('what="scored"') / seconds,
+                f"runner_{count}_dropped": grown('what="dropped"'),
+                f"runner_{count}_not_model_share": 1 - model_s / busy if busy else None,
+            }
+    return found
+
+
+def scraped(probes: str) -> Figures:
+    """The runner's figures, by name and labels."""
+    with urllib.request.urlopen(f"{probes}/metrics", timeout=_PATIENCE_S) as answer:
+        lines = answer.read().decode().splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[:1] != "#"}
+
+
+def of_cameras(probes: str, name: str, count: int) -> list[float]:
+    """A figure of each camera; 0 where it is not told yet."""
+    found = [value for key, value in scraped(probes).items() if name in key and key.startswith("anomaly_")]
+    return found + [0.0] * (count - len(found))
 
 
 def reconnects(model: Any, work: Path, *, quick: bool) -> report.Figures:

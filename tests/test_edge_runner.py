@@ -15,7 +15,15 @@ import pytest
 from rtsp_server import RtspServer
 from small_model import FPS, SmallModel, invoke, process, start, succeed
 
+from anomaly.edge.ledger import Ledger
+from anomaly.edge.loaded import Loaded
+from anomaly.edge.pictures import Pictures
+from anomaly.edge.runner import Runner
+from anomaly.edge.site import site_of
 from anomaly.edge.store import Store
+from anomaly.errors import AnomalyError
+from anomaly.model import load_model
+from anomaly.thresholds import load_threshold
 
 LIVE = ("run.live=true", "run.metrics=null", "run.log=text", FPS)
 
@@ -252,6 +260,26 @@ def test_no_password_is_written_anywhere(small_model: SmallModel, tmp_path: Path
     assert canary not in "".join(keep) + out + err + figures + command
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or canary.encode() not in file.read_bytes(), file
+
+
+def test_a_device_that_fails_is_told_and_ends_the_run(small_model: SmallModel, tmp_path: Path):
+    class Gone(Loaded):
+        def look(self, images, recents):
+            raise RuntimeError("CUDA error: device lost\nmore")
+
+    model = load_model(small_model.folder, offline=True)
+    gone = Gone.of(model, load_threshold(model, fps=5.0))
+    site = site_of([str(small_model.footage.test / "test_03.mp4")], small_model.folder, fps=5.0, record=False)
+    with Store(tmp_path / "store") as store:
+        pictures = Pictures(store)
+        runner = Runner(site, Ledger(store, pictures, None), lambda path, fps: gone)
+        with pytest.raises(
+            AnomalyError, match=r"cannot compute any more .CUDA error: device lost more.; see to the device"
+        ):
+            runner.run()
+        pictures.close()
+        (told,) = store.health("")
+    assert (told.kind, told.detail["reason"]) == ("device", "CUDA error: device lost more")
 
 
 @pytest.mark.parametrize(

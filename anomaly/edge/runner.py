@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from anomaly.detector import Look
     from anomaly.edge.ledger import Ledger
     from anomaly.edge.live import LiveView
     from anomaly.edge.loaded import Loaded
@@ -124,13 +125,25 @@ class Runner:
                 groups.setdefault(id(camera.loaded), (camera.loaded, []))[1].append((camera, frame))
         for loaded, items in groups.values():
             began = time.perf_counter()
-            looks = loaded.look([frame.image for _, frame in items], [camera.recent for camera, _ in items])
+            looks = self._look(loaded, items)
             self.model_s += time.perf_counter() - began
             for (camera, frame), look in zip(items, looks, strict=True):
                 camera.see(frame, look)
         if groups:
             with self._new:
                 self._new.notify_all()
+
+    def _look(self, loaded: Loaded, items: list[tuple[LiveCamera, Frame]]) -> list[Look]:
+        """Raises AnomalyError where the device fails; whoever started the runner starts it again."""
+        try:
+            return loaded.look([frame.image for _, frame in items], [camera.recent for camera, _ in items])
+        except Exception as error:
+            # A GPU that is gone raises whatever its runtime raises; nothing can be scored with it any more.
+            reason = " ".join(str(error).split())[:300]
+            self._ledger.trouble("", "", [Trouble("device", True, time.time(), {"reason": reason})])
+            raise AnomalyError(
+                f"{loaded.model.device} cannot compute any more ({reason}); see to the device, then start again"
+            ) from error
 
     def _tick(self) -> None:
         now_ns, utc_s = time.monotonic_ns(), time.time()
