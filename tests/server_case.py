@@ -41,6 +41,7 @@ class SmallRunner:
         self._news = threading.Condition()
         self._views: dict[str, View | None] = dict.fromkeys(cameras)
         self.states = dict.fromkeys(cameras, "running")
+        self.masked: set[str] = set()
         self.set_by: list[tuple[str, str, str]] = []
         self.asked = 0
 
@@ -53,6 +54,7 @@ class SmallRunner:
                     "threshold": 1.5,
                     "last_score": float("nan"),
                     "certificate": "0.90",
+                    "masked": name in self.masked,
                 }
                 for name in self._views
             },

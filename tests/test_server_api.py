@@ -324,6 +324,9 @@ def test_the_recording_is_listed_and_played(case: Case, admin: httpx.Client):
     assert (segment["start_utc_s"], segment["codec"]) == (5000.0, "h264")
     assert str(name) not in str(told)
     assert admin.get(segment["url"], headers={"Range": "bytes=0-4"}).content == b"piece"
+    case.runner.masked.add("cam")
+    refused = admin.get(segment["url"])
+    assert (refused.status_code, b"piece" in refused.content) == (403, False)
     assert admin.get("/api/recordings/999").status_code == 404
     days = {"since": 0, "until": 90_000}
     assert admin.get("/api/cameras/cam/recording", params=days).status_code == 422
