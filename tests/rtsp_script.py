@@ -16,8 +16,11 @@ gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 ENCODERS = {
-    "h264": "x264enc speed-preset=ultrafast key-int-max={k} bframes={b} {low} bitrate=1500 option-string=scenecut=0"
-    " ! video/x-h264,profile={profile} ! rtph264pay name=pay0 pt=96 config-interval=-1",
+    # Several slices a picture forbid config-interval=-1, which puts parameter sets before every slice of a keyframe:
+    # by H.264 7.4.1.2.3 those begin a new picture, and the keyframe would come apart.
+    "h264": "x264enc speed-preset=ultrafast key-int-max={k} bframes={b} {low} bitrate=1500"
+    " option-string=scenecut=0:sliced-threads=0:slices={slices}"
+    " ! video/x-h264,profile={profile} ! rtph264pay name=pay0 pt=96 config-interval={headers}",
     "h265": "x265enc speed-preset=ultrafast key-int-max={k} tune=zerolatency bitrate=1500 log-level=0"
     " ! rtph265pay name=pay0 pt=96 config-interval=-1",
     "mjpeg": "jpegenc quality=90 ! rtpjpegpay name=pay0 pt=26",
@@ -77,6 +80,8 @@ class Factory(GstRtspServer.RTSPMediaFactory):
         encoder = ENCODERS[self.options["codec"]].format(
             k=self.options["keyframe_every"],
             b=b,
+            slices=self.options["slices"],
+            headers=-1 if self.options["slices"] == 1 else 1,
             low="" if b else "tune=zerolatency",
             profile="main" if b else "constrained-baseline",
         )

@@ -38,6 +38,7 @@ class RtspServer:
         fps: whole frames a second.
         keyframe_every: frames from keyframe to keyframe.
         b_frames: frames between two that others refer to (h264 only).
+        slices: slices of a picture (h264 only).
         password: the server asks for it, by the user `user`; None asks for nothing.
         audio: a sound track beside the pictures.
         rtp_start: first RTP timestamp (32 bits, 90 kHz); a random one by default.
@@ -51,6 +52,7 @@ class RtspServer:
         fps: int = 10,
         keyframe_every: int = 10,
         b_frames: int = 0,
+        slices: int = 1,
         user: str = "user",
         password: str | None = None,
         audio: bool = False,
@@ -64,6 +66,7 @@ class RtspServer:
             "fps": fps,
             "keyframe_every": keyframe_every,
             "b_frames": b_frames,
+            "slices": slices,
             "user": user,
             "password": password,
             "audio": audio,

@@ -53,8 +53,14 @@ def settle(watch: Watch) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"b_frames": 2}, {"codec": "h265"}, {"codec": "mjpeg", "size": (320, 240)}, {"keyframe_every": 100}],
-    ids=["b-frames", "h265", "mjpeg", "10 s to a keyframe"],
+    [
+        {"b_frames": 2},
+        {"slices": 4},
+        {"codec": "h265"},
+        {"codec": "mjpeg", "size": (320, 240)},
+        {"keyframe_every": 100},
+    ],
+    ids=["b-frames", "slices", "h265", "mjpeg", "10 s to a keyframe"],
 )
 def test_frames_come_in_order_with_their_times(options: dict):
     with RtspServer(**{"size": (320, 192), **options}) as server, watched(server.url, fps=None) as watch:
