@@ -24,3 +24,14 @@ def shared_data() -> Path:
             f"no real footage at {folder}; set ANOMALY_DATA to the folder that holds ped2/, bottles/ and magnetic_tile/"
         )
     return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """With ANOMALY_DEBIAN_PACKAGES=required a test that skips for want of a Debian package fails instead."""
+    report = yield
+    required = os.environ.get("ANOMALY_DEBIAN_PACKAGES") == "required"
+    if required and report.skipped and "apt-get install" in str(report.longrepr):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although Debian's packages are required here: {report.longrepr[-1]}"
+    return report
