@@ -8,7 +8,6 @@ clip's luck, scores are rounded so that they tie, and the decider smooths, holds
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from populations import (
     noise,
     simulated_population,
 )
-from report import ROOT, Figures, anomaly, err, machine, options_parser, out, workplace, write_json
+from report import DATA, Figures, anomaly, err, machine, options_parser, out, workplace, write_json
 from rich.progress import track
 from rich.table import Table
 from scipy.stats import binomtest, norm
@@ -271,14 +270,13 @@ def main() -> None:
     figures |= after_a_study(chance, 20 if options.quick else 400, 500 if options.quick else 4000)
     figures |= after_luck(chance, 400 if options.quick else 4000)
     figures |= power(chance, 40 if options.quick else 500)
-    data = Path(os.environ.get("ANOMALY_DATA") or ROOT.parent / "shared" / "data")
     with workplace() as work:
         model: Path | None = options.model
-        if model is None and (data / "magnetic_tile").is_dir():
-            model = tile_model(work, data, options.quick)
+        if model is None and (DATA / "magnetic_tile").is_dir():
+            model = tile_model(work, DATA, options.quick)
         if model is None:
             out.print(
-                f"Real scores left out: no footage at {data}; set ANOMALY_DATA to its folder.", soft_wrap=True
+                f"Real scores left out: no footage at {DATA}; set ANOMALY_DATA to its folder.", soft_wrap=True
             )
             figures["real_left_out"] = "no real footage"
         else:

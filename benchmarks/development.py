@@ -11,7 +11,6 @@ Planted anomalies are easier or harder than real ones; only differences between 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,12 +19,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from omegaconf import OmegaConf
 from plants import ImageArray, altered, damaged, passer, people, planted, stranger
-from report import ROOT, Figures, err, machine, options_parser, out, workplace, write_json
+from real_features import spec_of
+from report import DATA, Figures, err, machine, options_parser, out, workplace, write_json
 from rich.table import Table
 
-from anomaly.backbone import Backbone, BackboneSpec, choose_input_size
+from anomaly.backbone import Backbone, choose_input_size
 from anomaly.conveyor import KINDS, MOTION_KINDS, SceneConfig, write_footage
 from anomaly.decider import DeciderConfig, smooth
 from anomaly.footage.labels import load_labels
@@ -33,10 +32,9 @@ from anomaly.footage.source import find_sources, read_frames
 from anomaly.heatmap import frame_score
 from anomaly.metrics import auroc
 from anomaly.projection import Projection, fit_projection
-from anomaly.weights import SOURCES, load_weights
+from anomaly.weights import load_weights
 from memory_bank import MemoryBank, StreamingCoreset
 
-DATA = Path(os.environ.get("ANOMALY_DATA") or ROOT.parent / "shared" / "data")
 TOP_SHARES = (0.005, 0.01, 0.02)
 LAYERS = ((2, 3), (2, 3, 4))
 #: By name: whether layers are brought to one variance, and the shrinkage; None = features as they are.
@@ -174,16 +172,6 @@ SPLITS: dict[str, Callable[[Path, bool], Split]] = {
 }
 
 
-def default_spec() -> BackboneSpec:
-    """The CPU profile's backbone, as configured."""
-    settings = OmegaConf.to_container(
-        OmegaConf.load(ROOT / "configs" / "backbone" / "efficientnet_lite0.yaml")
-    )
-    known = {name: value for name, value in settings.items() if name in BackboneSpec.__dataclass_fields__}
-    known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
-    return BackboneSpec(**known, architecture=SOURCES["efficientnet_lite0"].architecture)
-
-
 @dataclass(frozen=True)
 class Extracted:
     """Patch features (F, P, D) float16 of some frames, and what is known of each."""
@@ -232,7 +220,7 @@ def compare(name: str, split: Split, rows: int, quick: bool) -> Figures:
     for heading in ("layers", "projection", *(f"top {top:g}" for top in TOP_SHARES)):
         table.add_column(heading)
     figures: Figures = {}
-    spec = replace(default_spec(), layers=LAYERS[-1])
+    spec = replace(spec_of("efficientnet_lite0"), layers=LAYERS[-1])
     backbone = Backbone(spec, load_weights("efficientnet_lite0")[0], choose_input_size(spec, first.shape[:2]))
     learn, judge = extract(backbone, split.learn()), extract(backbone, split.judge())
     sample = learn.features[:: max(1, len(learn.features) // 60)].reshape(-1, backbone.dim).astype(np.float32)

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report import ROOT, Figures, anomaly, err, machine, options_parser, out, show, workplace, write_json
+from report import DATA, Figures, anomaly, err, machine, options_parser, out, show, workplace, write_json
 from thinned import thin_bottles, thin_images, thin_ped2
 
 from anomaly.calibration import recall_bound
@@ -32,11 +31,6 @@ from anomaly.metrics import auroc, bootstrap_interval
 
 CONFIDENCE = 0.95
 ENOUGH_HOURS = 0.5
-
-
-def data_folder() -> Path:
-    """Where the real footage lies, if it is there."""
-    return Path(os.environ.get("ANOMALY_DATA") or ROOT.parent / "shared" / "data")
 
 
 def fit(model: Path, normal: Path) -> float:
@@ -249,7 +243,7 @@ def main() -> None:
     parser = options_parser(__doc__)
     parser.add_argument("--only", choices=tuple(PARTS), help="this part alone")
     options = parser.parse_args()
-    data, begin = data_folder(), time.perf_counter()
+    data, begin = DATA, time.perf_counter()
     figures: Figures = {"quick": int(options.quick), **machine()}
     for name in [options.only] if options.only else PARTS:
         if name != "conveyor" and not (data / "README.md").is_file():

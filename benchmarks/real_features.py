@@ -11,30 +11,35 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from report import ROOT
+from report import DATA, ROOT
 
-DATA = Path(os.environ.get("ANOMALY_DATA") or ROOT.parent / "shared" / "data")
 #: Name, frame times (F,) seconds, and patch features (F, P, D) float16.
 Clip: TypeAlias = tuple[str, np.ndarray, np.ndarray]
 Project: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 
+def spec_of(network: str) -> Any:
+    """A network as its configuration describes it."""
+    from omegaconf import OmegaConf
+
+    from anomaly.backbone import BackboneSpec
+    from anomaly.weights import SOURCES
+
+    settings: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "backbone" / f"{network}.yaml"))
+    known = {name: settings[name] for name in BackboneSpec.__dataclass_fields__ if name in settings}
+    known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    return BackboneSpec(**{**known, "architecture": SOURCES[network].architecture})
+
+
 def lite0(size: tuple[int, int]) -> Any:
     """The default backbone at an input size."""
     import torch
-    from omegaconf import OmegaConf
 
-    from anomaly.backbone import Backbone, BackboneSpec
-    from anomaly.weights import SOURCES, load_weights
+    from anomaly.backbone import Backbone
+    from anomaly.weights import load_weights
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    settings: Any = OmegaConf.to_container(
-        OmegaConf.load(ROOT / "configs" / "backbone" / "efficientnet_lite0.yaml")
-    )
-    known = {name: settings[name] for name in BackboneSpec.__dataclass_fields__ if name in settings}
-    known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
-    known["architecture"] = SOURCES["efficientnet_lite0"].architecture
-    return Backbone(BackboneSpec(**known), load_weights("efficientnet_lite0")[0], size)
+    return Backbone(spec_of("efficientnet_lite0"), load_weights("efficientnet_lite0")[0], size)
 
 
 @lru_cache(maxsize=8)

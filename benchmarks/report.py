@@ -24,6 +24,8 @@ Figure: TypeAlias = float | int | str | None
 Figures: TypeAlias = dict[str, Figure]
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Real labelled footage, where it is to be had.
+DATA = Path(os.environ.get("ANOMALY_DATA") or ROOT.parent / "shared" / "data")
 # The checkout goes before this folder, where a benchmark may bear the name of the package it measures.
 sys.path.insert(0, str(ROOT))
 # As `python -m anomaly` sets it, before anything imports torch: threads that wait do not spin.
