@@ -11,7 +11,7 @@ RUN pip install --no-cache-dir --constraint constraints.txt '.[edge]' \
     && useradd --system --uid 10001 --home-dir /var/lib/anomaly --create-home anomaly \
     && install -d -o anomaly -g anomaly -m 0700 /var/cache/anomaly
 
-ENV ANOMALY_CACHE=/var/cache/anomaly PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE
+ENV ANOMALY_CACHE=/var/cache/anomaly PYTHONUNBUFFERED=1
 USER 10001
 WORKDIR /var/lib/anomaly
 VOLUME ["/var/lib/anomaly"]

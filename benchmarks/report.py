@@ -28,8 +28,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("ANOMALY_DATA") or ROOT.parent / "shared" / "data")
 # The checkout goes before this folder, where a benchmark may bear the name of the package it measures.
 sys.path.insert(0, str(ROOT))
-# As `python -m anomaly` sets it, before anything imports torch: threads that wait do not spin.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from anomaly.startup import settle  # noqa: E402
+
+# As `python -m anomaly` does, before anything imports torch.
+settle()
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False)
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-# As `python -m anomaly` sets it, before anything imports torch: threads that wait do not spin.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from anomaly.startup import settle
 
-from small_model import footage, scores_cached_elsewhere, small_model  # noqa: F401  (fixtures)
+# As `python -m anomaly` does, before anything imports torch.
+settle()
+
+from small_model import footage, scores_cached_elsewhere, small_model  # noqa: E402, F401  (fixtures)
 
 ROOT = Path(__file__).resolve().parent.parent
 
