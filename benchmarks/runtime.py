@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--threads", type=int, default=2, metavar="N", help="processor threads of every runtime"
     )
+    parser.add_argument("--network", choices=tuple(INPUT), help="this backbone alone")
     options = parser.parse_args(arguments)
     import torch
 
@@ -56,7 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     with report.workplace() as work:
         footage = load(work, quick=options.quick)
         figures["footage"] = footage.name
-        for network in ("efficientnet_lite0",) if options.quick else INPUT:
+        networks = (
+            [options.network] if options.network else ["efficientnet_lite0"] if options.quick else INPUT
+        )
+        for network in networks:
             for rows in (1_000,) if options.quick else (1_000, 10_000, 50_000):
                 found = compare(network, rows, footage, options.threads, work, quick=options.quick)
                 report.show(f"{network}, {rows} rows, {footage.name}", found)
@@ -96,7 +100,6 @@ def compare(
 ) -> report.Figures:
     """Every way to score the same frames with one backbone and one size of bank."""
     from anomaly.detector import Detector, Recent
-    from anomaly.gate import whole_inputs
 
     reference = our_branch(network, rows, footage)
     detector = Detector([reference], regions(), decider())
@@ -106,12 +109,13 @@ def compare(
         "openvino_bf16": ("openvino", "bf16"),
     }
     found: report.Figures = {}
-    timed = 8 if quick else 60
     images = footage.test
     wanted = np.array([detector.look([image])[0].score for image in images])
     found["ours_auroc"] = auroc(footage.labels, wanted)
-    found["ours_torch_fps"] = per_second(live(detector, Recent()), images, timed)
-    found["ours_torch_exact_heatmap_fps"] = per_second(exactly(detector, Recent()), images, timed)
+    roads = {
+        "ours_torch": live(detector, Recent()),
+        "ours_torch_exact_heatmap": exactly(detector, Recent()),
+    }
     low, high = np.percentile(wanted, [1, 99])
     threshold = float((low + high) / 2)
     for name, (runtime, precision) in graphs.items():
@@ -120,32 +124,32 @@ def compare(
         scores = np.array([graph.look([image])[0].score for image in images])
         difference = np.abs(scores / wanted - 1)
         clear = np.abs(wanted / threshold - 1) > (1e-3 if precision == "fp32" else 1e-2)
-        found[f"{name}_fps"] = per_second(live(graph, Recent()), images, timed)
-        found[f"{name}_exact_heatmap_fps"] = per_second(exactly(graph, Recent()), images, timed)
-        found[f"{name}_bare_backbone_fps"] = per_second(bare, images, timed)
-        found[f"{name}_over_bare"] = found[f"{name}_bare_backbone_fps"] / found[f"{name}_fps"]  # type: ignore[operator]
         found[f"{name}_largest_difference"] = float(difference.max())
         found[f"{name}_flipped"] = int(((scores >= threshold) != (wanted >= threshold))[clear].sum())
         found[f"{name}_auroc"] = auroc(footage.labels, scores)
+        roads |= {
+            name: live(graph, Recent()),
+            f"{name}_exact_heatmap": exactly(graph, Recent()),
+            f"{name}_bare_backbone": bare,
+        }
         if whole is not None:
-            size = whole[1]
-            same = [image for image in images if image.shape[:2] == size]
-            found[f"{name}_exact_search_in_graph_fps"] = per_second(
-                lambda image, run=whole[0].run: run(whole_inputs(reference, image[None])),
-                same,
-                min(timed, 10),
-            )
-    found |= peer(network, rows, footage, threads, timed)
-    best = max(number(found[f"{name}_fps"]) for name in graphs)
-    for theirs in ("torch", "openvino"):
-        found[f"times_anomalib_{theirs}"] = best / number(found[f"anomalib_{theirs}_fps"])
-    return found
+            run, size = whole[0].run, whole[1]
+            assert all(image.shape[:2] == size for image in images), "a graph is made for one size of frame"
+            roads[f"{name}_exact_search_in_graph"] = in_graph(run, reference)
+    theirs, found["anomalib_auroc"] = peer(network, rows, footage, threads)
+    rates = side_by_side(roads | theirs, images, 8 if quick else 60)
+    found |= {f"{name}_fps": rate for name, rate in rates.items()}
+    for name in graphs:
+        found[f"{name}_over_bare"] = rates[f"{name}_bare_backbone"] / rates[name]
+    best = max(rates[name] for name in graphs)
+    return found | {f"times_{name}": best / rates[name] for name in theirs}
 
 
-def number(figure: object) -> float:
-    """A figure that was measured."""
-    assert isinstance(figure, float)
-    return figure
+def in_graph(run: Callable[..., object], branch: Any) -> Callable[[np.ndarray], object]:
+    """From a frame to score and heatmap in one graph that searches every row."""
+    from anomaly.gate import whole_inputs
+
+    return lambda image: run(whole_inputs(branch, image[None]))
 
 
 def our_branch(network: str, rows: int, footage: Footage) -> Any:
@@ -212,8 +216,13 @@ def exported(
     return replace(branch, backbone=own), bare, whole
 
 
-def peer(network: str, rows: int, footage: Footage, threads: int, timed: int) -> report.Figures:
-    """Anomalib's PatchCore with the same weights: its own features, embedding, search, score and heatmap."""
+def peer(
+    network: str, rows: int, footage: Footage, threads: int
+) -> tuple[dict[str, Callable[[np.ndarray], object]], float | None]:
+    """Anomalib's PatchCore with the same weights, by torch and OpenVINO, and its AUROC.
+
+    Features, embedding, search, score and heatmap are its own.
+    """
     import openvino
     import torch
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
@@ -251,10 +260,7 @@ def peer(network: str, rows: int, footage: Footage, threads: int, timed: int) ->
         with torch.inference_mode():
             return model(tensor(image))
 
-    found: report.Figures = {}
     scores = np.array([float(by_torch(image).pred_score) for image in footage.test])
-    found["anomalib_auroc"] = auroc(footage.labels, scores)
-    found["anomalib_torch_fps"] = per_second(by_torch, footage.test, timed)
 
     class Tuple(torch.nn.Module):
         """Its answer as a tuple, which can be traced."""
@@ -271,10 +277,11 @@ def peer(network: str, rows: int, footage: Footage, threads: int, timed: int) ->
     compiled = openvino.Core().compile_model(
         converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
     )
-    found["anomalib_openvino_fps"] = per_second(
-        lambda image: compiled(tensor(image).numpy()), footage.test, timed
-    )
-    return found
+    roads = {
+        "anomalib_torch": by_torch,
+        "anomalib_openvino": lambda image: compiled(tensor(image).numpy()),
+    }
+    return roads, auroc(footage.labels, scores)
 
 
 def live(detector: Any, recent: Any) -> Callable[[np.ndarray], object]:
@@ -293,16 +300,22 @@ def exactly(detector: Any, recent: Any) -> Callable[[np.ndarray], object]:
     return lambda image: detector.look([image], recent)[0].heatmap(image.shape[:2])
 
 
-def per_second(work: Callable[[np.ndarray], object], images: list[np.ndarray], timed: int) -> float:
-    """Consecutive frames a second, from the median time of one."""
-    for image in images[:2]:
-        work(image)
-    times = []
-    for number in range(timed):
-        began = time.perf_counter()
-        work(images[number % len(images)])
-        times.append(time.perf_counter() - began)
-    return 1.0 / float(np.median(times))
+def side_by_side(
+    roads: dict[str, Callable[[np.ndarray], object]], images: list[np.ndarray], rounds: int
+) -> dict[str, float]:
+    """Frames a second of each road, from the median time of a frame.
+
+    The roads take turns, four consecutive frames each, so that the load of the machine falls on all alike.
+    """
+    times: dict[str, list[float]] = {name: [] for name in roads}
+    for begin in range(0, rounds, 4):
+        for name, work in roads.items():
+            for number in range(begin, begin + 4):
+                began = time.perf_counter()
+                work(images[number % len(images)])
+                times[name].append(time.perf_counter() - began)
+    # The first turn warms up.
+    return {name: 1.0 / float(np.median(taken[4:])) for name, taken in times.items()}
 
 
 def auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
