@@ -150,7 +150,9 @@ class CalibrationSettings:
     false_alarms_per_hour: float | None = 6.0
     recall_wins: bool = True
     threshold: float | None = None  # set by hand; the certificate pays for it and says so
-    cameras: str = "one"  # one, or folder: the first folder of a source's name is its camera
+    # auto: each camera by itself where the labels' column `camera` names two or more; folder: always, the first folder
+    # of a source's name being its camera where that column does not say; one: all together
+    cameras: str = "auto"
 
 
 @dataclass

@@ -18,7 +18,7 @@ from anomaly.metrics import PixelMetrics, auroc, average_precision
 from anomaly.scoring import look_at
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -63,6 +63,7 @@ def evaluate(
     threshold: Threshold,
     *,
     slack_s: float,
+    familiar: Collection[str] = (),
     grid: tuple[int, int],
 ) -> Evaluation:
     """Measure scores against labels.
@@ -79,13 +80,16 @@ def evaluate(
         threshold: of the model; its value may be None. Where each camera has its own, scores are given
             in units of it, and the figure `threshold` is 1.
         slack_s: how far outside its label an event may be noticed.
+        familiar: names of sources whose normal time is not new to the model: no false alarms are counted on them.
         grid: the patch grid.
     """
+    certified = _certified_recall(threshold, scored)
     if threshold.document.get("cameras"):
-        scored = [
-            replace(one, scores=_in_thresholds(one.source.name, one.scores, threshold)) for one in scored
+        known = threshold.document["cameras"]
+        scored = [replace(one, scores=_in_thresholds(one.series, threshold)) for one in scored]
+        holdout = [
+            replace(one, scores=_in_thresholds(one, threshold)) for one in holdout if one.camera in known
         ]
-        holdout = [replace(one, scores=_in_thresholds(one.source, one.scores, threshold)) for one in holdout]
     decided = {one.source.name: decide(one.series, threshold.decider) for one in scored}
     truth = {one.source.name: inside(footage, one) for one in scored}
     labels = np.concatenate([truth[name] for name in decided])
@@ -117,16 +121,18 @@ def evaluate(
         in_alarm = np.concatenate([one.in_alarm(value) for one in decided.values()])
         with_events = {event.video for event in events}
         normal = [decide(one, threshold.decider) for one in holdout]
-        normal += [one for name, one in decided.items() if name not in with_events and not truth[name].any()]
+        normal += [
+            one
+            for name, one in decided.items()
+            if name not in with_events and name not in familiar and not truth[name].any()
+        ]
         lengths = [event.end_s - event.start_s + 2 * slack_s for event in events if np.isfinite(event.end_s)]
         alarms = false_alarms(normal, value, windows=normal_windows(normal, lengths))
         figures |= {
             "event_recall": sum(one.caught for one in seen) / len(seen) if seen else None,
             "events_caught_by_running_alarm": sum(one.outcome == "running" for one in outcomes),
             "frame_recall": float(in_alarm[labels].mean()) if labels.any() else None,
-            "certified_recall": threshold.certificate.recall
-            if threshold.certified and threshold.certificate
-            else None,
+            "certified_recall": certified,
             "false_alarms": alarms.n_alarms,
             "false_alarms_per_hour": alarms.per_hour,
             "false_alarms_per_hour_at_least": alarms.per_hour_at_least,
@@ -144,10 +150,21 @@ def evaluate(
     return Evaluation(figures, decided, truth, outcomes, alarms, tuple(notes))
 
 
-def _in_thresholds(source: str, scores: NDArray[np.float64], threshold: Threshold) -> NDArray[np.float64]:
+def _in_thresholds(series: Series, threshold: Threshold) -> NDArray[np.float64]:
     """Scores in units of their camera's threshold: 1 alarms, and cameras can be compared."""
-    own = threshold.of(source)
-    return own.scaled(scores) / (own.value or 1.0)
+    own = threshold.of(series.source, series.camera)
+    return own.scaled(series.scores) / (own.value or 1.0)
+
+
+def _certified_recall(threshold: Threshold, scored: Sequence[Scored]) -> float | None:
+    """What is certified for all of some footage: the least of its cameras; None where one has no certificate."""
+    recalls = []
+    for one in scored:
+        own = threshold.of(one.source.name, one.series.camera)
+        if not own.certified or own.certificate is None:
+            return None
+        recalls.append(own.certificate.recall)
+    return min(recalls, default=None)
 
 
 def inside(footage: LabeledFootage, one: Scored) -> NDArray[np.bool_]:

@@ -68,7 +68,8 @@ def collect_evidence(
     by_name = {one.source.name: one for one in scored}
     decided = {
         name: decide(
-            replace(one.series, scores=threshold.of(name).scaled(one.series.scores)), calibration.config
+            replace(one.series, scores=threshold.of(name, one.series.camera).scaled(one.series.scores)),
+            calibration.config,
         )
         for name, one in by_name.items()
     }
@@ -175,7 +176,7 @@ class _Album:
         self.taken += weight
         self.images.update(new)
         self.last = pictures
-        own = self.threshold.of(one.source.name)
+        own = self.threshold.of(one.source.name, one.series.camera)
         looks, batch = [], detector.branches[0].backbone.batch
         for start in range(0, len(pictures), batch):
             looks += detector.look(pictures[start : start + batch])

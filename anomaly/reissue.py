@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anomaly.artifact import read_signed, write_json
+from anomaly.calibration import just_below
 from anomaly.exported import TORCH
 from anomaly.recertification import judge, score_again
 
@@ -127,7 +128,8 @@ def reissue(model: Model, name: str, found: Rescored | None) -> str:
     }
     document = read_signed(source)
     for one in (document, *document.get("cameras", {}).values()):
-        one["threshold"] *= found.factor
+        if found.factor < 1:
+            one["threshold"] = just_below(one["threshold"] * found.factor)
     write_json(path, {**document, "runtime": name, "recertified": recertified})
     return (
         f"The certificate holds for {name}: all {checked.n_events} events are still caught on {checked.n_frames} "

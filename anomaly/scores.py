@@ -3,7 +3,8 @@
 holdout/sources       names of the normal sources that `fit` held out
 holdout/<i>/times     (n,) float64 seconds
 holdout/<i>/scores    (n,) float64 raw scores
-labeled/...           the same for the footage of the last calibration
+labeled/...           the same for the footage of the last calibration, and
+labeled/cameras       the camera of each source, as the labels or its folder tell
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from anomaly.artifact import archive_bytes, write_file
-from anomaly.calibration import Series
+from anomaly.calibration import Series, camera_of
 from anomaly.errors import CorruptModelError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def packed(part: _Part, series: Iterable[Series]) -> dict[str, NDArray[Any]]:
     """Series as the arrays of one part of the file."""
     series = list(series)
     arrays: dict[str, NDArray[Any]] = {f"{part}/sources": np.array([one.source for one in series], np.str_)}
+    if part == "labeled":
+        arrays[f"{part}/cameras"] = np.array([one.camera for one in series], np.str_)
     for index, one in enumerate(series):
         arrays[f"{part}/{index}/times"] = one.times
         arrays[f"{part}/{index}/scores"] = one.scores
@@ -45,10 +48,11 @@ def read_series(folder: Path, part: _Part) -> list[Series]:
         CorruptModelError: the file cannot be read.
     """
     arrays = _read(folder / FILE)
-    names = arrays.get(f"{part}/sources", np.array([], np.str_))
+    names = [str(name) for name in arrays.get(f"{part}/sources", ())]
+    cameras = [str(camera) for camera in arrays.get(f"{part}/cameras", [camera_of(name) for name in names])]
     return [
-        Series(str(name), arrays[f"{part}/{index}/times"], arrays[f"{part}/{index}/scores"])
-        for index, name in enumerate(names)
+        Series(name, arrays[f"{part}/{index}/times"], arrays[f"{part}/{index}/scores"], camera)
+        for index, (name, camera) in enumerate(zip(names, cameras, strict=True))
     ]
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anomaly.artifact import write_file
-from anomaly.calibration import Series
+from anomaly.calibration import Series, camera_of
 from anomaly.detector import Recent
 from anomaly.errors import FootageError
 from anomaly.footage.batching import batches, read_ahead
@@ -47,6 +47,8 @@ class Scored:
         grids: (n, gh * gw) float32 patch distances, where they were asked for.
         size: (H, W) of the source's first frame, in pixels.
         damage: what was wrong with the file, or "".
+        camera: that it is of, where something else than its folder tells; or "".
+        digest: `fingerprint` of the file.
     """
 
     source: Source
@@ -56,11 +58,14 @@ class Scored:
     grids: NDArray[np.float32] | None
     size: tuple[int, int]
     damage: str
+    camera: str = ""
+    digest: str = ""
 
     @property
     def series(self) -> Series:
         """Times and raw scores, as the decider and the calibration take them."""
-        return Series(self.source.name, self.times, self.scores)
+        name = self.source.name
+        return Series(name, self.times, self.scores, self.camera or camera_of(name))
 
 
 def cache_folder() -> Path:
@@ -101,8 +106,9 @@ def score_source(
     Raises:
         FootageError: the source cannot be read at all, or is damaged and that is refused.
     """
-    path = _cache_path(model, source, fps)
-    cached = _read_cache(path, source, grids)
+    digest = fingerprint(source.path)
+    path = _cache_path(model, digest, fps)
+    cached = _read_cache(path, source, digest, grids)
     if cached is not None and not (cached.damage and refuse_damage):
         if progress:
             progress(len(cached.times))
@@ -133,6 +139,7 @@ def score_source(
         np.stack(kept) if grids else None,
         size,
         "; ".join(damage),
+        digest=digest,
     )
     _write_cache(path, series)
     return series
@@ -171,13 +178,13 @@ def score_sources(
     return found, problems
 
 
-def _cache_path(model: Model, source: Source, fps: float | None) -> Path:
-    key = f"{model.scoring_digest} {model.runtime} {model.device} {fps!r} {fingerprint(source.path)}"
+def _cache_path(model: Model, digest: str, fps: float | None) -> Path:
+    key = f"{model.scoring_digest} {model.runtime} {model.device} {fps!r} {digest}"
     name = hashlib.sha256(key.encode()).hexdigest()
     return cache_folder() / model.scoring_digest[:16] / f"{name}.npz"
 
 
-def _read_cache(path: Path, source: Source, grids: bool) -> Scored | None:
+def _read_cache(path: Path, source: Source, digest: str, grids: bool) -> Scored | None:
     if not path.is_file():
         return None
     try:
@@ -192,6 +199,7 @@ def _read_cache(path: Path, source: Source, grids: bool) -> Scored | None:
                 stored["grids"] if grids else None,
                 (int(stored["size"][0]), int(stored["size"][1])),
                 str(stored["damage"]),
+                digest=digest,
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None  # cut off while it was written, or not ours: score again

@@ -22,11 +22,12 @@ from anomaly.exported import TORCH
 from anomaly.scores import replace_labeled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from anomaly.looks import Look
     from anomaly.model import Model
 
 
@@ -62,12 +63,17 @@ class Threshold:
             return f"UNCERTIFIED: {self.document.get('withheld') or 'the calibration gave no certificate'}"
         return self.certificate.text().splitlines()[0]
 
-    def of(self, source: str) -> Threshold:
-        """The threshold of the camera that a source belongs to, with its scale; itself where all have one."""
+    def of(self, source: str, camera: str | None = None) -> Threshold:
+        """The threshold of the camera that a source belongs to, with its scale; itself where all have one.
+
+        Args:
+            source: its name.
+            camera: that it is of, where something else than the first folder of its name tells.
+        """
         cameras = self.document.get("cameras")
         if not cameras or self.value is None:
             return self
-        own, doubt = cameras.get(camera_of(source)), self.doubt
+        own, doubt = cameras.get(camera or camera_of(source)), self.doubt
         if own is None:
             # The one that alarms soonest.
             own = min(cameras.values(), key=lambda one: _scale(one).raw(one["threshold"]))
@@ -76,7 +82,15 @@ class Threshold:
                 "the cameras' folders, or calibrate with its footage"
             )
         certificate = Certificate.from_json(own["certificate"]) if own["certificate"] else None
-        return replace(self, value=own["threshold"], certificate=certificate, doubt=doubt, scale=_scale(own))
+        document = {**self.document, "withheld": own.get("withheld", "")}
+        return replace(
+            self,
+            value=own["threshold"],
+            certificate=certificate,
+            doubt=doubt,
+            document=document,
+            scale=_scale(own),
+        )
 
     def scaled(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Raw scores as the decider takes them: on the camera's scale, where it has one."""
@@ -99,6 +113,10 @@ def save_calibration(
     target: Path | None = None,
     chosen: str = "as configured",
     cameras: CameraCalibrations | None = None,
+    looks: Sequence[Look] = (),
+    setting: str = "",
+    clips: Mapping[str, str] | None = None,
+    familiar: Collection[str] = (),
 ) -> Path:
     """Write `scores.npz` and `thresholds/<runtime>.json` into the model folder; returns the latter's path.
 
@@ -116,6 +134,10 @@ def save_calibration(
         target: write only the threshold, there, and leave the model as it is.
         chosen: how the decider's settings came about, in words.
         cameras: where each has its own scale; then `calibration` is that of all together.
+        looks: what was compared on labelled clips so far, this calibration included.
+        setting: its identity among them.
+        clips: sha256 of each labelled file, by the name of its source.
+        familiar: labelled sources whose normal time is not new to the model.
     """
     if target is None and labeled is not None:
         replace_labeled(model.folder, labeled)
@@ -126,6 +148,10 @@ def save_calibration(
         "fps": fps,
         "settings": dict(settings),
         "chosen": chosen,
+        "looks": [one.to_json() for one in looks],
+        "setting": setting,
+        "clips": dict(clips or {}),
+        "familiar": sorted(familiar),
         "hangs_on": {
             **identities(model, calibration.config, fps),
             "scoring": model.scoring_digest,
@@ -146,12 +172,13 @@ def save_calibration(
 
 def _camera(cameras: CameraCalibrations, camera: str) -> dict[str, Any]:
     """What decides on the scores of one camera."""
-    certificate = cameras.own.get(camera, cameras.pooled).certificate
+    certificate, withheld = cameras.proven(camera)
     return {
         "threshold": cameras.threshold(camera),
         **asdict(cameras.scales[camera]),
         "by_itself": camera in cameras.own,
         "certificate": None if certificate is None else certificate.to_json(),
+        "withheld": withheld,
     }
 
 

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("anomaly.evaluation", "anomaly.gate", "anomaly.reissue"),
     ("anomaly.evidence_collection", "anomaly.recertification",),
     ("anomaly.banks", "anomaly.evidence", "anomaly.explanation", "anomaly.scoring", "anomaly.thresholds"),
-    ("anomaly.scores",),
+    ("anomaly.looks", "anomaly.scores"),
     ("anomaly.exemplars", "anomaly.model", "anomaly.splits"),
     ("anomaly.exported",),
     ("anomaly.artifact", "anomaly.calibration", "anomaly.detector", "anomaly.footage", "anomaly.weights"),

@@ -273,8 +273,9 @@ def test_cameras_with_enough_events_get_their_own_certificate_and_the_others_the
     assert set(result.own) == {"bright"}
     assert result.own["bright"].certificate.recall >= 0.95
     assert result.pooled.certificate.n_events == 70
-    assert "dark: " in result.assumption
-    assert "bright: " not in result.assumption
+    assert "Camera dark: " in result.assumption
+    assert "false alarms in 10 minutes" in result.assumption
+    assert "Camera bright: " not in result.assumption
     assert result.threshold("dark") == result.pooled.threshold
     assert result.scales["bright"].ordinary == pytest.approx(4 * result.scales["dark"].ordinary, rel=0.1)
     scaled = result.scales["bright"].apply(holdout[0]).scores

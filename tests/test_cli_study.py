@@ -47,7 +47,10 @@ def test_a_grid_ends_in_one_table_and_one_plot_and_changes_nothing(copy: Path):
     assert "https:" not in page
     assert "<script" not in page
     assert all(row["name"] in page for row in rows)
-    assert threshold(copy) == before
+    # But for what was looked at, which whoever takes one of them has to pay for.
+    own = ("looks", "digest")
+    assert {**threshold(copy), **{key: before[key] for key in own}} == before
+    assert len(threshold(copy)["looks"]) == 7  # the six, and the best of them on the clips that certify
 
 
 def test_what_was_tried_is_recorded_and_paid_for(copy: Path):
@@ -65,6 +68,13 @@ def test_what_was_tried_is_recorded_and_paid_for(copy: Path):
     assert "best of 6 settings" in document["chosen"]
     # Its frames belonged to the setting before.
     assert not (copy / "evidence").exists()
+    # What all clips were looked at with before cannot be undone by splitting them afterwards.
+    succeed(*arguments)
+    assert threshold(copy)["settings_tried"] > 1
+
+
+def test_events_that_took_no_part_in_the_choice_certify_it_in_full_once(copy: Path):
+    arguments = ("study", "--model", copy, "--target-recall", 0.5, GRID, "study.apply=true", FPS)
     succeed(*arguments)
     document = threshold(copy)
     assert document["settings_tried"] == 1
@@ -76,6 +86,43 @@ def test_what_was_tried_is_recorded_and_paid_for(copy: Path):
     # They chose once; another study deals all of them anew.
     assert "6 decider settings" in succeed(*arguments, "study.apply=false")
     assert "that played no part in the choice" in document["chosen"]
+    # Dealt anew, what chose before would certify and the other way round: the second try is paid for.
+    succeed(*arguments, "study.seed=5")
+    assert threshold(copy)["settings_tried"] > 1
+
+
+def test_calibrating_with_what_a_study_found_best_pays_for_the_study(copy: Path, small_model: SmallModel):
+    footage = small_model.footage
+    calibrate = (
+        "calibrate", "--model", copy, "--labeled", footage.labeled_csv, "--videos", footage.labeled,
+        "--target-recall", 0.5, "evidence.max_mb=0", FPS,
+    )  # fmt: skip
+    # The same again is no second try.
+    succeed(*calibrate)
+    assert threshold(copy)["settings_tried"] == 1
+    succeed("study", "--model", copy, "--target-recall", 0.5, GRID, FPS)
+    out = succeed(*calibrate, "decider.smoothing_s=0")
+    document = threshold(copy)
+    assert document["settings_tried"] == 7  # six on the clips that chose, the best of them on the others
+    assert document["certificate"]["recall"] == pytest.approx(recall_bound(3, 0, 0.95, 7))
+    assert "Up to 7 settings or thresholds were compared on the same anomalies" in out
+    succeed(*calibrate, "decider.smoothing_s=0.1")
+    assert threshold(copy)["settings_tried"] == 8
+    # Another aim after a look at what the first one gave is a choice too.
+    succeed(*calibrate, "decider.smoothing_s=0.1", "calibration.target_recall=0.3")
+    assert threshold(copy)["settings_tried"] == 9
+    # Clips under other names are the same clips; other clips are not.
+    renamed = copy.parent / "renamed"
+    renamed.mkdir()
+    rows = footage.labeled_csv.read_text()
+    for path in footage.labeled.glob("*.mp4"):
+        shutil.copy(path, renamed / f"x{path.name}")
+    (renamed / "labels.csv").write_text(rows.replace("labeled_0", "xlabeled_0"))
+    arguments = ("calibrate", "--model", copy, "--target-recall", 0.5, "evidence.max_mb=0", FPS)
+    succeed(*arguments, "--labeled", renamed / "labels.csv")
+    assert threshold(copy)["settings_tried"] == 9
+    succeed(*arguments, "--labeled", footage.test_csv, "--videos", footage.test)
+    assert threshold(copy)["settings_tried"] == 1
 
 
 @pytest.mark.parametrize(
@@ -107,12 +154,10 @@ def test_a_model_without_scores_says_what_to_do(copy: Path):
     assert invoke("study").status == 2
 
 
-def test_a_sweep_resumes_and_ends_in_one_table(
-    small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_sweep_resumes_and_ends_in_one_table(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     arguments = (
-        "study", "--model", small_model.folder, FPS, "hydra.sweep.dir=sweep", "-m",
+        "study", "--model", copy, FPS, "hydra.sweep.dir=sweep", "-m",
         "calibration.target_recall=0.5,0.9", "decider.min_duration_s=0,0.5",
     )  # fmt: skip
     first = invoke(*arguments)
@@ -170,6 +215,8 @@ def test_a_threshold_set_by_hand_says_so_and_pays(copy: Path, small_model: Small
         footage.labeled_csv,
         "--videos",
         footage.labeled,
+        "--target-recall",
+        0.5,
         FPS,
     )
     worked_out = threshold(copy)["threshold"]

@@ -6,6 +6,7 @@ from anomaly.calibration.cameras import (
     calibrate_cameras,
     camera_of,
     fit_scale,
+    fit_scales,
 )
 from anomaly.calibration.certificate import (
     Certificate,
@@ -53,6 +54,7 @@ __all__ = [
     "events_needed",
     "false_alarms",
     "fit_scale",
+    "fit_scales",
     "frame_recall",
     "join_events",
     "just_below",

@@ -10,14 +10,17 @@ import numpy as np
 
 from anomaly.calibration.certificate import events_needed, percent
 from anomaly.calibration.events import Event
+from anomaly.calibration.false_alarms import false_alarms
 from anomaly.calibration.result import Calibration
-from anomaly.calibration.series import Series, by_source
+from anomaly.calibration.series import Series, by_source, decide
 from anomaly.calibration.threshold import calibrate
 from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from anomaly.calibration.certificate import Certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,9 @@ def fit_scale(holdout: Sequence[Series]) -> ScoreScale:
     Raises:
         CalibrationError: no footage, or scores without any spread.
     """
-    scores = np.concatenate([one.scores for one in holdout]) if holdout else np.empty(0)
-    if len(scores) == 0:
-        raise CalibrationError(
-            "a camera has no normal footage held out to scale its scores by; hold some out"
-        )
+    if not holdout:
+        raise CalibrationError("there is no normal footage of a camera to put its scores on a scale")
+    scores = np.concatenate([one.scores for one in holdout])
     ordinary, rare = np.quantile(scores, [0.5, 0.99]).tolist()
     if not rare > ordinary:
         raise CalibrationError(
@@ -82,12 +83,24 @@ class CameraCalibrations:
         pooled: all cameras' events together, one threshold.
         own: cameras whose own events prove the target: their own threshold and certificate.
         assumption: what the pooled certificate takes for granted, and each pooled camera's figures.
+        labelled: cameras with an event that proves something; of the others nothing is certified.
     """
 
     scales: Mapping[str, ScoreScale]
     pooled: Calibration
     own: Mapping[str, Calibration]
     assumption: str
+    labelled: frozenset[str]
+
+    def proven(self, camera: str) -> tuple[Certificate | None, str]:
+        """The certificate that speaks for a camera, or None and why there is none."""
+        if camera not in self.labelled:
+            return (
+                None,
+                f"no anomaly of camera {camera} was labelled, so nothing is known of those it will catch",
+            )
+        result = self.own.get(camera, self.pooled)
+        return result.certificate, result.withheld
 
     def threshold(self, camera: str) -> float:
         """The threshold of a camera, on the shared scale."""
@@ -118,26 +131,29 @@ def calibrate_cameras(
     Raises:
         CalibrationError: as `calibrate` and `fit_scale`.
     """
-    cameras = sorted({one.camera for one in [*labeled, *holdout]})
-    scales = {camera: fit_scale([one for one in holdout if one.camera == camera]) for camera in cameras}
+    scales = fit_scales(labeled, holdout)
+    cameras = list(scales)
     labeled = [scales[one.camera].apply(one) for one in labeled]
-    holdout = [scales[one.camera].apply(one) for one in holdout if one.camera in scales]
+    holdout = [scales[one.camera].apply(one) for one in holdout]
     camera_of = {name: one.camera for name, one in by_source(labeled).items()}
     pooled = calibrate(labeled, events, holdout, config, **options)
     needed = events_needed(
         options.get("target_recall", 0.95), options.get("confidence", 0.95), options.get("settings_tried", 1)
     )
-    own, told = {}, []
+    own, told, labelled = {}, [], set()
     for camera in cameras:
         mine = [event for event in events if camera_of.get(event.video) == camera]
         proving = [event for event in mine if event.certifies]
         by_clip = options.get("count", "clip") == "clip"
         n = len({event.video for event in proving}) if by_clip else len(proving)
+        normal = [one for one in holdout if one.camera == camera]
+        if proving:
+            labelled.add(camera)
         if needed is not None and n >= needed:
             own[camera] = calibrate(
                 [one for one in labeled if one.camera == camera],
                 mine,
-                [one for one in holdout if one.camera == camera],
+                normal,
                 config,
                 **options,
             )
@@ -145,11 +161,33 @@ def calibrate_cameras(
         rows = [one for one in pooled.events if camera_of[one.event.video] == camera]
         caught = sum(one.caught for one in rows)
         share = f" ({percent(caught / len(rows))})" if rows else ""
-        told.append(f"{camera}: {caught} of {len(rows)} labelled events caught{share}")
+        price = false_alarms([decide(one, config) for one in normal], pooled.threshold)
+        told.append(
+            f"Camera {camera}: {caught} of {len(rows)} labelled events caught{share}; {price.text()}"
+            + ("" if proving else f" Nothing is certified for {camera}: no anomaly of it was labelled.")
+        )
     assumption = ""
     if told:
         assumption = (
             "The pooled certificate speaks for the cameras together, and for one of them only if its "
-            f"anomalies stand out from its normal footage as much as the others' do. {'; '.join(told)}."
+            f"anomalies stand out from its normal footage as much as the others' do. {' '.join(told)}"
         )
-    return CameraCalibrations(scales, pooled, own, assumption)
+    return CameraCalibrations(scales, pooled, own, assumption, frozenset(labelled))
+
+
+def fit_scales(labeled: Sequence[Series], holdout: Sequence[Series]) -> dict[str, ScoreScale]:
+    """The scale of each camera that there is footage of, by name.
+
+    Raises:
+        CalibrationError: a camera without normal footage, or without any spread in its scores.
+    """
+    normal: dict[str, list[Series]] = {one.camera: [] for one in [*labeled, *holdout]}
+    for one in holdout:
+        normal[one.camera].append(one)
+    without = [camera for camera in sorted(normal) if not normal[camera]]
+    if without:
+        raise CalibrationError(
+            f"no normal footage of camera {without[0]} was held out to put its scores on a scale; fit on a folder that "
+            f"holds a folder {without[0]}/, or label videos of it as normal"
+        )
+    return {camera: fit_scale(normal[camera]) for camera in sorted(normal)}

@@ -28,6 +28,10 @@ NOT_INDEPENDENT = (
     "every event was found by the detector itself (alarm, proposed), which says nothing of those it "
     "missed; label some found by inspection, by an audit of random time, or planted."
 )
+COUNTED_EACH = (
+    "Events of the same clip were counted each (labels.count=event): the certificate takes for granted that they have "
+    "nothing else in common."
+)
 #: Events that more than this share of normal stretches outscore look normal to the detector.
 _LOOKS_NORMAL = 0.5
 
@@ -70,9 +74,16 @@ def refuse_never_caught(
 
 
 def chance_verdict(
-    price: FalseAlarms, windows: NormalWindows, certificate: Certificate, max_chance_hit: float
+    price: FalseAlarms,
+    windows: NormalWindows,
+    certificate: Certificate,
+    threshold: float,
+    max_chance_hit: float,
 ) -> str:
-    """Why the chance-hit rate, or that it cannot be measured, forbids a certificate; "" if it does not."""
+    """Why the chance-hit rate, or that it cannot be measured, forbids a certificate; "" if it does not.
+
+    Events for which the normal footage has too little room count as if chance caught every one of them.
+    """
     rate = price.chance_hit_rate
     proven = (
         f" With it, {certificate.n_events} {certificate.unit}{'s' * (certificate.n_events != 1)} would prove a recall "
@@ -88,10 +99,15 @@ def chance_verdict(
             f"{percent(rate)} of normal stretches as long as the events reach this threshold too (limit "
             f"{percent(max_chance_hit)}): events would be caught by chance."
         )
-    if not measurable(windows, max_chance_hit):
+    short = windows.crowded(least_room(max_chance_hit))
+    at_worst = np.where(short, 1.0, windows.shares(np.full(len(short), threshold)))
+    if at_worst.mean() > max_chance_hit:
         needed = least_room(max_chance_hit)
-        length_s = float(np.median(windows.lengths_s))
-        room = math.floor(windows.room)
+        # Of the events that were not measured, the shortest that has to be.
+        spared = int(max_chance_hit * len(short) + 1e-9)
+        decisive = sorted(range(len(short)), key=lambda i: windows.lengths_s[i])[len(short) - 1 - spared]
+        length_s = windows.lengths_s[decisive]
+        room = math.floor(windows.rooms[decisive])
         stretches = (
             f"{room} normal pictures"
             if length_s == 0
@@ -113,7 +129,8 @@ def least_room(max_chance_hit: float) -> int:
 
 def measurable(windows: NormalWindows, max_chance_hit: float) -> bool:
     """Whether the normal footage is enough to tell a chance-hit rate at the limit from none."""
-    return windows.room >= least_room(max_chance_hit)
+    crowded = windows.crowded(least_room(max_chance_hit))
+    return bool(len(crowded)) and float(crowded.mean()) <= max_chance_hit
 
 
 def notes_on(outcomes: Sequence[EventOutcome], windows: NormalWindows) -> list[str]:

@@ -157,10 +157,14 @@ class NormalWindows:
         """Events longer than every normal stretch without a hole."""
         return sum(n > 1 for n in self.parts)
 
-    @property
-    def room(self) -> float:
-        """How many stretches as long as an event fit side by side, the median over the events; 0 without any."""
-        return float(np.median(self.rooms)) if self.rooms else 0.0
+    def of(self, events: Sequence[int]) -> NormalWindows:
+        """The windows of some of the events."""
+        parts = (self.scores, self.lengths_s, self.parts, self.rooms)
+        return NormalWindows(*(tuple(part[i] for i in events) for part in parts))  # type: ignore[arg-type]
+
+    def crowded(self, least: float) -> NDArray[np.bool_]:
+        """(n events,) whether fewer than so many stretches as long as the event fit side by side."""
+        return np.array(self.rooms, dtype=np.float64) < least
 
     def hit_rate(self, threshold: float) -> float | None:
         """Share of the stretches that reach the threshold, averaged over the events."""

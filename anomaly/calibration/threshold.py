@@ -98,10 +98,10 @@ def calibrate(
             f"no frame lies in any event that counts ({checks.some([str(event) for event in certifying])}); "
             "check the labels' times against the footage"
         )
-    n_counted = sum(
-        event.certifies for event, score in zip(certifying, scores, strict=True) if score == score
-    )
-    unit = "event" if n_counted == len(units) else "clip"
+    # Only what the certificate counts may speak for it: short labels of the detector's own must not thin out
+    # the chance hits of long ones.
+    counted = [i for i, event in enumerate(certifying) if event.certifies and not np.isnan(scores[i])]
+    unit = "event" if len(counted) == len(units) else "clip"
     rank = threshold_rank(len(units), target_recall, confidence, settings_tried)
     lowest = float(np.sort(units)[max(rank, 1) - 1])
     checks.refuse_never_caught(events, scores, lowest, config)
@@ -114,12 +114,17 @@ def calibrate(
         parts = [[decide(one, config) for one in part] for part in split_holdout(holdout, guard_s)]
         reported = normal_windows(parts[1], lengths)
         # A budget is worth less than a certificate: what is left to report on must still bear one.
-        if checks.measurable(reported, max_chance_hit) or not checks.measurable(windows, max_chance_hit):
+        if checks.measurable(reported.of(counted), max_chance_hit) or not checks.measurable(
+            windows.of(counted), max_chance_hit
+        ):
             (spend, normal), windows = parts, reported
     for_budget = None
     if budget_per_hour is not None:
         for_budget = threshold_for_budget(
-            spend, budget_per_hour, windows=normal_windows(spend, lengths), max_chance_hit=max_chance_hit
+            spend,
+            budget_per_hour,
+            windows=normal_windows(spend, lengths).of(counted),
+            max_chance_hit=max_chance_hit,
         )
 
     def point(serves: Literal["recall", "budget", "hand"], threshold: float) -> OperatingPoint:
@@ -137,7 +142,7 @@ def calibrate(
             serves,
             threshold,
             certificate,
-            false_alarms(normal, threshold, confidence=confidence, windows=windows),
+            false_alarms(normal, threshold, confidence=confidence, windows=windows.of(counted)),
         )
 
     chosen = point("recall", for_recall)
@@ -150,7 +155,9 @@ def calibrate(
     if threshold is not None:
         worked_out, chosen, conflict = chosen.threshold, point("hand", threshold), ()
 
-    withheld = checks.chance_verdict(chosen.false_alarms, windows, chosen.certificate, max_chance_hit)
+    withheld = checks.chance_verdict(
+        chosen.false_alarms, windows.of(counted), chosen.certificate, chosen.threshold, max_chance_hit
+    )
     if not any(event.certifies for event in events):
         withheld = checks.NOT_INDEPENDENT
     shares = windows.shares(scores)
@@ -160,7 +167,9 @@ def calibrate(
     notes = checks.notes_on(outcomes, windows)
     if threshold is not None:
         notes.insert(0, f"The threshold was set by hand; calibration would have set {worked_out:.6g}.")
-    elif budget_per_hour is not None and for_budget is None:
+    if count == "event" and len({certifying[i].video for i in counted}) < len(counted):
+        notes.append(checks.COUNTED_EACH)
+    if threshold is None and budget_per_hour is not None and for_budget is None:
         notes.append(
             f"The budget of {budget_per_hour:g} false alarms an hour was not used: too little normal footage was "
             "held out to spend it on one part and check it on another."

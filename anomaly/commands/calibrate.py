@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly.artifact import digest_of, read_signed, write_file
-from anomaly.calibration import calibrate, calibrate_cameras, camera_of
+from anomaly.calibration import calibrate, calibrate_cameras
 from anomaly.commands import console
 from anomaly.commands.fit import finite
-from anomaly.commands.labeled import apart, score_labeled
+from anomaly.commands.labeled import apart, of_cameras, score_labeled
 from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError, UsageError
 from anomaly.evidence import FOLDER, load_evidence, save_evidence
 from anomaly.evidence_collection import collect_evidence
+from anomaly.looks import Look, joined, looks_at, settings_tried
 from anomaly.model import load_model
 from anomaly.recertification import recheck
 from anomaly.report.calibration import calibration_page
@@ -28,9 +29,22 @@ if TYPE_CHECKING:
     from anomaly.calibration import Calibration, CameraCalibrations, Series
     from anomaly.calibration.events import Count
     from anomaly.commands.labeled import ScoredLabels
-    from anomaly.config import CalibrateConfig, CalibrationSettings, DeciderSettings, LabelsConfig
+    from anomaly.config import (
+        CalibrateConfig,
+        CalibrationSettings,
+        DeciderSettings,
+        LabelsConfig,
+        StudyConfig,
+    )
     from anomaly.footage.source import Source
     from anomaly.model import Model
+
+
+#: Of a threshold that is written somewhere else.
+_APART = (
+    "as configured, apart from the model, which does not count it: whoever compares several such and takes the best "
+    "has tried them all"
+)
 
 
 def run(config: CalibrateConfig) -> None:
@@ -51,14 +65,17 @@ def run(config: CalibrateConfig) -> None:
     labeled = score_labeled(model, config.labeled, config.videos, config.footage, config.labels, grids=True)
     series = [one.series for one in labeled.scored]
     holdout = read_series(model.folder, "holdout")
+    clips = {one.source.name: one.digest for one in labeled.scored}
+    setting = setting_of(config, model, config.footage.fps, decider)
+    proving = frozenset(clips[event.video] for event in labeled.events if event.certifies)
+    looks = looks_at(model.folder)
     options = {**options_of(config.calibration), "count": count, "tolerance_s": config.labels.slack_s}
+    options["settings_tried"] = settings_tried(looks, [setting], proving)
     cameras: CameraCalibrations | None = None
-    each = by_camera(config.calibration)
-    if each:
-        series, holdout = (
-            [replace(one, camera=camera_of(one.source)) for one in part] for part in (series, holdout)
-        )
-    anomalous, normal = apart(series, labeled.events)
+    each = by_camera(config.calibration, labeled.footage.cameras)
+    if each and labeled.footage.cameras:
+        holdout = of_cameras(holdout, {one.camera for one in series})
+    anomalous, normal = apart(series, labeled.events, labeled.familiar)
     holdout += normal
     if each:
         cameras = calibrate_cameras(anomalous, labeled.events, holdout, decider, **options)
@@ -78,9 +95,16 @@ def run(config: CalibrateConfig) -> None:
         labels_digest=digest_of(intervals),
         target=Path(config.out) if config.out else None,
         cameras=cameras,
+        looks=joined(looks, [Look(setting, proving)]),
+        setting=setting,
+        clips=clips,
+        familiar=labeled.familiar,
+        chosen="as configured" if config.out is None else _APART,
     )
     console.say(cameras.text() if cameras else result.text())
     console.say(f"Written to {path}.")
+    if config.out is not None:
+        console.say(f"The settings were chosen {_APART}.")
     if config.out is None:
         _keep_evidence(config, model, result, labeled)
     if config.out is None or config.report:
@@ -146,15 +170,34 @@ def count_of(settings: LabelsConfig) -> Count:
     raise UsageError(f"labels.count={settings.count!r} is not known; choose clip or event")
 
 
-def by_camera(settings: CalibrationSettings) -> bool:
-    """Whether each camera's scores are put on a scale of its own, as configured."""
-    if settings.cameras not in ("one", "folder"):
-        raise UsageError(f"calibration.cameras={settings.cameras!r} is not known; choose one or folder")
-    if settings.cameras == "folder" and settings.threshold is not None:
+def by_camera(settings: CalibrationSettings, named: Mapping[str, str]) -> bool:
+    """Whether each camera's scores are put on a scale of its own.
+
+    Args:
+        settings: as configured.
+        named: the cameras that the labels' column `camera` names, by source.
+    """
+    if settings.cameras not in ("auto", "one", "folder"):
+        raise UsageError(f"calibration.cameras={settings.cameras!r} is not known; choose auto, one or folder")
+    each = settings.cameras == "folder" or (settings.cameras == "auto" and len(set(named.values())) > 1)
+    if each and settings.threshold is not None:
         raise UsageError(
-            "calibration.threshold is one for all scores, calibration.cameras=folder gives each camera its own; drop one"
+            f"calibration.threshold={settings.threshold:g} is one for all scores, but each camera gets its own; drop "
+            "it, or set calibration.cameras=one"
         )
-    return settings.cameras == "folder"
+    return each
+
+
+def setting_of(
+    config: CalibrateConfig | StudyConfig, model: Model, fps: float | None, decider: DeciderConfig, *more: Any
+) -> str:
+    """Identity of all that a calibration is set to, for `anomaly.looks`.
+
+    A threshold set by hand is left out: it pays for every one that it could have been.
+    """
+    aims = {key: value for key, value in asdict(config.calibration).items() if key != "threshold"}
+    events = {key: value for key, value in asdict(config.labels).items() if key != "unlisted"}
+    return digest_of([model.scoring_digest, fps, asdict(decider), aims, events, *more])
 
 
 def options_of(settings: CalibrationSettings) -> dict[str, Any]:

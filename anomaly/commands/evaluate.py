@@ -38,6 +38,7 @@ def run(config: EvaluateConfig) -> None:
         read_series(model.folder, "holdout"),
         threshold,
         slack_s=config.labels.slack_s,
+        familiar=labeled.familiar,
         grid=model.detector.branches[0].backbone.grid,
     )
     videos = [one.source for one in labeled.scored]

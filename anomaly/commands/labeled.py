@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomaly.calibration import Event, join_events
+from anomaly.calibration.checks import some
 from anomaly.commands import console
 from anomaly.errors import FootageError, LabelsError, UsageError
 from anomaly.footage.damage import refuses
@@ -15,7 +16,7 @@ from anomaly.footage.source import Source, duration_s
 from anomaly.scoring import Scored, score_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from anomaly.calibration import Series
     from anomaly.config import FootageConfig, LabelsConfig
@@ -29,12 +30,15 @@ class ScoredLabels:
     Attributes:
         footage: sources and labels.
         events: incidents in the sources that could be scored.
-        scored: raw scores of those sources.
+        scored: raw scores of those sources; one that is a copy of another is left out.
+        familiar: names of those that the model was fitted on, or that `fit` held out: their normal time is
+            no new normal footage.
     """
 
     footage: LabeledFootage
     events: list[Event]
     scored: list[Scored]
+    familiar: frozenset[str]
 
 
 def score_labeled(
@@ -79,17 +83,75 @@ def score_labeled(
         raise LabelsError(
             f"not one of the {len(labeled.sources)} labelled sources could be scored; the first: {problems[0]}"
         )
-    events = [event for event in join_events(labeled.intervals, settings.gap_s) if event.video in known]
-    return ScoredLabels(labeled, events, scored)
+    scored = [replace(one, camera=labeled.cameras.get(one.source.name, "")) for one in scored]
+    scored, copies = _without_copies(labeled, scored)
+    familiar = _familiar(model, scored)
+    normal = sorted(name for name in familiar if not labeled.of(name))
+    if normal:
+        copies.append(
+            f"not new to the model, so no proof of few false alarms, and left out of them: {some(normal)}; "
+            "label normal videos that `fit` has not read"
+        )
+    console.warn(copies)
+    kept = {one.source.name for one in scored}
+    events = [event for event in join_events(labeled.intervals, settings.gap_s) if event.video in kept]
+    return ScoredLabels(labeled, events, scored, familiar)
 
 
-def apart(series: Sequence[Series], events: Sequence[Event]) -> tuple[list[Series], list[Series]]:
+def apart(
+    series: Sequence[Series], events: Sequence[Event], familiar: Collection[str] = ()
+) -> tuple[list[Series], list[Series]]:
     """(series with an event, series without): the latter are normal footage that nothing was learned from."""
     with_events = {event.video for event in events}
     return (
         [one for one in series if one.source in with_events],
-        [one for one in series if one.source not in with_events],
+        [one for one in series if one.source not in with_events and one.source not in familiar],
     )
+
+
+def of_cameras(holdout: Sequence[Series], cameras: Collection[str]) -> list[Series]:
+    """The held-out footage of some cameras; told, where there is other footage, which is not used."""
+    others = [one.source for one in holdout if one.camera not in cameras]
+    if others:
+        console.warn(
+            [
+                f"held-out footage of none of the cameras ({', '.join(sorted(cameras))}), not used: {some(others)}; "
+                "fit on a folder that holds a folder for each camera"
+            ]
+        )
+    return [one for one in holdout if one.camera in cameras]
+
+
+def _without_copies(labeled: LabeledFootage, scored: Sequence[Scored]) -> tuple[list[Scored], list[str]]:
+    """Each file once, and what is to be told of the others: the same bytes under two names are one clip.
+
+    Raises:
+        LabelsError: two copies with different labels, or of different cameras.
+    """
+    first: dict[str, str] = {}
+    kept, copies = [], []
+    for one in scored:
+        name, original = one.source.name, first.setdefault(one.digest, one.source.name)
+        if name == original:
+            kept.append(one)
+            continue
+        said, again = (
+            [(i.start_s, i.end_s, i.label, i.found) for i in labeled.of(video)] for video in (original, name)
+        )
+        if said != again:
+            raise LabelsError(
+                f"{labeled.origin}: {name} is a copy of {original} with other labels; a clip counts once, so give "
+                "one of them all its labels and remove the other"
+            )
+        copies.append(name)
+    told = f"copies of other labelled files, left out because a clip counts once: {some(copies)}"
+    return kept, [told] if copies else []
+
+
+def _familiar(model: Model, scored: Sequence[Scored]) -> frozenset[str]:
+    told = model.description
+    digests = {str(one["sha256"]) for one in told["fitted_on"]} | set(told["fit"].get("holdout_sha256", ()))
+    return frozenset(one.source.name for one in scored if one.digest in digests)
 
 
 def _is_measured(labeled: LabeledFootage, source: Source) -> bool:

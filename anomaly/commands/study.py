@@ -9,25 +9,30 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomaly.calibration import CameraCalibrations, calibrate, camera_of, split_events
-from anomaly.calibration.budget import split_holdout
+from anomaly.calibration import CameraCalibrations, calibrate, fit_scales
 from anomaly.calibration.certificate import CERTIFYING, CHOSE, percent
-from anomaly.calibration.false_alarms import MINIMUM_S
 from anomaly.commands import console
-from anomaly.commands.calibrate import count_of, decider_of, options_of
-from anomaly.commands.labeled import apart, score_labeled
+from anomaly.commands.calibrate import by_camera, count_of, decider_of, options_of
+from anomaly.commands.labeled import apart, of_cameras, score_labeled
+from anomaly.commands.study_cost import count_looks, protected, write_down
 from anomaly.commands.study_table import for_all, name_of, row_of, table_of, write_study
 from anomaly.commands.sweeps import finished_jobs
 from anomaly.decider import DeciderConfig
-from anomaly.errors import CalibrationError, ModelError, UsageError
+from anomaly.errors import ModelError, UsageError
 from anomaly.evidence import FOLDER
+from anomaly.looks import Look
 from anomaly.model import load_model
 from anomaly.report.study import from_json, ranked
 from anomaly.scores import read_series
-from anomaly.thresholds import calibrated_events, camera_scales, load_threshold, save_calibration
+from anomaly.thresholds import (
+    calibrated_events,
+    camera_scales,
+    load_threshold,
+    save_calibration,
+)
 
 if TYPE_CHECKING:
-    from anomaly.calibration import Calibration, Event, ScoreScale, Series, Study
+    from anomaly.calibration import Calibration, ScoreScale, Series, Study
     from anomaly.config import StudyConfig
     from anomaly.model import Model
 
@@ -37,8 +42,6 @@ _GRID: Mapping[str, Sequence[float]] = {
     "min_duration_s": (0.0, 0.25, 0.5, 1.0),
     "leave_ratio": (0.8, 0.9, 1.0),
 }
-#: Seconds between the two halves of a hold-out that is one video.
-_GUARD_S = 10.0
 
 
 def run(config: StudyConfig) -> None:
@@ -77,24 +80,28 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     threshold = load_threshold(model, fps=config.footage.fps)
     if not threshold.document:
         raise ModelError(f"{str(folder)!r} has no scores to study; {threshold.doubt}")
+    if "looks" not in threshold.document:
+        raise ModelError(f"{str(folder)!r} was calibrated by an earlier version; calibrate again, then study")
     scales = camera_scales(threshold.document)
-    labeled, holdout = (
-        _on_shared_scale(read_series(folder, part), scales) for part in ("labeled", "holdout")
-    )
+    labeled, holdout = read_series(folder, "labeled"), read_series(folder, "holdout")
+    if scales:
+        labeled = _on_shared_scale(labeled, scales)
+        holdout = _on_shared_scale(of_cameras(holdout, scales), scales)
     events = [
         replace(event, found=CERTIFYING[0]) if event.found == CHOSE else event
         for event in calibrated_events(threshold.document)
     ]
-    labeled, normal = apart(labeled, events)
+    labeled, normal = apart(labeled, events, threshold.document["familiar"])
     holdout += normal
     settings = _settings(config)
-    choose, prove, spend, report, tried, how = _protected(config, events, holdout, len(settings))
+    choose, prove, spend, report, how = protected(config, events, holdout, len(settings))
     table = table_of(config, labeled, choose, spend, settings)
     target = config.calibration.target_recall
     rows = ranked(
         [row_of(table, index, name_of(one, settings), target) for index, one in enumerate(settings)]
     )
     best = settings[table.best(target)] if len(settings) > 1 else settings[0]
+    looks, tried, setting = count_looks(config, model, threshold.document, settings, best, choose, prove)
     result = calibrate(
         labeled,
         prove,
@@ -114,7 +121,9 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     ]
     write_study(_place(config, folder), f"Threshold study of {folder.name}", lines, rows, target)
     if config.study.apply:
-        _apply(model, result, config, threshold.document, len(settings), how)
+        _apply(model, result, config, {**threshold.document, "setting": setting}, looks, len(settings), how)
+    else:
+        write_down(model, threshold.document, looks)
 
 
 def _apply(
@@ -122,6 +131,7 @@ def _apply(
     result: Calibration,
     config: StudyConfig,
     document: Mapping[str, Any],
+    looks: Sequence[Look],
     tried: int,
     how: str,
 ) -> None:
@@ -137,8 +147,12 @@ def _apply(
         fps=document["fps"],
         settings=asdict(config.calibration),
         labels_digest=document["hangs_on"]["labels"],
+        looks=looks,
+        setting=document["setting"],
+        clips=document["clips"],
+        familiar=document["familiar"],
         chosen=f"the best of {tried} settings in a study; {how}",
-        cameras=_pooled(scales, result) if scales else None,
+        cameras=_pooled(scales, result, read_series(model.folder, "labeled")) if scales else None,
     )
     # It was kept for the frames that the other setting needs.
     shutil.rmtree(model.folder / FOLDER, ignore_errors=True)
@@ -148,30 +162,31 @@ def _apply(
 
 
 def _on_shared_scale(series: list[Series], scales: Mapping[str, ScoreScale]) -> list[Series]:
-    """Series of a model that was calibrated by camera, each on its camera's scale; others as they are.
+    """Series of a model that was calibrated by camera, each on its camera's scale.
 
     Raises:
         ModelError: scores of a camera that was not calibrated.
     """
-    if not scales:
-        return series
-    named = [replace(one, camera=camera_of(one.source)) for one in series]
-    unknown = {one.camera for one in named} - scales.keys()
+    unknown = {one.camera for one in series} - scales.keys()
     if unknown:
         raise ModelError(
             f"there are scores of {', '.join(sorted(unknown))}, but only {', '.join(sorted(scales))} were calibrated; "
             "calibrate again with footage of all of them"
         )
-    return [scales[one.camera].apply(one) for one in named]
+    return [scales[one.camera].apply(one) for one in series]
 
 
-def _pooled(scales: Mapping[str, ScoreScale], result: Calibration) -> CameraCalibrations:
+def _pooled(
+    scales: Mapping[str, ScoreScale], result: Calibration, labeled: Sequence[Series]
+) -> CameraCalibrations:
     """One threshold for all cameras on their shared scale."""
     assumption = (
         "Chosen and certified for the cameras together, on the scale they share; for one of them the certificate speaks "
         "only if its anomalies stand out from its normal footage as much as the others' do."
     )
-    return CameraCalibrations(scales, result, {}, assumption)
+    camera = {one.source: one.camera for one in labeled}
+    proving = frozenset(camera[one.event.video] for one in result.events if one.event.certifies)
+    return CameraCalibrations(scales, result, {}, assumption, proving)
 
 
 def _study_sweep(config: StudyConfig) -> None:
@@ -194,8 +209,14 @@ def _study_sweep(config: StudyConfig) -> None:
         found = score_labeled(
             model, config.labeled, config.videos, config.footage, config.labels, grids=False
         )
-        labeled, normal = apart([one.series for one in found.scored], found.events)
-        holdout = read_series(place, "holdout") + normal
+        labeled, normal = apart([one.series for one in found.scored], found.events, found.familiar)
+        holdout = read_series(place, "holdout")
+        if by_camera(config.calibration, found.footage.cameras):
+            if found.footage.cameras:
+                holdout = of_cameras(holdout, {one.camera for one in [*labeled, *normal]})
+            scales = fit_scales(labeled, holdout + normal)
+            labeled, normal, holdout = (_on_shared_scale(part, scales) for part in (labeled, normal, holdout))
+        holdout += normal
         tables.append(
             (
                 name,
@@ -235,35 +256,11 @@ def _settings(config: StudyConfig) -> list[DeciderConfig]:
             raise UsageError(
                 f"study.grid has {key}: {values}; give lists of numbers for some of {', '.join(known)}"
             )
-    return [replace(base, **dict(zip(grid, values, strict=True))) for values in product(*grid.values())]
-
-
-def _protected(
-    config: StudyConfig, events: list[Event], holdout: list[Series], n_settings: int
-) -> tuple[list[Event], list[Event], list[Series], list[Series], int, str]:
-    """(events that choose, all events with those that may certify, hold-out to choose and to report on, settings tried, in words)."""
-    if n_settings == 1:
-        return events, events, holdout, holdout, 1, "One setting: nothing was chosen by a look at the events."
-    spend, report = holdout, holdout
-    if sum(float(one.seconds.sum()) for one in holdout) >= 2 * MINIMUM_S:
-        spend, report = split_holdout(holdout, _GUARD_S)
-    if config.study.protect == "correct":
-        how = f"Chosen and certified on the same events; the bound is lowered for the {n_settings} settings tried."
-        return events, events, spend, report, n_settings, how
-    choose, prove = split_events(events, share=config.study.share, seed=config.study.seed)
-    if not choose or not prove:
-        raise CalibrationError(
-            f"{len({event.video for event in events})} clips cannot be split into those that choose and those that "
-            "certify; label more, or use study.protect=correct"
-        )
-    how = (
-        f"Chosen on the events of {len({event.video for event in choose})} clips, certified on "
-        f"{len({event.video for event in prove})} that played no part in the choice."
-    )
-    marked = [
-        replace(event, found=CHOSE) if event.certifies and event in choose else event for event in events
+    tried = [
+        replace(base, **dict(zip(grid, map(float, values), strict=True)))
+        for values in product(*grid.values())
     ]
-    return choose, marked, spend, report, 1, how
+    return list(dict.fromkeys(tried))
 
 
 def _place(config: StudyConfig, folder: Path) -> Path:

@@ -37,10 +37,11 @@ class LabeledFootage:
 
     Attributes:
         sources: the labelled videos or images; one without intervals is known to be normal.
-        intervals: anomalies, disjoint within a video, by source then start. An anomalous image has one of
-            0 to infinity.
+        intervals: anomalies, by source then start, disjoint within a video (but those that the detector found may
+            overlap those that it did not). An anomalous image has one of 0 to infinity.
         masks: `Source.name` to a file for `read_mask`, for those that have one.
         origin: the CSV or folder they came from.
+        cameras: `Source.name` to the camera that its rows name, for those that name one.
         notes: one line each, what the user should be told.
     """
 
@@ -49,6 +50,7 @@ class LabeledFootage:
     masks: Mapping[str, Path]
     origin: Path
     notes: tuple[str, ...] = ()
+    cameras: Mapping[str, str] = field(default_factory=dict)
     _by_video: dict[str, tuple[Interval, ...]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
@@ -150,7 +152,8 @@ def _from_csv(
         notes.append(f"not named in {path.name} and {fate}: {_count(len(left), what)}")
     if unlisted == "normal":
         sources += left
-    return LabeledFootage(tuple(sources), joined, _video_masks(path.parent, sources), path, tuple(notes))
+    masks = _video_masks(path.parent, sources)
+    return LabeledFootage(tuple(sources), joined, masks, path, tuple(notes), _cameras(path, named))
 
 
 def _rows_by_video(path: Path, rows: Sequence[LabelRow], footage: _Footage) -> dict[str, list[LabelRow]]:
@@ -169,6 +172,19 @@ def _rows_by_video(path: Path, rows: Sequence[LabelRow], footage: _Footage) -> d
                 )
         earlier.append(row)
     return named
+
+
+def _cameras(path: Path, named: Mapping[str, Sequence[LabelRow]]) -> dict[str, str]:
+    """The camera of each source whose rows name one; all that do must name the same."""
+    cameras: dict[str, str] = {}
+    for name, rows in named.items():
+        for row in rows:
+            if row.camera and cameras.setdefault(name, row.camera) != row.camera:
+                raise LabelsError(
+                    f"{path} line {row.line} says that {row.video} is of camera {row.camera}, an earlier line of "
+                    f"{cameras[name]}; a video is of one camera"
+                )
+    return cameras
 
 
 def _intervals(

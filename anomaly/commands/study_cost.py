@@ -1,0 +1,100 @@
+"""What looking costs in a study: which events choose and which certify, and what was looked at before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from anomaly.artifact import read_signed, write_json
+from anomaly.calibration import split_events
+from anomaly.calibration.budget import split_holdout
+from anomaly.calibration.certificate import CHOSE
+from anomaly.calibration.false_alarms import MINIMUM_S
+from anomaly.commands import console
+from anomaly.commands.calibrate import setting_of
+from anomaly.errors import CalibrationError
+from anomaly.looks import Look, joined, looks_in, settings_tried
+
+if TYPE_CHECKING:
+    from anomaly.calibration import Event, Series
+    from anomaly.config import StudyConfig
+    from anomaly.decider import DeciderConfig
+    from anomaly.model import Model
+
+#: Seconds between the two halves of a hold-out that is one video.
+_GUARD_S = 10.0
+
+
+def protected(
+    config: StudyConfig, events: list[Event], holdout: list[Series], n_settings: int
+) -> tuple[list[Event], list[Event], list[Series], list[Series], str]:
+    """(events that choose, all events with those that may certify, hold-out to choose and to report on, in words)."""
+    if n_settings == 1:
+        return events, events, holdout, holdout, "One setting: nothing was chosen by a look at the events."
+    spend, report = holdout, holdout
+    same = " The same normal footage chose and is reported on, as there are under two minutes of it: expect more false alarms."
+    if sum(float(one.seconds.sum()) for one in holdout) >= 2 * MINIMUM_S:
+        halves = split_holdout(holdout, _GUARD_S)
+        if all(halves):
+            (spend, report), same = halves, ""
+    if config.study.protect == "correct":
+        how = f"Chosen and certified on the same events; the bound is lowered for the {n_settings} settings tried."
+        return events, events, spend, report, how + same
+    choose, prove = split_events(events, share=config.study.share, seed=config.study.seed)
+    if not choose or not prove:
+        raise CalibrationError(
+            f"{len({event.video for event in events})} clips cannot be split into those that choose and those that "
+            "certify; label more, or use study.protect=correct"
+        )
+    how = (
+        f"Chosen on the events of {len({event.video for event in choose})} clips, certified on "
+        f"{len({event.video for event in prove})} that played no part in the choice."
+    )
+    marked = [
+        replace(event, found=CHOSE) if event.certifies and event in choose else event for event in events
+    ]
+    return choose, marked, spend, report, how + same
+
+
+def count_looks(
+    config: StudyConfig,
+    model: Model,
+    document: Mapping[str, Any],
+    settings: Sequence[DeciderConfig],
+    best: DeciderConfig,
+    choose: Sequence[Event],
+    prove: Sequence[Event],
+) -> tuple[list[Look], int, str]:
+    """(all looks, this study's included; how many settings the certificate pays for; identity of the chosen one).
+
+    The calibration that a study starts from is its way in and not one of those it was chosen from, where the
+    events that certify took no part in the choice.
+    """
+
+    def digest(decider: DeciderConfig, *more: Any) -> str:
+        return setting_of(config, model, document["fps"], decider, *more)
+
+    def clips(events: Sequence[Event]) -> frozenset[str]:
+        return frozenset(document["clips"][event.video] for event in events if event.certifies)
+
+    looks, tried = looks_in(document), [digest(one) for one in settings]
+    if len(settings) == 1 or config.study.protect == "correct":
+        new = [Look(one, clips(prove)) for one in tried]
+        return joined(looks, new), settings_tried(looks, tried, clips(prove)), digest(best)
+    chosen = digest(best, "split", config.study.seed, config.study.share, sorted(tried))
+    earlier = [one for one in looks if one.setting != document["setting"]]
+    new = [*(Look(one, clips(choose)) for one in tried), Look(chosen, clips(prove))]
+    return joined(looks, new), settings_tried(earlier, [chosen], clips(prove)), chosen
+
+
+def write_down(model: Model, document: Mapping[str, Any], looks: Sequence[Look]) -> None:
+    """Keep in the threshold's file what was looked at; nothing else changes."""
+    told = [one.to_json() for one in looks]
+    for path in (model.folder / "thresholds").glob("*.json"):
+        kept = read_signed(path)
+        if kept.get("clips") == document["clips"] and kept["looks"] != told:
+            try:
+                write_json(path, {**kept, "looks": told})
+            except OSError as error:
+                console.warn([f"{path} cannot be written ({error.strerror}): this look is not counted"])
