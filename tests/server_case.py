@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 import numpy as np
 
-from anomaly.edge.server import Server, ServeSettings, serve
+from anomaly.edge.server import Controls, Server, ServeSettings, serve
 from anomaly.edge.server.sessions import csrf_of
 from anomaly.edge.store import Store, StoredEvent
+from anomaly.errors import UsageError
 
 PASSWORD = "correct horse battery"
 
@@ -42,8 +43,10 @@ class SmallRunner:
         self._views: dict[str, View | None] = dict.fromkeys(cameras)
         self.states = dict.fromkeys(cameras, "running")
         self.masked: set[str] = set()
+        self.recipes = dict.fromkeys(cameras, "A4")
         self.set_by: list[tuple[str, str, str]] = []
         self.asked = 0
+        self.reloads = 0
 
     def status(self) -> dict[str, Any]:
         return {
@@ -55,6 +58,10 @@ class SmallRunner:
                     "last_score": float("nan"),
                     "certificate": "0.90",
                     "masked": name in self.masked,
+                    "recipe": self.recipes[name],
+                    "recipes": ["A4", "A5"],
+                    "model": "line1",
+                    "model_digest": "a" * 64,
                 }
                 for name in self._views
             },
@@ -72,6 +79,14 @@ class SmallRunner:
     def set_state(self, camera: str, state: str, who: str) -> None:
         self.states[camera] = state
         self.set_by.append((camera, state, who))
+
+    def reload(self) -> None:
+        self.reloads += 1
+
+    def switch_recipe(self, camera: str, code: str) -> None:
+        if code not in ("A4", "A5"):
+            raise UsageError(f"camera {camera} has no recipe {code!r}; it has A4, A5")
+        self.recipes[camera] = code
 
     def show(
         self,
@@ -165,12 +180,40 @@ class Case:
         return self.store.start_event(**given)
 
 
+class SmallSinks:
+    """A sink whose receiver has refused three messages."""
+
+    def __init__(self) -> None:
+        self.set_aside = 3
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        return {
+            "mes": {
+                "connected": True,
+                "draining": True,
+                "last_error": "the receiver answered 422",
+                "pending": 0,
+                "sent": 12,
+                "set_aside": self.set_aside,
+                "expired": 0,
+                "last_sent_utc_s": time.time(),
+            }
+        }
+
+    def send_again(self, sink: str) -> int:
+        if sink != "mes":
+            raise KeyError(sink)
+        count, self.set_aside = self.set_aside, 0
+        return count
+
+
 @contextmanager
 def running(folder: Path, *, cameras: tuple[str, ...] = ("cam",), **settings: Any) -> Iterator[Case]:
     """A server over a new store."""
     runner = SmallRunner(cameras)
     with Store(folder / "store") as store:
-        server = serve(runner, store, ServeSettings(port=0, **settings))
+        controls = Controls(SmallSinks(), runner.reload)
+        server = serve(runner, store, ServeSettings(port=0, **settings), controls)
         server.start()
         case = Case(server, runner, store)
         try:

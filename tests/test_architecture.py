@@ -124,6 +124,7 @@ def test_only_making_a_graph_needs_torch():
         ("timm", {"anomaly.backbone", "anomaly.weights", "anomaly.weights_import"}),
         ("rich", {"anomaly.commands"}),
         ("av", {"anomaly.footage", "anomaly.edge"}),
+        *((one, {"anomaly.edge"}) for one in ("paho", "apprise", "fastapi", "uvicorn", "starlette", "argon2", "prometheus_client")),
     ],
 )  # fmt: skip
 def test_a_library_stays_in_its_rooms(package: str, rooms: set[str]):

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from broker import needs_mosquitto
 from conftest import ROOT
+from page_case import CHROMIUM
 
 SCRIPTS = (
     "quality",
@@ -21,6 +23,8 @@ SCRIPTS = (
     "memory_bank",
     "runtime",
     "edge",
+    "sinks",
+    "serve",
 )
 
 
@@ -144,3 +148,27 @@ def test_exported_graphs_answer_as_torch_beside_the_peer(tmp_path: Path) -> None
             found["efficientnet_lite0_1000_ours_auroc"], abs=5e-3
         )
     assert found["efficientnet_lite0_1000_times_anomalib"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@needs_mosquitto
+def test_a_brokers_outage_costs_no_message_and_no_order(tmp_path: Path) -> None:
+    found, _ = bench(tmp_path, "sinks", "--quick")
+    assert found["outage_delivered"] == found["outage_events"] == 1000
+    assert found["outage_in_order"] == 1
+    assert found["outage_seconds_to_drain"] < 60
+    assert found["mqtt_committed_to_received_p50_ms"] <= found["mqtt_committed_to_received_p99_ms"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="apt-get install chromium")
+def test_watchers_see_the_camera_and_cost_scoring_nothing_at_the_lines_rate(tmp_path: Path) -> None:
+    found, _ = bench(tmp_path, "serve", "--quick")
+    assert found["screen_frames"] > 0
+    assert 0 < found["screen_camera_to_screen_p50_ms"] <= found["screen_camera_to_screen_p99_ms"]
+    for count in (1, 4, 16):
+        assert found[f"line_{count}_watching_camera_to_client_p50_ms"] > 0
+        # Ten frames a second are far below what a core can score.
+        assert found[f"line_{count}_watching_scored_to_nobody_watching"] > 0.9

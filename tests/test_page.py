@@ -255,6 +255,58 @@ def test_an_admin_makes_an_account_and_reads_the_audit(open_page: Any, case: Cas
     shot(page, "accounts-light")
 
 
+def test_a_note_goes_with_the_verdict_by_keyboard(open_page: Any, case: Case):
+    page = open_page()
+    event = add_event(case, time.time() - 1200, camera="belt 1")
+    page.goto(f"{case.url}/#/events/{event}")
+    page.get_by_role("button", name="False alarm").wait_for()
+    page.keyboard.press("o")
+    page.keyboard.type("glove 1 on the belt")
+    page.keyboard.press("Enter")
+    page.keyboard.press("2")
+    page.get_by_text("glove 1 on the belt").wait_for()
+    (said,) = case.store.verdicts(event)
+    assert (said.verdict, said.who, said.note) == ("false alarm", "the-operator", "glove 1 on the belt")
+
+
+def test_a_recipe_is_switched_where_the_operator_stands(open_page: Any, case: Case):
+    page = open_page()
+    page.get_by_label("Recipe of belt 1").select_option("A5")
+    page.get_by_text("belt 1: recipe A5").wait_for()
+    assert case.runner.recipes["belt 1"] == "A5"
+
+
+def test_ones_own_password_is_changed_on_the_page(open_page: Any, case: Case, shot: Any):
+    case.server.door.accounts.add("ines", "viewer", PASSWORD)
+    page = open_page("viewer")
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_label("Name").fill("ines")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="Live", exact=True).wait_for()
+    page.locator("main").press("p")
+    page.get_by_label("Password now").fill(PASSWORD)
+    page.get_by_label("New password", exact=True).fill("another long phrase")
+    page.get_by_label("New password again").fill("another long phrase")
+    shot(page, "account-light")
+    page.keyboard.press("Enter")
+    page.get_by_text("The password is changed").wait_for()
+    assert case.server.door.accounts.signed_in("ines", "another long phrase") is not None
+    # The session is a new one, and its page can go on changing things.
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_text("You are signed out.").first.wait_for()
+
+
+def test_an_admin_sends_refused_messages_again_and_loads_models(open_page: Any, case: Case):
+    page = open_page("admin")
+    go(page, "Accounts")
+    page.get_by_role("button", name="Send again what mes refused").click()
+    page.get_by_text("3 messages are sent again").wait_for()
+    page.get_by_role("button", name="Load models anew").click()
+    page.get_by_role("dialog").get_by_role("button", name="Load", exact=True).click()
+    until(lambda: case.runner.reloads == 1)
+
+
 def test_a_viewer_can_look_and_no_more(open_page: Any, case: Case):
     page = open_page("viewer")
     assert page.get_by_label("State of belt 1").is_disabled()

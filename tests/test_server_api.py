@@ -24,6 +24,10 @@ ROUTES: dict[tuple[str, str], tuple[str | None, str | None, Any]] = {
     ("PUT", "/api/session/password"): ("viewer", None, {"old": "x", "new": PASSWORD}),
     ("GET", "/api/cameras"): ("viewer", "live", None),
     ("POST", "/api/cameras/cam/state"): ("operator", "control", {"state": "running"}),
+    ("POST", "/api/cameras/cam/recipe"): ("operator", "control", {"recipe": "A5"}),
+    ("GET", "/api/sinks"): ("engineer", "control", None),
+    ("POST", "/api/sinks/none/again"): ("engineer", "control", None),
+    ("POST", "/api/models/reload"): ("engineer", "control", None),
     ("GET", "/api/cameras/cam/live.jpg"): ("viewer", "live", None),
     ("GET", "/api/cameras/none/live.mjpeg"): ("viewer", "live", None),
     ("GET", "/api/cameras/cam/scores?since=0&until=1"): ("viewer", "events", None),
@@ -187,6 +191,65 @@ def test_a_state_is_set_by_name_and_audited(case: Case):
     assert operator.post("/api/cameras/cam/state", json={"state": "running", "x": 1}).status_code == 422
     line = case.server.door.audit.lines(action="state")[0]
     assert (line.who, line.subject, line.detail) == ("the-operator", "cam two", {"state": "changeover"})
+
+
+def test_a_recipe_is_switched_and_audited(case: Case):
+    operator = case.signed_in("operator")
+    assert operator.post("/api/cameras/cam/recipe", json={"recipe": "A5"}).json() == {"done": True}
+    assert case.runner.recipes["cam"] == "A5"
+    answer = operator.post("/api/cameras/cam/recipe", json={"recipe": "B1"})
+    assert (answer.status_code, "it has A4, A5" in answer.text) == (422, True)
+    assert operator.post("/api/cameras/none/recipe", json={"recipe": "A5"}).status_code == 404
+    (line,) = case.server.door.audit.lines(action="recipe", limit=1)
+    assert (line.who, line.subject, line.detail) == ("the-operator", "cam", {"recipe": "A5"})
+
+
+def test_models_are_loaded_anew_and_refused_messages_sent_again(case: Case):
+    engineer = case.signed_in("engineer")
+    assert engineer.post("/api/models/reload").status_code == 200
+    assert case.runner.reloads >= 1
+    assert case.server.door.audit.lines(action="reload")[0].who == "the-engineer"
+    (sink,) = engineer.get("/api/sinks").json()["sinks"]
+    assert (sink["name"], sink["set_aside"]) == ("mes", 3)
+    assert engineer.post("/api/sinks/mes/again").json() == {"count": 3}
+    assert engineer.get("/api/sinks").json()["sinks"][0]["set_aside"] == 0
+    assert engineer.post("/api/sinks/none/again").status_code == 404
+    line = case.server.door.audit.lines(action="sent again")[0]
+    assert (line.who, line.subject, line.detail) == ("the-engineer", "mes", {"count": 3})
+
+
+def test_everything_that_must_be_answered_for_is_audited(tmp_path: Path):
+    """Log-ins, verdicts, mutes, thresholds, exports, deletions: who, what, and of what."""
+    with running(tmp_path) as case:
+        event = case.event().id
+        clip = case.store.folder / "clips" / "one.mp4"
+        clip.parent.mkdir(exist_ok=True)
+        clip.write_bytes(b"\0" * 64)
+        case.store.set_clip(event, clip="clips/one.mp4", clip_state="ready")
+        audit, admin = case.server.door.audit, case.signed_in("admin")
+        case.client().post("/api/session", json={"name": "the-admin", "password": "wrong"})
+        case.client().post("/api/session", json={"name": "the-admin", "password": PASSWORD})
+        admin.post(f"/api/events/{event}/verdict", json={"verdict": "real"})
+        admin.post("/api/cameras/cam/state", json={"state": "maintenance"})
+        admin.get(f"/api/events/{event}/clip?download=true")
+        admin.delete(f"/api/events/{event}")
+        admin.post("/api/retention/delete", json={"camera": "cam", "start_utc_s": 1, "end_utc_s": 2})
+        for threshold in (1.5, 1.5, 1.4):
+            audit.threshold("cam", "a" * 64, "", threshold)
+        lines = [(line.who, line.action, line.subject) for line in reversed(audit.lines())]
+        assert lines == [
+            ("", "log-in refused", "the-admin"),
+            ("the-admin", "log-in", "the-admin"),
+            ("the-admin", "verdict", event),
+            ("the-admin", "state", "cam"),
+            ("the-admin", "export", event),
+            ("the-admin", "deletion", event),
+            ("the-admin", "deletion", "cam"),
+            # The same threshold, loaded again, is no change.
+            ("", "threshold", "cam"),
+            ("", "threshold", "cam"),
+        ]
+        assert audit.lines()[0].detail == {"threshold": 1.4, "model": "a" * 12, "recipe": ""}
 
 
 def test_events_come_in_pages_and_by_filter(tmp_path: Path):

@@ -18,6 +18,7 @@ from anomaly.edge.logs import logging_to_stderr
 from anomaly.edge.metrics import Figures, Probes
 from anomaly.edge.notify import Delivery, Origin
 from anomaly.edge.notify.site_file import sinks_of
+from anomaly.edge.notify.troubles import SinkTroubles
 from anomaly.edge.pictures import Pictures
 from anomaly.edge.retention import Retention, RetentionSettings, estimate_disk
 from anomaly.edge.runner import Runner
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from anomaly.config import RunConfig
     from anomaly.edge.cutting import Polygon
     from anomaly.edge.server import Server
+    from anomaly.edge.server.audit import Audit
     from anomaly.edge.site import Site
 
 #: What a camera is supposed to send where nothing is known of it: H.264 at 1080p and 10 frames a second.
@@ -55,12 +57,14 @@ def run(config: RunConfig) -> None:
         clip_bytes=_bytes(config.keep.clip_gb),
     )
     held: list[Runner] = []
+    audits: list[Audit] = []
     delivery = Delivery(
         lambda: connect(folder / DATABASE),
         sinks_of(site.document.get("sinks") or {}),
         Origin(site.site, site.line, str(site.document.get("page") or "")),
         scored_since=lambda seconds: bool(held) and held[0].scored_since(seconds),
-        on_state=lambda camera, state, who: held[0].set_state(camera, state, who) if held else None,
+        on_state=lambda camera, state, who: _set_state(held, audits, camera, state, who),
+        on_trouble=SinkTroubles(lambda trouble: held[0].trouble(trouble) if held else None),
         picture=lambda event_id: _picture(store, event_id),
     )
     with ExitStack() as stack:
@@ -84,7 +88,7 @@ def run(config: RunConfig) -> None:
         )
         runner = Runner(
             site,
-            Ledger(store, pictures, clips, delivery),
+            Ledger(store, pictures, clips, delivery, on_watches=lambda *what: _note_threshold(audits, *what)),
             lambda path, fps: _load(config, path, fps),
             recording=folder / "recording" if any(camera.record for camera in site.cameras) else None,
             segment_s=config.keep.segment_s,
@@ -100,8 +104,11 @@ def run(config: RunConfig) -> None:
             probes = stack.enter_context(Probes(runner, config.run.metrics))
             console.say(f"Probes and metrics: {probes.url}/healthz, /readyz, /metrics.")
         if config.serve is not None:
-            server = _serve(config, runner, store)
+            server = _serve(config, runner, store, delivery)
             stack.callback(server.stop)
+            audits.append(server.door.audit)
+            for name, one in runner.status()["cameras"].items():
+                _note_threshold(audits, name, one["model_digest"], one["recipe"], one["threshold"])
             console.say(f"The page: {server.url}")
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stop())
@@ -172,8 +179,22 @@ def _headlines(runner: Runner, settings: RetentionSettings, folder: Path) -> Non
         console.say(f"Disk, at {_BITS_PER_S / 1e6:g} Mbit/s a camera: {estimate}; in {folder}.")
 
 
-def _serve(config: RunConfig, runner: Runner, store: Store) -> Server:
-    from anomaly.edge.server import ServeSettings, serve
+def _set_state(runners: list[Runner], audits: list[Audit], camera: str, state: str, who: str) -> None:
+    for runner in runners:
+        runner.set_state(camera, state, who)
+        # A camera that is not announced is muted, whoever asked for it.
+        for audit in audits:
+            audit.add(who, "state", camera, detail={"state": state})
+
+
+def _note_threshold(audits: list[Audit], camera: str, model: str, recipe: str, value: float | None) -> None:
+    # The audit is the door's: without a page there is none.
+    for audit in audits:
+        audit.threshold(camera, model, recipe, value)
+
+
+def _serve(config: RunConfig, runner: Runner, store: Store, delivery: Delivery) -> Server:
+    from anomaly.edge.server import Controls, ServeSettings, serve
 
     host, colon, port = str(config.serve).rpartition(":")
     if not colon or not port.isdigit():
@@ -191,6 +212,7 @@ def _serve(config: RunConfig, runner: Runner, store: Store) -> Server:
             insecure=door.insecure,
             trusted_proxy=door.trusted_proxy,
         ),
+        Controls(delivery, lambda: _reload(config, runner)),
     )
     server.start()
     return server

@@ -44,6 +44,9 @@ class Told(Protocol):
     ) -> None:
         """Tell of trouble, inside a transaction."""
 
+    def set_camera_state(self, camera: str, state: Mapping[str, Any]) -> None:
+        """Tell how a camera stands now."""
+
 
 class Ledger:
     """Writes for all cameras, in the runner's thread.
@@ -52,11 +55,19 @@ class Ledger:
         store: open, as owner. Its hooks tell events that were stored.
         pictures, clips: make what is shown of an event.
         told: who else is told; None = nobody.
+        on_watches: called with camera, model, recipe and threshold when a camera is watched by another model.
     """
 
     def __init__(
-        self, store: Store, pictures: Pictures, clips: ClipMaker | None, told: Told | None = None
+        self,
+        store: Store,
+        pictures: Pictures,
+        clips: ClipMaker | None,
+        told: Told | None = None,
+        *,
+        on_watches: Callable[[str, str, str, float | None], None] = lambda *_: None,
     ) -> None:
+        self._on_watches = on_watches
         self._store = store
         self._pictures = pictures
         self._clips = clips
@@ -205,9 +216,15 @@ class Ledger:
         """Write (utc_s, pts_s, score, decision_score); False where the store could not."""
         return self._try(lambda: self._store.add_scores(camera, scores))
 
-    def watches(self, camera: str, model: str, recipe: str) -> None:
-        """A camera is watched by this model from now on."""
+    def watches(self, camera: str, model: str, recipe: str, threshold: float | None) -> None:
+        """A camera is watched by this model, at this threshold, from now on."""
         self._try(lambda: self._store.set_model(camera, model, recipe, time.time()))
+        self._try(lambda: self._on_watches(camera, model, recipe, threshold))
+
+    def stands(self, camera: str, state: Mapping[str, Any]) -> None:
+        """Tell others how a camera stands now; nothing is stored."""
+        if self._told is not None:
+            self._told.set_camera_state(camera, state)
 
     def last_state(self, camera: str) -> tuple[str, float] | None:
         """The state that somebody set a camera to before this run, and when (POSIX seconds)."""

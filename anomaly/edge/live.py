@@ -107,7 +107,8 @@ class LiveCamera:
         self._offset_s = 0.0
         self.scored = 0
         self.events = 0
-        ledger.watches(site.name, loaded.digest, recipe)
+        self._stood: dict[str, Any] = {}
+        ledger.watches(site.name, loaded.digest, recipe, self.threshold.value)
 
     @property
     def threshold(self) -> Threshold:
@@ -130,7 +131,7 @@ class LiveCamera:
             self._end(event, event.end_s + self._offset_s)
         self._health.interval_s = loaded.interval_s
         self._coverage.interval_s = loaded.interval_s
-        self._ledger.watches(self.site.name, loaded.digest, recipe)
+        self._ledger.watches(self.site.name, loaded.digest, recipe, self.threshold.value)
 
     def set_state(self, state: str, who: str) -> None:
         """Set the state by hand; it holds until the schedule next changes its mind."""
@@ -189,6 +190,11 @@ class LiveCamera:
         """About once a second: what time itself changes."""
         state = self._state()
         self._ledger.trouble(self.site.name, state, self._health.tick(now_ns, utc_s))
+        # By hand, by schedule or by a reload: whoever watches from outside is told of the change.
+        stands = {"state": state, "recipe": self.recipe, "certified": self.threshold.certified}
+        if stands != self._stood:
+            self._stood = stands
+            self._ledger.stands(self.site.name, stands)
         self._coverage.state(state == RUNNING, utc_s, now_ns)
         self._coverage.tick(now_ns, utc_s)
         for gap in self._coverage.gaps_done():

@@ -233,6 +233,10 @@ class Runner:
         live = self._known(camera)
         self._do(lambda: live.set_state(state, who))
 
+    def trouble(self, trouble: Trouble) -> None:
+        """Write down and tell trouble of this machine that another thread found."""
+        self._do(lambda: self._ledger.trouble("", "", [trouble]))
+
     def switch_recipe(self, camera: str, code: str) -> None:
         """Look at a camera with the model of another recipe, loaded already, from the next frame on.
 

@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from anomaly.edge.server import (
     admin_routes,
     camera_routes,
+    control_routes,
     event_routes,
     probes,
     region_routes,
@@ -63,6 +64,7 @@ _ROUTERS = (
     event_routes.misses_router,
     event_routes.recordings_router,
     region_routes.router,
+    control_routes.router,
     admin_routes.router,
     probes.router,
 )

@@ -44,7 +44,8 @@ class Line:
         utc_s: when.
         who: account, "token LABEL of ACCOUNT", or "command line of USER"; "" where nobody was signed in.
         address: where from; "" for the command line.
-        action: what, such as "log-in", "log-in refused", "verdict", "state", "deletion", "export".
+        action: what, such as "log-in", "log-in refused", "verdict", "state", "recipe", "threshold",
+            "deletion", "export".
         subject: to what: an event, a camera, an account.
         detail: plain values.
     """
@@ -83,6 +84,20 @@ class Audit:
                 "INSERT INTO audit (utc_s, who, address, action, subject, detail) VALUES (?, ?, ?, ?, ?, ?)",
                 (time.time(), who[:200], address, action, subject[:500], json.dumps(dict(detail or {}))),
             )
+
+    def threshold(self, camera: str, model: str, recipe: str, value: float | None) -> None:
+        """Write by which threshold a camera is judged, where that is not what the last such line says.
+
+        Nobody is named: it came with a model or a recipe, and who loaded those has a line of their own.
+        """
+        detail = {"threshold": value, "model": model[:12], "recipe": recipe}
+        with self._vault.reading() as connection:
+            last = connection.execute(
+                "SELECT detail FROM audit WHERE action = 'threshold' AND subject = ? ORDER BY id DESC LIMIT 1",
+                (camera[:500],),
+            ).fetchone()
+        if last is None or json.loads(last[0]) != detail:
+            self.add("", "threshold", camera, detail=detail)
 
     def lines(
         self, *, before_id: int | None = None, action: str | None = None, limit: int = 100

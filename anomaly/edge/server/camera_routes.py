@@ -25,6 +25,7 @@ from anomaly.edge.server.schemas import (
     GapOut,
     HealthList,
     HealthOut,
+    NewRecipe,
     NewState,
     Recording,
     Scores,
@@ -62,6 +63,15 @@ def set_state(camera: str, given: NewState, door: TheDoor, who: WhoOperates) -> 
     return Done()
 
 
+@router.post("/{camera}/recipe")
+def switch_recipe(camera: str, given: NewRecipe, door: TheDoor, who: WhoOperates) -> Done:
+    """Look at a camera with the model of another recipe, from the next frame on."""
+    existing(door, camera)
+    door.runner.switch_recipe(camera, given.recipe)
+    door.audit.add(who.who, "recipe", camera, address=who.address, detail={"recipe": given.recipe})
+    return Done()
+
+
 @router.get("/{camera}/live.jpg", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}})
 def live_picture(camera: str, door: TheDoor, who: WhoWatches, view: View = "overlay") -> Response:
     """The last scored frame: as it is, with the heatmap over it, or the heatmap alone."""
@@ -94,7 +104,8 @@ async def live_mjpeg(
                     if not await asyncio.to_thread(_still_welcome, request, camera):
                         return
                 if picture is not None:
-                    jpeg = await asyncio.to_thread(picture.jpeg, view)
+                    # The first watcher has it made, beside the loop; for the others it is there.
+                    jpeg = picture.made(view) or await asyncio.to_thread(picture.jpeg, view)
                     yield (
                         f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode()
                         + jpeg
@@ -160,7 +171,7 @@ async def _send_pictures(websocket: WebSocket, camera: str, pictures: AsyncItera
                 await websocket.close(4401 if here else 4404, "signed out" if here else "camera gone")
                 return
         if picture is not None:
-            message = await asyncio.to_thread(picture.message)
+            message = picture.made("message") or await asyncio.to_thread(picture.message)
             await asyncio.wait_for(websocket.send_bytes(message), _SEND_S)
     await websocket.close(1001, "the server stops")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from starlette.requests import HTTPConnection
 
@@ -17,6 +17,7 @@ from anomaly.edge.server.sessions import Sessions
 from anomaly.edge.server.vault import Vault
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from anomaly.edge.server.live import Runner
@@ -25,6 +26,29 @@ if TYPE_CHECKING:
 
 
 ACCOUNTS = "accounts.db"
+
+
+class Sinks(Protocol):
+    """What the server needs of the sinks; `anomaly.edge.notify.Delivery` is one."""
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """How each sink stands, plain values."""
+
+    def send_again(self, sink: str) -> int:
+        """Put what a receiver refused back into the queue; how many. KeyError where there is no such sink."""
+
+
+@dataclass(frozen=True, eq=False)
+class Controls:
+    """What an engineer may set going besides the runner.
+
+    Attributes:
+        sinks: None = nobody is told of anything.
+        reload: load all models anew; returns at once.
+    """
+
+    sinks: Sinks | None = None
+    reload: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +64,7 @@ class Door:
     audit: Audit
     attempts: Attempts
     broadcast: Broadcast
+    controls: Controls
 
     @property
     def setup(self) -> str:
@@ -60,7 +85,7 @@ def open_vault(folder: Path) -> Vault:
     return Vault(folder / ACCOUNTS, (accounts.SCHEMA, sessions.SCHEMA, audit.SCHEMA))
 
 
-def open_door(runner: Runner, store: Store, settings: ServeSettings) -> Door:
+def open_door(runner: Runner, store: Store, settings: ServeSettings, controls: Controls) -> Door:
     """Everything behind the routes, opened."""
     vault = open_vault(store.folder)
     return Door(
@@ -73,6 +98,7 @@ def open_door(runner: Runner, store: Store, settings: ServeSettings) -> Door:
         audit=Audit(vault),
         attempts=Attempts(),
         broadcast=Broadcast(runner, settings),
+        controls=controls,
     )
 
 

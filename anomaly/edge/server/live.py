@@ -40,6 +40,9 @@ class Runner(Protocol):
     def set_state(self, camera: str, state: str, who: str) -> None:
         """Set a camera's state."""
 
+    def switch_recipe(self, camera: str, code: str) -> None:
+        """Look at a camera with the model of another recipe; raises UsageError where it has no such recipe."""
+
 
 @dataclass(eq=False)
 class _Watcher:

@@ -66,6 +66,10 @@ class Picture:
                 self._made[view] = self._encode(view)
             return self._made[view]
 
+    def made(self, what: str) -> bytes | None:
+        """What was made before: a view, or "message"; None where it still is to be made."""
+        return self._made.get(what)
+
     def message(self) -> bytes:
         """The frame as one binary WebSocket message.
 

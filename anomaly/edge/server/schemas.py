@@ -74,6 +74,24 @@ class NewState(_Taken):
     state: StateName
 
 
+class NewRecipe(_Taken):
+    """A camera's recipe, chosen by its code."""
+
+    recipe: str = Field(min_length=1, max_length=200)
+
+
+class Sinks(BaseModel):
+    """How each sink stands, as `notify.Delivery.status` tells it, with its name."""
+
+    sinks: list[dict[str, Any]]
+
+
+class SentAgain(BaseModel):
+    """How many messages are sent again."""
+
+    count: int
+
+
 class VerdictOut(BaseModel):
     """What a person said of an event; the last one counts."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from anomaly.edge.server.app import build_app
-from anomaly.edge.server.door import open_door
+from anomaly.edge.server.door import Controls, open_door
 from anomaly.edge.server.guard import Guard
 from anomaly.edge.server.settings import check_binding
 from anomaly.errors import AnomalyError, UsageError
@@ -112,7 +112,7 @@ class Server:
         self.door.vault.close()
 
 
-def serve(runner: Runner, store: Store, settings: ServeSettings) -> Server:
+def serve(runner: Runner, store: Store, settings: ServeSettings, controls: Controls | None = None) -> Server:
     """The server of a runner and its store; `start` makes it listen.
 
     Raises:
@@ -120,7 +120,7 @@ def serve(runner: Runner, store: Store, settings: ServeSettings) -> Server:
         StoreError: the accounts cannot be opened.
     """
     check_binding(settings)
-    return Server(open_door(runner, store, settings), settings)
+    return Server(open_door(runner, store, settings, controls or Controls()), settings)
 
 
 def _listening(settings: ServeSettings) -> socket.socket:

@@ -22,7 +22,7 @@ async function change(act, done) {
 }
 
 export async function showAdmin(view) {
-  const users = el("tbody"), tokens = el("tbody"), lines = el("tbody");
+  const sinks = el("tbody"), models = el("tbody"), users = el("tbody"), tokens = el("tbody"), lines = el("tbody");
   const made = el("p", { hidden: true, className: "made" });
   const older = button("Older", () => audit(true));
   let before = null;
@@ -64,6 +64,23 @@ export async function showAdmin(view) {
       el("td", {}, one.subject), el("td", {}, Object.entries(one.detail).map(([key, value]) => `${key} ${Array.isArray(value) ? value.join(" ") : value}`).join(", ")), el("td", {}, one.address)));
     if (more) lines.append(...rows); else put(lines, rows);
   };
+  const listSinks = async () => {
+    const told = await get("/api/sinks");
+    put(sinks, told.sinks.length ? told.sinks.map((one) => el("tr", {}, el("td", {}, one.name),
+      el("td", {}, one.connected === false || !one.draining ? "▲ down" : one.connected === null ? "○ not tried yet" : "● up"), el("td", {}, one.pending), el("td", {}, one.sent),
+      el("td", {}, one.set_aside), el("td", {}, one.expired), el("td", {}, one.last_error || "–"),
+      el("td", {}, one.set_aside ? button("Send again", async () => {
+        const again = await change(() => post(`/api/sinks/${encodeURIComponent(one.name)}/again`), "They are sent again");
+        if (again) notice(`${again.count} messages are sent again`);
+        listSinks();
+      }, { "aria-label": `Send again what ${one.name} refused` }) : null))) : el("tr", {}, el("td", { colSpan: 8, className: "quiet" }, "None: nobody is told of events. Name sinks in the site file.")));
+  };
+  const listModels = async () => {
+    const told = await get("/api/cameras");
+    camera.replaceChildren(...options(told.cameras.map((one) => one.name)));
+    put(models, told.cameras.map((one) => el("tr", {}, el("td", {}, one.name), el("td", {}, one.model), el("td", {}, one.recipe || "–"),
+      el("td", {}, el("code", {}, (one.model_digest ?? "").slice(0, 12))), el("td", {}, one.certificate))));
+  };
   const field = (name, properties = {}) => el("input", { name, required: true, "aria-label": name, placeholder: name, ...properties });
   const name = field("name", { autocomplete: "off", maxLength: 64 });
   const password = field("password", { type: "password", autocomplete: "new-password" });
@@ -90,6 +107,13 @@ export async function showAdmin(view) {
         if (told) { made.hidden = false; put(made, "Copy it now, it is shown only once: ", el("code", { className: "command" }, told.token)); }
         listTokens();
       }, label, owner, tokenRole, ...boxes, el("button", {}, "Make")), made),
+    el("section", { className: "card" }, el("div", { className: "row between" }, el("h2", {}, "Models"),
+      button("Load models anew", async () => {
+        if (!(await ask("Read the site file and all models anew? Where one fails its verification, all stay as they are.", "Load"))) return;
+        await change(() => post("/api/models/reload"), "The models are being loaded; Health says how it ended");
+        setTimeout(() => listModels().catch(() => {}), 3000);
+      })), table(["Camera", "Model", "Recipe", "Digest", "Certificate"], models)),
+    el("section", { className: "card" }, el("h2", {}, "Sinks"), table(["Name", "Now", "Waiting", "Sent", "Refused", "Given up on", "Last trouble", ""], sinks)),
     el("section", { className: "card" }, el("h2", {}, "Delete footage"),
       el("p", { className: "quiet" }, "Deletes all that shows a camera in a time (local): events, clips, pictures, misses, recording and scores; kept ones too."),
       form(async () => {
@@ -100,6 +124,5 @@ export async function showAdmin(view) {
         audit();
       }, camera, start, end, el("button", { className: "danger" }, "Delete"))),
     el("section", { className: "card" }, el("h2", {}, "Audit"), table(["Time", "Who", "What", "Of", "Detail", "From"], lines), older));
-  get("/api/cameras").then((told) => camera.replaceChildren(...options(told.cameras.map((one) => one.name))), () => {});
-  await Promise.all([listUsers(), listTokens(), audit()]);
+  await Promise.all([listUsers(), listTokens(), listSinks(), listModels(), audit()]);
 }

@@ -49,6 +49,10 @@ export async function signIn(name, password) {
   return remember(await post("/api/session", { name, password }));
 }
 
+export async function changePassword(old, fresh) {
+  return remember(await send("PUT", "/api/session/password", { old, new: fresh }));
+}
+
 function remember(who) {
   csrf = who.csrf ?? "";
   return who;

@@ -14,15 +14,19 @@ export function detailPane(context, said) {
   const root = el("section", { className: "card detail", "aria-label": "Event" });
   let event = null, video = null, serial = 0;
 
+  const note = el("input", { maxLength: 2000, "aria-label": "Note to the verdict", placeholder: "Note (o), then the verdict", className: "note" });
+  // From the note, Enter leads back to the keys of the verdicts.
+  note.addEventListener("keydown", (pressed) => { if (pressed.key === "Enter" || pressed.key === "Escape") note.blur(); });
   const give = async (verdict) => {
     if (!event || !context.may("operator")) return;
     const on = event;
     try {
-      const given = await post(`/api/events/${on.id}/verdict`, { verdict });
+      const given = await post(`/api/events/${on.id}/verdict`, { verdict, note: note.value.trim() });
+      if (event === on) note.value = "";
       on.verdict = given;
       on.verdicts = [...(on.verdicts ?? []), given];
       notice(`${on.camera}: ${verdict}`);
-      if (event === on) verdictBar();
+      if (event === on) draw();
       said(on);
     } catch (error) {
       notice(error.message, "bad");
@@ -45,7 +49,7 @@ export function detailPane(context, said) {
       VERDICTS.map(([word, text, key, sign]) => button(`${sign} ${text}`, () => give(word), {
         key, disabled: !may, className: `verdict ${word.replace(" ", "-")}`, "aria-pressed": String(event.verdict?.verdict === word),
         title: may ? "" : "This takes the role operator" })),
-      button(event.held ? "■ Kept" : "□ Keep", keep, { key: "k", disabled: !may, "aria-pressed": String(event.held), title: "Kept events are not deleted by age" }));
+      button(event.held ? "■ Kept" : "□ Keep", keep, { key: "k", disabled: !may, "aria-pressed": String(event.held), title: "Kept events are not deleted by age" }), may ? note : null);
   };
   const play = () => { if (video) { if (video.paused) video.play().catch(() => {}); else video.pause(); } };
 
@@ -122,6 +126,7 @@ export function detailPane(context, said) {
   /** Shows what is known at once, then all of it; asks again while the event or its clip is unfinished. */
   const show = async (given) => {
     const mine = ++serial;
+    if (event?.id !== given?.id) note.value = "";
     event = given;
     if (!given) { video = null; put(root, el("p", { className: "quiet" }, "No event is chosen.")); return; }
     draw();
@@ -146,6 +151,7 @@ export function detailPane(context, said) {
       const verdict = VERDICTS.find(([, , key]) => key === pressed.key);
       if (verdict) give(verdict[0]);
       else if (pressed.key === "k") keep();
+      else if (pressed.key === "o") note.focus();
       else if (pressed.key === " " && !pressed.target.closest("button, video, a")) play();
       else return false;
       return true;

@@ -97,10 +97,20 @@ function cameraCard(name, context) {
       notice(error.message, "bad");
     }
   });
+  const recipe = el("select", { "aria-label": `Recipe of ${name}`, disabled: !context.may("operator") });
+  const recipes = el("label", { className: "row quiet", hidden: true }, "Recipe", recipe);
+  recipe.addEventListener("change", async () => {
+    try {
+      await post(`${cameraPath(name)}/recipe`, { recipe: recipe.value });
+      notice(`${name}: recipe ${recipe.value}`);
+    } catch (error) {
+      notice(error.message, "bad");
+    }
+  });
   const root = el("article", { className: "card camera", "aria-label": name },
     el("div", { className: "row between" }, el("h2", {}, name), el("div", { className: "row" }, badge, lamp)),
     el("div", { className: "screen" }, picture, heat, message),
-    el("div", { className: "row between" }, el("span", {}, el("span", { className: "quiet" }, "Score "), score), el("label", { className: "row quiet" }, "State", state)),
+    el("div", { className: "row between" }, el("span", {}, el("span", { className: "quiet" }, "Score "), score), el("div", { className: "row wrap" }, recipes, el("label", { className: "row quiet" }, "State", state))),
     chart, certificate, facts,
     el("p", { className: "row small" },
       el("a", { href: `#/timeline/${encodeURIComponent(name)}` }, "Timeline"), el("a", { href: `#/regions/${encodeURIComponent(name)}` }, "Regions")));
@@ -158,6 +168,14 @@ function cameraCard(name, context) {
     tell(told) {
       status = told;
       if (document.activeElement !== state) state.value = told.state;
+      const codes = told.recipes ?? [];
+      recipes.hidden = codes.length === 0;
+      if (document.activeElement !== recipe) {
+        // Without a recipe the camera's own model looks; it is not one that can be chosen.
+        const known = codes.includes(told.recipe) ? codes : ["", ...codes];
+        if (recipe.options.length !== known.length) recipe.replaceChildren(...known.map((one) => el("option", { value: one, disabled: !one }, one || "–")));
+        recipe.value = told.recipe ?? "";
+      }
       badge.hidden = told.certified === true;
       badge.title = told.doubt || told.certificate || "no certificate";
       certificate.textContent = told.certificate || "No certificate: not calibrated.";

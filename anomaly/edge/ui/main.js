@@ -1,6 +1,7 @@
 // The page: who is signed in, which view is shown, and keys that work everywhere.
 
 import { onSignedOut, remove, session, signIn } from "./api.js";
+import { showAccount } from "./account.js";
 import { showAdmin } from "./admin.js";
 import { button, el, notice, put } from "./dom.js";
 import { showEvents } from "./events.js";
@@ -18,6 +19,7 @@ const VIEWS = [
   { name: "timeline", text: "Timeline", key: "t", show: showTimeline },
   { name: "regions", text: "Regions", key: "r", show: showRegions },
   { name: "admin", text: "Accounts", key: "a", show: showAdmin, role: "admin" },
+  { name: "account", text: "My account", key: "p", show: showAccount, aside: true },
 ];
 
 const view = document.getElementById("view");
@@ -62,13 +64,13 @@ function route() {
 }
 
 function showBar() {
-  const links = VIEWS.filter((one) => !one.role || who.role === one.role).map((one) =>
+  const links = VIEWS.filter((one) => !one.aside && (!one.role || who.role === one.role)).map((one) =>
     el("a", { href: `#/${one.name}`, "data-view": one.name, title: `key ${one.key}` }, one.text));
   put(bar,
     el("span", { className: "brand" }, el("img", { src: "/static/icon.svg", alt: "", width: 22, height: 22 }), "anomaly"),
     el("nav", { "aria-label": "Views" }, links),
     el("div", { className: "person" },
-      el("span", { className: "quiet name" }, `${who.name} · ${who.role}`),
+      el("a", { href: "#/account", className: "quiet name", title: "My account: change the password (p)" }, `${who.name} · ${who.role}`),
       button("?", openHelp, { className: "round", title: "Keys (?)", "aria-label": "Help" }),
       button("Sign out", async () => { await remove("/api/session"); signedOut(); })));
   bar.hidden = false;
