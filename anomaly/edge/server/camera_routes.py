@@ -105,7 +105,9 @@ async def live_mjpeg(
                         return
                 if picture is not None:
                     # The first watcher has it made, beside the loop; for the others it is there.
-                    jpeg = picture.made(view) or await asyncio.to_thread(picture.jpeg, view)
+                    jpeg = picture.made(view)
+                    if jpeg is None:
+                        jpeg = await asyncio.to_thread(picture.jpeg, view)
                     yield (
                         f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode()
                         + jpeg
@@ -171,7 +173,9 @@ async def _send_pictures(websocket: WebSocket, camera: str, pictures: AsyncItera
                 await websocket.close(4401 if here else 4404, "signed out" if here else "camera gone")
                 return
         if picture is not None:
-            message = picture.made("message") or await asyncio.to_thread(picture.message)
+            message = picture.made("message")
+            if message is None:
+                message = await asyncio.to_thread(picture.message)
             await asyncio.wait_for(websocket.send_bytes(message), _SEND_S)
     await websocket.close(1001, "the server stops")
 
