@@ -7,6 +7,7 @@ itself, with its recording, as its own metrics tell it.
 
     python benchmarks/edge.py --quick
     python benchmarks/edge.py --json edge.json
+    python benchmarks/edge.py --only runner latency --seconds 30 --cuts 200
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ import report
 Figures: TypeAlias = dict[str, float]
 sys.path.insert(1, str(report.ROOT / "tests"))
 SIZE, FPS = (640, 360), 10
+#: More than two cores score.
+ENDURANCE_FPS = 40
 EVENT_EVERY = 10
+PARTS = ("start", "runner", "latency", "reconnect", "endurance")
 _PATIENCE_S = 30.0
 # Started to its first score: what a process does that is given a model and a camera.
 _FIRST_SCORE = (
@@ -171,22 +175,33 @@ def _forward(near: socket.socket, far: socket.socket) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = report.options_parser(__doc__).parse_args(arguments)
+    parser = report.options_parser(__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run")
+    parser.add_argument("--seconds", type=float, help="length of each measurement (quick: 5, else 120)")
+    parser.add_argument("--cuts", type=int, help="reconnects of the endurance part (quick: 4, else 1000)")
+    parser.add_argument(
+        "--full-rate", type=float, help="its seconds at the highest rate (quick: 5, else 3600)"
+    )
+    options = parser.parse_args(arguments)
     quick = bool(options.quick)
+    seconds = options.seconds or (5.0 if quick else 120.0)
+    cuts = options.cuts or (4 if quick else 1_000)
+    full_rate_s = options.full_rate or (5.0 if quick else 3600.0)
     figures: report.Figures = {**report.machine()}
     with report.workplace() as work:
         folder = make_model(work, quick=quick)
         from anomaly.model import load_model
 
         model = load_model(folder, runtime="openvino", offline=True)
-        for name, part in (
-            ("start", lambda: starting(folder)),
-            ("runner", lambda: runner(folder, work, quick=quick)),
-            ("latency", lambda: latency(model, work, quick=quick)),
-            ("reconnect", lambda: reconnects(model, work, quick=quick)),
-            ("endurance", lambda: endurance(model, folder, work, quick=quick)),
-        ):
-            found = part()
+        parts = {
+            "start": lambda: starting(folder),
+            "runner": lambda: runner(folder, work, seconds, quick=quick),
+            "latency": lambda: latency(model, work, seconds, quick=quick),
+            "reconnect": lambda: reconnects(model, work, quick=quick),
+            "endurance": lambda: endurance(model, folder, work, cuts, full_rate_s),
+        }
+        for name in (one for one in PARTS if one in options.only):
+            found = parts[name]()
             report.show(name, found)
             figures |= found
     report.write_json(options.json, figures)
@@ -244,7 +259,7 @@ def watching(model: Any, work: Path, url: str, count: int) -> Any:
                 one.stop()
 
 
-def latency(model: Any, work: Path, *, quick: bool) -> report.Figures:
+def latency(model: Any, work: Path, seconds: float, *, quick: bool) -> report.Figures:
     """Last packet of a frame received to its event committed; drops; what is not the model."""
     from rtsp_server import RtspServer
 
@@ -255,7 +270,6 @@ def latency(model: Any, work: Path, *, quick: bool) -> report.Figures:
             with watching(model, work, server.url, count) as watch:
                 watch.latencies_s, watch.look_s, watch.busy_s, watch.numbers = [], 0.0, 0.0, {}
                 before = [one.counts() for one in watch.captures]
-                seconds = 5.0 if quick else 120.0
                 watch.run(seconds, event_every=2 if quick else EVENT_EVERY)
                 after = [one.counts() for one in watch.captures]
                 dropped = sum(b.dropped - a.dropped for a, b in zip(before, after, strict=True))
@@ -280,7 +294,7 @@ def latency(model: Any, work: Path, *, quick: bool) -> report.Figures:
     return {**found, "most_cameras_without_a_drop": most}
 
 
-def runner(folder: Path, work: Path, *, quick: bool) -> report.Figures:
+def runner(folder: Path, work: Path, length_s: float, *, quick: bool) -> report.Figures:
     """`anomaly run` itself, recording on: received to decided, drops, and what of its thread is not the model."""
     from rtsp_server import RtspServer
 
@@ -305,7 +319,7 @@ def runner(folder: Path, work: Path, *, quick: bool) -> report.Figures:
                 while min(of_cameras(probes, 'what="scored"', count)) < FPS and time.monotonic() < deadline:
                     time.sleep(0.2)
                 before, began = scraped(probes), time.monotonic()
-                time.sleep(6.0 if quick else 60.0)
+                time.sleep(length_s)
                 after, seconds = scraped(probes), time.monotonic() - began
             finally:
                 child.send_signal(signal.SIGTERM)
@@ -396,14 +410,15 @@ def starting(folder: Path) -> report.Figures:
     return {"start_to_first_score_s": seconds}
 
 
-def endurance(model: Any, folder: Path, work: Path, *, quick: bool) -> report.Figures:
-    """Pulled cables, many events, reloads: what is left behind, and whether every frame is accounted for."""
+def endurance(model: Any, folder: Path, work: Path, cuts: int, full_rate_s: float) -> report.Figures:
+    """Pulled cables, ten times as many events, a reload every ten cuts, then all frames that the machine can score."""
     from rtsp_server import RtspServer
 
     from anomaly.model import load_model
 
-    cuts, reloads, events = (4, 2, 60) if quick else (1_000, 100, 10_000)
-    with RtspServer(size=SIZE, fps=FPS, keyframe_every=2) as server:
+    reloads, events = max(cuts // 10, 2), 10 * cuts
+    # More frames than can be scored: the loop never rests.
+    with RtspServer(size=SIZE, fps=ENDURANCE_FPS, keyframe_every=2) as server:
         cable = Cable(server.port)
         (holder,) = cameras(server.url, 1)
         with holder, watching(model, work, server.url.replace(str(server.port), str(cable.port)), 1) as watch:
@@ -421,6 +436,8 @@ def endurance(model: Any, folder: Path, work: Path, *, quick: bool) -> report.Fi
                     done += 1
             while watch.events < events and watch.run(_PATIENCE_S, event_every=1, until=1):
                 pass
+            steady, scored_before = held(watch.store), watch.scored[watch.captures[0].settings.camera]
+            watch.run(full_rate_s, event_every=EVENT_EVERY)
             now = held(watch.store)
             (capture,) = watch.captures
             capture.stop()
@@ -437,8 +454,11 @@ def endurance(model: Any, folder: Path, work: Path, *, quick: bool) -> report.Fi
         "endurance_scored": scored,
         "endurance_dropped": counts.dropped,
         "endurance_waiting": int(waiting),
+        "endurance_full_rate_s": full_rate_s,
+        "endurance_full_rate_scored_a_second": (scored - scored_before) / full_rate_s,
         "endurance_exact": int(exact),
         **{f"endurance_{name}_before": value for name, value in warm.items()},
+        **{f"endurance_{name}_after_cuts": value for name, value in steady.items()},
         **{f"endurance_{name}_after": value for name, value in now.items()},
     }
 
