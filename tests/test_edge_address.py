@@ -16,6 +16,8 @@ from anomaly.errors import SourceError
         ("rtsp://user:${env:CAM}@camera:554/live?token=abc", "rtsp", "rtsp://camera:554/live?***"),
         ("rtsp://${file:/run/secrets/login}@camera/live", "rtsp", "rtsp://camera/live"),
         ("http://[fe80::1]:8080/video", "http", "http://[fe80::1]:8080/video"),
+        ("rtsps://camera/live?a=b#unverified", "rtsp", "rtsps://camera/live?***"),
+        ("https://camera/video#ca=/etc/ca.pem", "http", "https://camera/video"),
         ("/dev/video0", "v4l2", "/dev/video0"),
         ("v4l2:///dev/video12", "v4l2", "/dev/video12"),
         ("file:///data/a.mp4", "file", "/data/a.mp4"),
@@ -46,12 +48,33 @@ def test_what_may_be_opened(text: str, kind: str, shown: str):
         "file://host/a.mp4",
         "http://-$(id)/x",
         "rtsp://user:${env:A@camera/live",
+        "rtsp://camera/live#unverified",
+        "https://camera/live#ca=relative.pem",
+        "https://camera/live#nonsense",
     ],
 )
 def test_nothing_else_is_opened(text: str):
     with pytest.raises(SourceError) as caught:
         parse_address(text)
     assert "\n" not in str(caught.value)
+
+
+def test_what_follows_the_number_sign_is_not_sent(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CAM", "a#b")
+    plain = parse_address("https://u:${env:CAM}@camera/live?token=${env:CAM}")
+    assert (plain.resolve(), plain.verified, plain.authority) == (
+        "https://u:a%23b@camera/live?token=a#b",
+        True,
+        None,
+    )
+    trusting = parse_address("https://camera/live#ca=/etc/ca.pem")
+    assert (trusting.resolve(), trusting.verified, trusting.authority) == (
+        "https://camera/live",
+        True,
+        "/etc/ca.pem",
+    )
+    blind = parse_address("rtsps://camera/live#unverified")
+    assert (blind.resolve(), blind.verified, blind.authority) == ("rtsps://camera/live", False, None)
 
 
 def test_a_password_written_out_is_refused_without_being_repeated():

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -327,6 +329,11 @@ class _Camera(BaseHTTPRequestHandler):
             "/list.ffconcat": "ffconcat version 1.0\nfile /secret.ts\n",
             "/garbage": "\x00garbage" * 5000,
         }
+        if self.path == "/elsewhere":
+            self.send_response(302)
+            self.send_header("Location", "/secret.ts")
+            self.end_headers()
+            return
         if self.path in astray:
             self.send_response(200)
             self.end_headers()
@@ -377,13 +384,46 @@ def test_an_http_camera_is_timed_by_arrival(http_camera: str):
 
 
 def test_a_page_in_place_of_a_camera_leads_nowhere_else(http_camera: str):
-    for path in ("/list.m3u8", "/list.ffconcat", "/garbage"):
+    for path in ("/list.m3u8", "/list.ffconcat", "/garbage", "/elsewhere"):
         with watched(http_camera + path) as watch:
             assert watch.until_told("disconnected").detail["reason"]
     assert "/secret.ts" not in _Camera.opened
     with watched(http_camera + "/status/403", refused_wait_s=0.1) as watch:
         watch.until_told("held")
         assert {report.detail["status"] for report in watch.told("refused")} == {403}
+
+
+def test_a_camera_spoken_to_through_tls_must_prove_who_it_is(tmp_path: Path):
+    if shutil.which("openssl") is None:
+        pytest.skip("apt-get install openssl")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-keyout", tmp_path / "key.pem", "-out", tmp_path / "camera.pem", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "camera.pem", tmp_path / "key.pem")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Camera)
+    server.daemon_threads = True
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    _Camera.opened.clear()
+    at = f"https://localhost:{server.server_port}/video"
+    try:
+        # A certificate that nobody vouches for; then one for another name.
+        for refused in (at, at.replace("localhost", "127.0.0.1") + f"#ca={tmp_path / 'camera.pem'}"):
+            with watched(refused) as watch:
+                assert "certificate" in watch.until_told("disconnected").detail["reason"]
+        assert not _Camera.opened
+        for accepted in (f"{at}#ca={tmp_path / 'camera.pem'}", f"{at}#unverified"):
+            with watched(accepted) as watch:
+                watch.more_frames(2)
+        with watched(f"{at}#ca=/nowhere.pem") as watch:
+            assert "/nowhere.pem cannot be read" in watch.until_told("disconnected").detail["reason"]
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_server_that_talks_rubbish_is_tried_for_ever():

@@ -165,3 +165,53 @@ def test_a_clock_that_is_set_is_told_once(step_s: float):
     assert told.begins
     assert told.detail["step_s"] == pytest.approx(step_s)
     assert clock.tick(3 * S, UTC + 3.2 + step_s) is None
+
+
+def standing(number: int, light: float = 1.0, *, right: int = 0, walls: bool = True) -> Image:
+    """A room with a part that runs through it, under noise; `right` pixels are by how much the camera was turned."""
+    random = np.random.default_rng(number)
+    image = scene()
+    if walls:
+        for x, y, level in ((60, 20, 200), (300, 240, 60), (480, 60, 170), (200, 10, 30)):
+            image[y : y + 90, x : x + 70] = level
+    x = 25 * number % 560
+    image[150:230, x : x + 80] = 250
+    return noisy(random, (np.roll(image, right, axis=1) * light).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "after", "told"),
+    [
+        (16, {}, False),
+        (16, {"light": 0.5}, False),
+        (16, {"right": 24}, True),
+        (16, {"walls": False}, True),
+        # Not seen long enough to know how alike it is to itself.
+        (6, {"right": 24}, False),
+    ],
+)
+def test_a_camera_that_was_turned_while_it_was_away_is_told(
+    health: CameraHealth, seconds: int, after: dict, told: bool
+):
+    assert play(health, standing, 0.0, seconds) == []
+    health.on_report(report("disconnected", seconds))
+    health.on_report(report("connected", seconds + 60))
+    found = play(health, lambda number: standing(number + 7, **after), seconds + 60, 5.0)
+    assert found == ([("changed", True), ("changed", False)] if told else [])
+    # It is the new view from then on.
+    health.on_report(report("disconnected", seconds + 90))
+    health.on_report(report("connected", seconds + 91))
+    assert play(health, lambda number: standing(number, **after), seconds + 91, 15.0) == []
+
+
+def test_how_far_the_view_moved_is_told(health: CameraHealth):
+    play(health, standing, 0.0, 16)
+    health.on_report(report("disconnected", 17.0))
+    health.on_report(report("connected", 18.0))
+    troubles = [
+        one
+        for number in range(20)
+        for one in health.on_frame(standing(number, right=-64), 20 * S + number * STEP_NS, UTC + 20)
+    ]
+    assert troubles[0].detail["view"]["right"] == pytest.approx(-0.1, abs=0.02)
+    assert troubles[0].detail["view"]["down"] == 0.0

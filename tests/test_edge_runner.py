@@ -137,29 +137,6 @@ def test_a_camera_that_goes_and_comes_back_is_told_and_scored_again(small_model:
             assert {"utc", "level", "where", "text"} <= json.loads(line).keys()
 
 
-@pytest.mark.parametrize("turn", range(3))
-def test_every_announced_event_outlives_a_kill(turn: int, small_model: SmallModel, tmp_path: Path):
-    # A clip with spills, again and again, so that events come all the time.
-    source = small_model.footage.test / "test_01.mp4"
-    site = _site(tmp_path, small_model, {"line": {"source": str(source), "loop": True}})
-    child = start("run", "--site", site, "--out", tmp_path / "store", *LIVE[1:], cwd=tmp_path)
-    assert child.stderr is not None
-    seen = []
-    for line in child.stderr:
-        if "ALARM" in line:
-            seen += announced(line)
-            if len(seen) > turn:
-                break
-    time.sleep(0.05 * turn)
-    child.kill()
-    seen += announced(child.communicate(timeout=30)[1])
-    assert len(seen) > turn
-    with Store(tmp_path / "store") as store:
-        stored = {one.id: one for one in store.events()}
-    assert set(seen) <= set(stored)
-    assert all(one.status in ("ended", "cut off") for one in stored.values())
-
-
 def test_sigterm_ends_the_event_that_is_on(small_model: SmallModel, tmp_path: Path):
     site = _site(
         tmp_path,

@@ -1,7 +1,9 @@
 """Where a camera is found: what may be opened at all, and what of it may be shown.
 
 An address names its secrets, `rtsp://user:${env:CAMERA_PASSWORD}@host/path` or `${file:/run/secrets/camera}`, and
-never holds them; they are filled in only by the process that opens it.
+never holds them; they are filled in only by the process that opens it. What follows a `#` is said to this program and
+never sent: `rtsps://host/path#ca=/etc/anomaly/camera-ca.pem` trusts certificates of that authority in place of the
+machine's own, and `#unverified` whatever answers.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ _KINDS: dict[str, Kind] = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "htt
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _REFERENCE = re.compile(r"\$\{(?:env|file):[^{}]+\}")
 _DEVICE = re.compile(r"/dev/(?:video[0-9]+|v4l/by-(?:id|path)/[A-Za-z0-9_.:+-]+)")
+_TLS = ("rtsps", "https")
+_UNVERIFIED, _CA = "unverified", "ca="
 _HIDDEN = "***"
 # A user and a password as libav's messages show them; up to the last @ before a space or a quote.
 _USER_INFO = re.compile(r"(?<=://)[^\s'\"/@]*(?:@|[^\s'\"]*@)")
@@ -49,8 +53,23 @@ class Address:
         if self.kind in ("v4l2", "file"):
             return self.path
         scheme, _, host, rest = _parts(self.text)
-        path, query, _ = rest.partition("?")
+        path, query, _ = rest.partition("#")[0].partition("?")
         return f"{scheme}://{host}{path}{'?' + _HIDDEN if query else ''}"
+
+    @property
+    def tls(self) -> bool:
+        """Whether the camera is spoken to through TLS."""
+        return _parts(self.text)[0] in _TLS
+
+    @property
+    def verified(self) -> bool:
+        """Whether a camera spoken to through TLS must prove who it is."""
+        return self.tls and _fragment(self.text) != _UNVERIFIED
+
+    @property
+    def authority(self) -> str | None:
+        """File of the certificates that are trusted; None = those of this machine."""
+        return _fragment(self.text).removeprefix(_CA) if self.verified and _fragment(self.text) else None
 
     @property
     def path(self) -> str:
@@ -72,7 +91,9 @@ class Address:
             return self.path
         scheme, user_info, host, rest = _parts(self.text)
         login = f"{_filled(user_info, encoded=True)}@" if user_info else ""
-        return f"{scheme}://{login}{host}{_filled(rest, encoded=False)}"
+        return (
+            f"{scheme}://{login}{host}{_filled(rest.removesuffix('#' + _fragment(self.text)), encoded=False)}"
+        )
 
 
 def parse_address(text: str) -> Address:
@@ -104,6 +125,12 @@ def parse_address(text: str) -> Address:
     _, user_info, host, _ = _parts(text)
     if not re.fullmatch(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%]+\])(?::[0-9]{1,5})?", host):
         raise SourceError(f"a source of {scheme}:// names no host that can be read; {_MAY_BE_OPENED}")
+    fragment = _fragment(text)
+    if fragment and not (scheme in _TLS and (fragment == _UNVERIFIED or fragment.startswith(_CA + "/"))):
+        raise SourceError(
+            f"what follows # in the address of {scheme}://{host} is not known; with rtsps:// or https:// give "
+            f"#{_CA}/path/of/certificates.pem or #{_UNVERIFIED}, else nothing"
+        )
     password = user_info.partition(":")[2] if not user_info.startswith("$") else ""
     if (":" in user_info and password and not _REFERENCE.fullmatch(password)) or plain.count("${"):
         raise SourceError(
@@ -149,6 +176,11 @@ def _parts(text: str) -> tuple[str, str, str, str]:
     waiting = iter(references)
     whole = [re.sub("\0", lambda _: next(waiting), part) for part in parts]
     return whole[0], whole[1], whole[2], whole[3]
+
+
+def _fragment(text: str) -> str:
+    """What follows the # of an address in the network; "" where nothing does."""
+    return _parts(text)[3].partition("#")[2]
 
 
 def _filled(part: str, *, encoded: bool) -> str:

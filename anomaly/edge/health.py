@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anomaly.edge.view import ViewWatch
+
 if TYPE_CHECKING:
     from anomaly.edge.capture import Report
     from anomaly.types import ImageArray
@@ -82,6 +84,7 @@ class CameraHealth:
         self._slow = self._well = 0
         self._dark_since_ns: int | None = None
         self._stillness = _Stillness(frozen_after_s)
+        self._view = ViewWatch()
 
     @property
     def present(self) -> tuple[str, ...]:
@@ -95,6 +98,7 @@ class CameraHealth:
             self._connected = True
             self._frame_ns = report.at_ns
             self._new_stream()
+            self._view.pause()
             return self._over(("disconnected", "held"), utc_s)
         if report.kind in ("disconnected", "refused", "crashed", "held"):
             self._connected = False
@@ -108,6 +112,7 @@ class CameraHealth:
         if report.kind in ("changed", "timing"):
             if report.kind == "changed":
                 self._new_stream()
+                self._view.begin_anew()
             return [Trouble(report.kind, True, utc_s, detail), Trouble(report.kind, False, utc_s)]
         if report.kind == "recording_stopped":
             return self._begin("recording", utc_s, detail)
@@ -136,6 +141,9 @@ class CameraHealth:
             told += self._over(("frozen",), utc_s)
         else:
             told += self._begin("frozen", utc_s, {"still_s": round(still_s, 3)})
+        other = None if "black" in self._present else self._view.look(small)
+        if other is not None:
+            told += [Trouble("changed", True, utc_s, {"view": other}), Trouble("changed", False, utc_s)]
         return told
 
     def on_scored(self, received_ns: int, utc_s: float, now_ns: int) -> list[Trouble]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from anomaly.edge.pictures import Shot
 from anomaly.edge.state import StateKeeper
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from anomaly.decider import Alarm
@@ -86,6 +89,9 @@ class LiveCamera:
         self.recipe = recipe
         self.loaded = loaded
         self.capture = capture
+        #: Held by whoever starts or stops the capture.
+        self.switching = threading.Lock()
+        self._left = False
         self.recent = Recent()
         self.over = False
         self.view: LiveView | None = None
@@ -132,6 +138,22 @@ class LiveCamera:
         self._health.interval_s = loaded.interval_s
         self._coverage.interval_s = loaded.interval_s
         self._ledger.watches(self.site.name, loaded.digest, recipe, self.threshold.value)
+
+    def record_to(self, folder: Path | None, *, started: bool) -> None:
+        """Record into another folder, or not at all; from any thread, waits until the process runs again."""
+        with self.switching:
+            if self._left or self.capture.settings.recording == folder:
+                return
+            self.capture.stop()
+            self.capture.settings = replace(self.capture.settings, recording=folder)
+            if started and not self.over:
+                self.capture.start()
+
+    def leave(self) -> None:
+        """Stop the capture for good; from any thread, waits until its process has ended."""
+        with self.switching:
+            self._left = True
+            self.capture.stop()
 
     def set_state(self, state: str, who: str) -> None:
         """Set the state by hand; it holds until the schedule next changes its mind."""

@@ -83,6 +83,8 @@ class Runner:
         self._new = threading.Condition()
         self._clock = ClockWatch()
         self._loading: threading.Thread | None = None
+        self._may_record = True
+        self._started = False
         self.started_utc_s = time.time()
         self.model_s = 0.0
         self.busy_s = 0.0
@@ -94,7 +96,9 @@ class Runner:
     def run(self) -> None:
         """Score until `stop`, or until every camera was a file and is over. Then everything is written down."""
         for camera in self._cameras.values():
-            camera.capture.start()
+            with camera.switching:
+                camera.capture.start()
+        self._started = True
         ticked = 0.0
         try:
             while not self._stopping.is_set():
@@ -174,9 +178,7 @@ class Runner:
     def _close(self) -> None:
         for camera in self._cameras.values():
             camera.finish()
-        stopping = [
-            threading.Thread(target=camera.capture.stop, daemon=True) for camera in self._cameras.values()
-        ]
+        stopping = [threading.Thread(target=camera.leave, daemon=True) for camera in self._cameras.values()]
         for thread in stopping:
             thread.start()
         for thread in stopping:
@@ -264,27 +266,31 @@ class Runner:
 
         def take_up() -> None:
             self._models.update(fresh)
+            self.site = replace(self.site, cameras=(*self.site.cameras, camera))
             self._add(camera)
-            self._cameras[camera.name].capture.start()
 
         self._do(take_up)
 
     def remove_camera(self, name: str) -> None:
         """Leave a camera; what it raised stays."""
         self._known(name)
-        self._do(lambda: self._remove(name))
+
+        def leave() -> None:
+            self.site = replace(
+                self.site, cameras=tuple(one for one in self.site.cameras if one.name != name)
+            )
+            self._remove(name)
+
+        self._do(leave)
 
     def record(self, on: bool) -> None:
         """Stop the rolling recording of all cameras, or take it up again (the disk is full, or is not any more).
 
         A camera's process starts anew for it, which costs about a second of frames; they count as blind.
         """
+        self._may_record = on
         for live in list(self._cameras.values()):
-            folder = self._recording if on and live.site.record else None
-            if live.capture.settings.recording != folder:
-                live.capture.stop()
-                live.capture.settings = replace(live.capture.settings, recording=folder)
-                live.capture.start()
+            live.record_to(self._folder(live.site), started=self._started)
 
     def reload(self, read: Callable[[], Site] | None = None) -> None:
         """Load all models anew, and take up the cameras of another site; returns at once.
@@ -325,7 +331,6 @@ class Runner:
             live_now = self._cameras.get(name)
             if live_now is None:
                 self._add(camera)
-                self._cameras[name].capture.start()
                 continue
             recipe = live_now.recipe if live_now.recipe in camera.recipes else camera.recipe
             live_now.site = camera
@@ -350,29 +355,33 @@ class Runner:
                 models[path, camera.fps] = self._load(path, camera.fps)
 
     def _add(self, camera: CameraSite) -> None:
-        recording = self._recording if camera.record else None
         capture = Capture(
             CaptureSettings(
                 camera.name,
                 camera.address,
                 fps=camera.fps,
-                recording=recording,
+                recording=self._folder(camera),
                 segment_s=self._segment_s,
                 loop=camera.loop,
                 black=camera.black,
             )
         )
         path = camera.recipes.get(camera.recipe, camera.model)
-        self._cameras[camera.name] = LiveCamera(
-            camera, camera.recipe, self._models[path, camera.fps], capture, self._ledger
-        )
+        live = LiveCamera(camera, camera.recipe, self._models[path, camera.fps], capture, self._ledger)
+        if self._started:
+            capture.start()
+        self._cameras[camera.name] = live
+
+    def _folder(self, camera: CameraSite) -> Path | None:
+        """Where a camera is recorded now."""
+        return self._recording if camera.record and self._may_record else None
 
     def _remove(self, name: str) -> None:
         live = self._cameras.pop(name)
         live.finish()
         live.flush()
         # Waiting for the process to end is nobody's business here.
-        threading.Thread(target=live.capture.stop, name=f"stop {name}", daemon=True).start()
+        threading.Thread(target=live.leave, name=f"stop {name}", daemon=True).start()
 
     def _known(self, camera: str) -> LiveCamera:
         if camera not in self._cameras:

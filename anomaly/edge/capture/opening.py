@@ -6,6 +6,8 @@ third machine. Pictures only: sound is not even asked for where the protocol all
 
 from __future__ import annotations
 
+import errno
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,12 +33,19 @@ _OPTIONS: dict[str, dict[str, str]] = {
         "protocol_whitelist": "rtsp,rtsps,tcp,tls",
         "format_whitelist": "rtsp",
     },
-    "http": {"protocol_whitelist": "http,https,tcp,tls", "format_whitelist": _HTTP_FORMATS},
+    "http": {
+        "protocol_whitelist": "http,https,tcp,tls",
+        "format_whitelist": _HTTP_FORMATS,
+        # Else it may send us, with the password, to another machine or out of TLS.
+        "max_redirects": "0",
+    },
     "v4l2": {"format_whitelist": "video4linux2,v4l2"},
 }
 _FORMAT = {"rtsp": "rtsp", "v4l2": "v4l2"}
 # Streams whose timestamps libav makes up from a supposed rate, or takes from a clock of its own.
 _UNTIMED = frozenset({"mpjpeg", "video4linux2,v4l2", *RAW_STREAMS})
+# Debian's list of authorities, where the interpreter was built to look elsewhere.
+_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 # libav looks at a live stream for so long before the first frame (microseconds, bytes).
 _LOOK = {"analyzeduration": "500000", "probesize": "2000000", "fpsprobesize": "0"}
 
@@ -110,8 +119,13 @@ def why(error: Exception, settings: CaptureSettings) -> str:
     """One line for a failure of libav's, without secrets."""
     if isinstance(error, av.error.ExitError):
         return f"nothing came for {max(settings.open_timeout_s, settings.read_timeout_s):g} s"
-    text = getattr(error, "strerror", None) or str(error)
-    return redact(str(text), settings.address)
+    text = redact(str(getattr(error, "strerror", None) or str(error)), settings.address)
+    if settings.address.verified and isinstance(error, OSError) and error.errno == errno.EIO:
+        text += (
+            "; its certificate may not be trusted: add #ca=/path/of/certificates.pem to the address, "
+            "or #unverified"
+        )
+    return text
 
 
 def _connect(settings: CaptureSettings) -> InputContainer:
@@ -124,10 +138,23 @@ def _connect(settings: CaptureSettings) -> InputContainer:
     return av.open(
         whole,
         format=_FORMAT.get(address.kind),
-        options={**_OPTIONS[address.kind], **_LOOK, **limit},
+        options={**_OPTIONS[address.kind], **_tls(address), **_LOOK, **limit},
         timeout=(settings.open_timeout_s, settings.read_timeout_s),
         metadata_errors="replace",
     )
+
+
+def _tls(address: Address) -> dict[str, str]:
+    """Libav verifies nothing unless it is told to, and knows no authority of its own."""
+    if not address.verified:
+        return {"tls_verify": "0"} if address.tls else {}
+    trusted = Path(address.authority or ssl.get_default_verify_paths().cafile or _AUTHORITIES)
+    if not trusted.is_file():
+        raise Lost(
+            f"{address.shown}: the certificates in {trusted} cannot be read; add "
+            "#ca=/path/of/certificates.pem to the address, or #unverified"
+        )
+    return {"tls_verify": "1", "ca_file": str(trusted)}
 
 
 @contextmanager
