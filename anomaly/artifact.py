@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -46,6 +47,11 @@ _ADDED_FOLDERS = {
 def canonical(value: Any) -> bytes:
     """JSON with one spelling for one value, for digests."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def finite(value: float | None) -> float | None:
+    """A number as JSON can hold it: None for what is not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def digest_of(value: Any) -> str:

@@ -92,6 +92,13 @@ def test_run_without_torch_finds_the_event(exported: Path, small_model: SmallMod
     assert events
 
 
+def test_a_certificate_is_checked_without_torch(exported: Path, tmp_path: Path):
+    done = without_torch("calibrate", "--check", "--model", exported, cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert "Runtime openvino-fp32" in done.out
+    assert "The certificate holds here." in done.out
+
+
 def test_torch_runs_where_it_is_unless_told_otherwise(
     exported: Path, small_model: SmallModel, tmp_path: Path
 ):

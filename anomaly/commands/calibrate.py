@@ -7,10 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomaly.artifact import digest_of, read_signed, write_file
+from anomaly.artifact import digest_of, finite, read_signed, write_file
 from anomaly.calibration import calibrate, calibrate_cameras
 from anomaly.commands import console
-from anomaly.commands.fit import finite
 from anomaly.commands.labeled import apart, of_cameras, score_labeled
 from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError, UsageError

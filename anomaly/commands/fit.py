@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly.artifact import file_digest, read_description
+from anomaly.artifact import file_digest, finite, read_description
 from anomaly.calibration import Series
 from anomaly.commands import console
 from anomaly.config import quoted
@@ -235,11 +235,6 @@ def _facts(config: FitConfig, sources: list[Source], report: FitReport) -> dict[
             "seconds": report.seconds,
         },
     }
-
-
-def finite(value: float) -> float | None:
-    """The value, or None where JSON has no number for it."""
-    return value if math.isfinite(value) else None
 
 
 def _tell(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from anomaly.edge.server.picture import finite
+from anomaly.artifact import finite
 from anomaly.edge.server.schemas import (
     EventDetail,
     GapOut,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import cv2
 import numpy as np
 
+from anomaly.artifact import finite
 from anomaly.heatmap import heat_range, overlay
 
 if TYPE_CHECKING:
@@ -125,11 +126,6 @@ class Picture:
         )
         assert done
         return bytes(data)
-
-
-def finite(value: float | None) -> float | None:
-    """A number as JSON can hold it: None for what is not finite."""
-    return None if value is None or not np.isfinite(value) else float(value)
 
 
 def _narrowed(image: ImageArray, width: int) -> ImageArray:
