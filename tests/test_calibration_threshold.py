@@ -287,3 +287,51 @@ def test_a_camera_without_normal_footage_is_refused():
     series, events = labelled_clips(3)
     with pytest.raises(CalibrationError, match="no normal footage"):
         calibrate_cameras(series, events, [], CONFIG)
+
+
+def holdout_with_alarms(every_s: float) -> list[Series]:
+    """Ten minutes that alarm for a moment every so often."""
+    (one,) = normal_series(1, seconds=600)
+    scores = one.scores.copy()
+    scores[:: int(every_s * 10)] += 20
+    return [Series(one.source, one.times, scores)]
+
+
+def test_short_alarms_of_the_detector_do_not_thin_out_the_chance_hits_of_long_events():
+    long, _ = labelled_clips(20, seconds=70.0)
+    events = [Event(one.source, 4.0, 54.0, ("scratch",)) for one in long]
+    short, own = labelled_clips(400, seed=3, found="alarm")
+    short = [Series("own" + one.source, one.times, one.scores) for one in short]
+    own = [Event("own" + e.video, 5.0, 5.1, e.labels, e.found) for e in own]
+    # Of the 50 s stretches five in six hold an alarm; of those of the detector's own labels hardly any.
+    holdout = holdout_with_alarms(60.0)
+    config = DeciderConfig(smoothing_s=0)
+    result = calibrate(long + short, events + own, holdout, config, tolerance_s=0.1)
+    assert result.certificate is None
+    assert "by chance" in result.withheld
+
+
+def test_long_events_that_chance_was_not_measured_for_count_as_caught_by_it():
+    clips, events = labelled_clips(60, seconds=100.0)
+    # A third of the events last longer than a tenth of the hold-out; the median event is short.
+    events = [Event(e.video, 4.0, 90.0 if i % 3 == 0 else 6.0, e.labels) for i, e in enumerate(events)]
+    result = calibrate(clips, events, normal_series(1, seconds=300), CONFIG)
+    assert result.certificate is None
+    assert "room for 3 stretches of 88 s" in result.withheld
+    assert "Hold out 88" in result.withheld
+    assert calibrate(clips, events, normal_series(3, seconds=600), CONFIG).certificate is not None
+
+
+def test_a_clip_cut_where_its_anomaly_begins_promises_no_more_than_the_stream_it_was_cut_from():
+    clips, events = labelled_clips(60)  # from 4 to 6 s
+    brief = [Event(e.video, 4.0, 4.25, e.labels) for e in events]
+    config = DeciderConfig(smoothing_s=0.5)
+    whole = calibrate(clips, brief, normal_series(), config, tolerance_s=0.0)
+    cut = [Series(one.source, one.times[40:] - 4.0, one.scores[40:]) for one in clips]
+    at_start = [Event(e.video, 0.0, 0.25, e.labels) for e in events]
+    result = calibrate(cut, at_start, normal_series(), config, tolerance_s=0.0)
+    in_stream = sorted(one.score for one in whole.events)
+    from_cut = sorted(one.score for one in result.events)
+    np.testing.assert_allclose(from_cut, in_stream, atol=0.25)  # the footage before was not just ordinary
+    assert result.threshold == pytest.approx(whole.threshold, abs=0.15)
+    assert max(from_cut) < 0.8 * max(one.scores[:3].max() for one in cut)

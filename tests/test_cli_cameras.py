@@ -136,3 +136,87 @@ def test_a_study_of_cameras_chooses_on_the_scale_they_share(line: Path, tmp_path
     succeed("score", "--model", model, "--source", line / "labeled", "--out", scored, FPS)
     caught = {row.split(",")[0] for row in scored.read_text().splitlines()[1:] if row.endswith(",1")}
     assert {"left/labeled_01.mp4", "left/labeled_02.mp4", "right/labeled_03.mp4"} <= caught
+
+
+HEADER = "video,start_s,end_s,label,camera\n"
+
+
+@pytest.fixture(scope="module")
+def flat(line: Path, small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same footage in one folder, a column that names each video's camera, and a model calibrated on it."""
+    folder = tmp_path_factory.mktemp("flat")
+    rows = []
+    for camera in ("left", "right"):
+        for path in sorted((line / "labeled" / camera).iterdir()):
+            name = f"{camera}_{path.name}"
+            shutil.copy(path, folder / name)
+            rows.append(f"{name},,,normal," if "clean" in name else f"{name},3,6.5,spill,")
+            rows[-1] += camera
+    (folder / "labels.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    model = Path(shutil.copytree(line / "model", folder / "model"))
+    shutil.rmtree(model / "thresholds")
+    out = succeed("calibrate", "--model", model, "--labeled", folder / "labels.csv", "evidence.max_mb=0", FPS)
+    assert "Camera left: 2 of 2 labelled events caught" in out
+    return folder
+
+
+def test_a_column_names_the_camera_of_each_video(flat: Path, line: Path, tmp_path: Path):
+    document = read_signed(flat / "model" / "thresholds" / "torch-fp32.json")
+    by_folder = read_signed(line / "model" / "thresholds" / "torch-fp32.json")
+    assert document["cameras"] == by_folder["cameras"]
+    assert document["threshold"] == by_folder["threshold"]
+    assert {one.camera for one in read_series(flat / "model", "labeled")} == {"left", "right"}
+    figures = tmp_path / "f.json"
+    evaluate = ("evaluate", "--model", flat / "model", "--videos", flat, "--json", figures, FPS)
+    succeed(*evaluate, "--labeled", flat / "labels.csv", "--html", tmp_path / "p.html")
+    found = json.loads(figures.read_text())
+    assert (found["event_recall"], found["threshold"]) == (1.0, 1.0)
+    assert found["certified_recall"] == pytest.approx(0.05 ** (1 / 3))
+    # Footage of a camera that was not calibrated has no certificate, whatever the others have.
+    (flat / "third.csv").write_text(HEADER + "left_labeled_01.mp4,3,6.5,spill,third\n")
+    succeed(*evaluate, "--labeled", flat / "third.csv", "--html", tmp_path / "p.html")
+    assert json.loads(figures.read_text())["certified_recall"] is None
+    out = succeed("study", "--model", flat / "model", "--out", tmp_path / "s", "study.grid={leave_ratio: [0.8, 0.9]}",
+                  "study.protect=correct", FPS)  # fmt: skip
+    assert "2 decider settings" in out
+
+
+def test_a_camera_without_a_labelled_anomaly_has_no_certificate(flat: Path, tmp_path: Path):
+    model = Path(shutil.copytree(flat / "model", tmp_path / "model"))
+    rows = (flat / "labels.csv").read_text().splitlines()
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(row for row in rows if not row.startswith("right_labeled")) + "\n")
+    arguments = ("--model", model, "--labeled", labels, "--videos", flat, FPS)
+    out = succeed("calibrate", *arguments, "evidence.max_mb=0")
+    assert "Nothing is certified for right: no anomaly of it was labelled." in out
+    document = read_signed(model / "thresholds" / "torch-fp32.json")
+    assert document["certificate"]["n_events"] == document["cameras"]["left"]["certificate"]["n_events"] == 2
+    assert document["cameras"]["right"]["certificate"] is None
+    figures = tmp_path / "f.json"
+    succeed("evaluate", *arguments, "--json", figures, "--html", tmp_path / "p.html")
+    assert json.loads(figures.read_text())["certified_recall"] is None
+
+
+def test_a_camera_needs_normal_footage_of_its_own(flat: Path, small_model: SmallModel, tmp_path: Path):
+    # Its hold-out lies in no camera's folder.
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "model"))
+    base = ("calibrate", "--model", model, "--videos", flat, "evidence.max_mb=0", FPS, "--labeled")
+    done = invoke(*base, flat / "labels.csv")
+    assert done.status == 0, done.err
+    assert "held-out footage of none of the cameras (left, right), not used: normal_01.mp4" in done.err
+    rows = (flat / "labels.csv").read_text().splitlines()
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(row for row in rows if not row.startswith("right_clean")) + "\n")
+    done = invoke(*base, labels)
+    assert done.status == 1
+    assert "no normal footage of camera right" in done.message
+    labels.write_text((flat / "labels.csv").read_text() + "left_labeled_01.mp4,7,7.5,spill,right\n")
+    done = invoke(*base, labels)
+    assert done.status == 1
+    assert "is of camera right, an earlier line of left" in done.message
+    # A column with one name is no reason for scales; nor is any with cameras=one.
+    labels.write_text((flat / "labels.csv").read_text().replace(",right\n", ",left\n"))
+    succeed(*base, labels)
+    assert "cameras" not in read_signed(model / "thresholds" / "torch-fp32.json")
+    succeed(*base, flat / "labels.csv", "calibration.cameras=one")
+    assert "cameras" not in read_signed(model / "thresholds" / "torch-fp32.json")

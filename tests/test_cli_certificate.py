@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from score_series import labelled_clips, normal_series
@@ -191,6 +193,81 @@ def test_only_what_was_found_without_the_detector_certifies(
     labels.write_text(labels.read_text().replace("audit", "alarm").replace("independent", "proposed"))
     done = run(copy, labels, small_model)
     assert "No certificate: every event was found by the detector itself" in done.out
+
+
+def test_an_alarm_that_overlaps_an_independent_label_neither_widens_nor_disowns_it(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    labels = tmp_path / "found.csv"
+    labels.write_text(
+        "video,start_s,end_s,label,found\nlabeled_01.mp4,3,6,spill,independent\nlabeled_01.mp4,2,7.5,spill,alarm\n"
+        "labeled_05.mp4,,,normal,\n"
+    )
+    assert run(copy, labels, small_model).status == 0
+    (event,) = (one["event"] for one in threshold(copy)["events"])
+    assert (event["start_s"], event["end_s"], event["found"]) == (3.0, 6.0, "independent")
+    assert threshold(copy)["certificate"]["n_events"] == 1
+
+
+def test_a_clip_under_two_names_counts_once(copy: Path, small_model: SmallModel, tmp_path: Path):
+    videos = Path(shutil.copytree(small_model.footage.labeled, tmp_path / "videos"))
+    for i in range(5):
+        shutil.copy(videos / "labeled_01.mp4", videos / f"again_{i}.mp4")
+    rows = small_model.footage.labeled_csv.read_text()
+    first = next(row for row in rows.splitlines() if row.startswith("labeled_01"))
+    labels = tmp_path / "labels.csv"
+    labels.write_text(rows + "".join(first.replace("labeled_01", f"again_{i}") + "\n" for i in range(5)))
+    done = invoke(
+        "calibrate", "--model", copy, "--labeled", labels, "--videos", videos, "--target-recall", 0.5, FPS
+    )
+    assert done.status == 0, done.err
+    assert "a clip counts once" in done.err
+    # The first by name stays.
+    assert threshold(copy)["certificate"]["n_events"] == 3
+    labels.write_text(rows + "again_1.mp4,1,2,spill\n")
+    done = invoke("calibrate", "--model", copy, "--labeled", labels, "--videos", videos, FPS)
+    assert done.status == 1
+    assert "is a copy of" in done.message
+
+
+def test_footage_that_the_model_knows_is_no_proof_of_few_false_alarms(
+    copy: Path, labels: Path, small_model: SmallModel, tmp_path: Path
+):
+    # Without this, 40 s that the bank holds would have passed for new normal footage, and chance for measured.
+    videos = Path(shutil.copytree(small_model.footage.labeled, tmp_path / "videos"))
+    rows = labels.read_text()
+    for path in small_model.footage.normal.iterdir():
+        shutil.copy(path, videos / f"day_{path.name}")
+        rows += f"day_{path.name},,,normal\n"
+    labels.write_text(rows)
+    base = ("--model", copy, "--labeled", labels, "--videos", videos, FPS)
+    done = invoke("calibrate", *base, "--target-recall", 0.5, "evidence.max_mb=0")
+    assert done.status == 0, done.err
+    assert "not new to the model" in done.err
+    assert "No certificate: the normal footage held out has room for 1 stretch of 7 s" in done.out
+    assert "Only 8 s of normal footage were held out" in done.out
+    # Nor does a study of the stored scores take it for new.
+    succeed("study", "--model", copy, "--out", tmp_path / "s", "study.grid={leave_ratio: [0.8, 0.9]}", FPS,
+            "study.protect=correct", "study.apply=true")  # fmt: skip
+    assert "room for 1 stretch" in threshold(copy)["withheld"]
+    succeed("evaluate", *base, "--json", tmp_path / "f.json", "--html", tmp_path / "p.html")
+    assert 3600 * json.loads((tmp_path / "f.json").read_text())["normal_hours"] < 10
+
+
+def test_constant_scores_are_refused(copy: Path, tmp_path: Path):
+    picture = np.full((96, 160, 3), 90, np.uint8)
+    for folder, compression in (("good", 0), ("dent", 9)):
+        (tmp_path / "test" / folder).mkdir(parents=True)
+        path = tmp_path / "test" / folder / "a.png"
+        cv2.imwrite(str(path), picture, [cv2.IMWRITE_PNG_COMPRESSION, compression])
+    arguments = ("--model", copy, "--source", tmp_path / "test", "--out", tmp_path / "s.csv")
+    succeed("score", *arguments)
+    one, other = ((tmp_path / "s.csv").read_text().splitlines()[i].split(",")[3] for i in (1, 2))
+    assert one == other
+    change_holdout(copy, lambda scores: np.full_like(scores, float(one)))
+    done = invoke("calibrate", "--model", copy, "--labeled", tmp_path / "test", FPS)
+    assert done.status == 1
+    assert "the detector tells nothing apart" in done.message
 
 
 def test_the_page_can_be_read_alone_and_signed(copy: Path, small_model: SmallModel, tmp_path: Path):

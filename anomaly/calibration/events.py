@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from anomaly.calibration.certificate import CERTIFYING
+from anomaly.decider.series import held_minimum
 from anomaly.errors import LabelsError, UsageError
 
 if TYPE_CHECKING:
@@ -123,7 +124,10 @@ def join_events(intervals: Iterable[Interval], gap_s: float = 0.0) -> list[Event
 
 
 def event_scores(
-    events: Sequence[Event], decided: Mapping[str, Decided], tolerance_s: float = 0.0
+    events: Sequence[Event],
+    decided: Mapping[str, Decided],
+    tolerance_s: float = 0.0,
+    ordinary: float | None = None,
 ) -> NDArray[np.float64]:
     """(n,) the highest threshold that catches each event: -inf if none does, nan if the event is blind.
 
@@ -131,6 +135,8 @@ def event_scores(
         events: what to score; each event's video must be in `decided`.
         decided: by source.
         tolerance_s: how far outside the label an alarm may start.
+        ordinary: raw score of ordinary footage. An event that begins with its clip is scored as if that had gone
+            before: smoothing starts at the first frame, and a stream is not cut where an anomaly begins.
 
     Raises:
         LabelsError: an event of a video without scores.
@@ -142,11 +148,24 @@ def event_scores(
         one = decided[event.video]
         window = event_frames(event, one.series, tolerance_s)
         if window.start < window.stop:
-            scores[index] = one.decision[window].max()
+            cut = window.start == 0 and ordinary is not None
+            decision = _after_ordinary(one, ordinary or 0.0) if cut else one.decision
+            scores[index] = decision[window].max()
         else:
             seen = one.series.sees(event.start_s - tolerance_s, event.end_s + tolerance_s)
             scores[index] = -np.inf if seen else np.nan
     return scores
+
+
+def _after_ordinary(one: Decided, ordinary: float) -> NDArray[np.float64]:
+    """(n,) decision scores had the smoothed score stood at `ordinary` before the first frame; never higher ones."""
+    series, smoothing_s = one.series, one.config.smoothing_s
+    ahead = float(one.smoothed[0]) - ordinary
+    if smoothing_s == 0 or ahead <= 0:
+        return one.decision
+    since = series.times - series.times[0] + series.step_s
+    smoothed = one.smoothed - ahead * np.exp(-since / smoothing_s)
+    return held_minimum(series.times, smoothed, one.config.min_duration_s)
 
 
 def event_frames(event: Event, series: Series, tolerance_s: float = 0.0) -> slice:
@@ -164,9 +183,10 @@ def event_outcomes(
     threshold: float,
     tolerance_s: float = 0.0,
     normal_shares: Sequence[float] | None = None,
+    ordinary: float | None = None,
 ) -> tuple[EventOutcome, ...]:
     """What becomes of each event at a threshold; `event_scores` tells of arguments and errors."""
-    scores = event_scores(events, decided, tolerance_s)
+    scores = event_scores(events, decided, tolerance_s, ordinary)
     starts: dict[str, NDArray[np.float64]] = {}
     outcomes = []
     for index, (event, score) in enumerate(zip(events, scores.tolist(), strict=True)):

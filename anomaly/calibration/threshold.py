@@ -89,7 +89,8 @@ def calibrate(
     decided = {name: decide(one, config) for name, one in by_source(labeled).items()}
     normal = [decide(one, config) for one in holdout]
     checks.refuse_constant([*decided.values(), *normal])
-    scores = event_scores(events, decided, tolerance_s)
+    ordinary = float(np.median(np.concatenate([one.scores for one in holdout]))) if holdout else None
+    scores = event_scores(events, decided, tolerance_s, ordinary)
     checks.refuse_unseen(events, scores, normal)
     certifying = _certifying(events)
     units = counting_units(certifying, scores, count)
@@ -162,7 +163,12 @@ def calibrate(
         withheld = checks.NOT_INDEPENDENT
     shares = windows.shares(scores)
     outcomes = event_outcomes(
-        events, decided, chosen.threshold, tolerance_s, None if np.isnan(shares).any() else shares.tolist()
+        events,
+        decided,
+        chosen.threshold,
+        tolerance_s,
+        None if np.isnan(shares).any() else shares.tolist(),
+        ordinary,
     )
     notes = checks.notes_on(outcomes, windows)
     if threshold is not None:
