@@ -83,6 +83,11 @@ def test_score_alarms_by_the_threshold_of_the_camera(line: Path, tmp_path: Path)
     stranger = invoke("score", "--model", line / "model", "--source", alone, "--out", out, FPS)
     assert stranger.status == 0
     assert "UNCERTIFIED: labeled_03.mp4 is of no camera that was calibrated (left, right)" in stranger.err
+    refused = invoke(
+        "run", "--model", line / "model", "--source", alone, "--out", tmp_path / "run", "run.require_certificate=true", FPS,
+    )  # fmt: skip
+    assert refused.status == 1
+    assert "is of no camera that was calibrated" in refused.message
 
 
 def test_evaluate_measures_in_units_of_each_threshold(line: Path, tmp_path: Path):

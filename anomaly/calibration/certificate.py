@@ -191,7 +191,7 @@ def certify(
     more: int | None = 0
     if rank == 0 or allowed > rank - 1:
         more = _more_events(n_events, allowed, target_recall, confidence, settings_tried)
-    plural = "one" if n_events == 1 else f"{n_events} {unit}s"
+    these = f"the one {unit}" if n_events == 1 else f"these {n_events} {unit}s"
     return Certificate(
         recall=recall,
         confidence=confidence,
@@ -199,7 +199,7 @@ def certify(
         n_missed_allowed=allowed,
         target_recall=target_recall,
         more_events_needed=more,
-        covers=f"for anomalies drawn like these {plural}; other kinds are not covered.",
+        covers=f"for anomalies drawn like {these}; other kinds are not covered.",
         unit=unit,
         settings_tried=settings_tried,
     )

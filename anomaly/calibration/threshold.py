@@ -243,4 +243,5 @@ def _covers(events: Sequence[Event], scores: NDArray[np.float64]) -> str:
     counted = [e for e, score in zip(events, scores, strict=True) if e.certifies and not np.isnan(score)]
     kinds = Counter(label for event in counted for label in event.labels)
     listed = checks.some([f"{n} {label}" for label, n in kinds.most_common()])
-    return f"for anomalies drawn like these {len(counted)} labelled ({listed}); other kinds are not covered."
+    these = "the one" if len(counted) == 1 else f"these {len(counted)}"
+    return f"for anomalies drawn like {these} labelled ({listed}); other kinds are not covered."

@@ -43,10 +43,12 @@ def run(config: RunConfig) -> None:
     threshold = load_threshold(model, fps=config.footage.fps)
     with console.counter("first start here: checking the evidence", None) as advance:
         threshold = checked_here(model, threshold, advance)
-    if config.run.require_certificate and not threshold.certified:
-        raise ModelError(
-            f"{threshold.headline()}; run.require_certificate=true does not run what is not certified"
-        )
+    if config.run.require_certificate:
+        for own in [threshold, *(threshold.of(source.name) for source in sources)]:
+            if not own.certified:
+                raise ModelError(
+                    f"{own.headline()}; run.require_certificate=true does not run what is not certified"
+                )
     console.say(threshold.headline())
     out = Path(config.out)
     problems: list[str] = []
