@@ -51,6 +51,8 @@ def test_the_threshold_file_says_what_it_hangs_on(small_model: SmallModel):
     assert document["threshold"] == pytest.approx(scores[0], rel=1e-6)
     assert document["threshold"] <= scores[0]
     assert document["decider"]["smoothing_s"] == 0.5
+    assert 0 < document["frame_recall"] < 1
+    assert f"{100 * document['frame_recall']:.1f} % of their frames" in small_model.calibrate_out
     loaded = load_threshold(model, fps=5.0)
     assert loaded.certified
     assert loaded.value == document["threshold"]
@@ -76,7 +78,7 @@ def test_calibrating_again_gives_the_same_and_replaces(copy: Path, small_model: 
     assert calibrate(copy, footage.labeled_csv, *arguments, "decider.smoothing_s=0").status == 0
     assert threshold(copy)["threshold"] != before["threshold"]
     with np.load(copy / "scores.npz", allow_pickle=False) as scores:
-        assert len([name for name in scores.files if name.startswith("labeled/")]) == 1 + 2 * 5
+        assert len([name for name in scores.files if name.startswith("labeled/")]) == 2 + 2 * 5
 
 
 def test_moments_are_widened(copy: Path, small_model: SmallModel, tmp_path: Path):

@@ -65,6 +65,7 @@ class Calibration:
         config: the decider's settings.
         tolerance_s, count, settings_tried: as given.
         by_hand: whether the threshold was given, not worked out.
+        frame_recall: share of the frames inside events that are in alarm; nan where there is none.
     """
 
     threshold: float
@@ -80,12 +81,14 @@ class Calibration:
     count: Count
     settings_tried: int = 1
     by_hand: bool = False
+    frame_recall: float = math.nan
 
     def text(self) -> str:
         """All of it in plain words, one thing a line."""
         caught = sum(one.caught for one in self.events)
         seen = sum(one.outcome != "blind" for one in self.events)
-        lines = [f"Threshold {self.threshold:.6g}; it catches {caught} of {seen} labelled events."]
+        frames = "" if math.isnan(self.frame_recall) else f", {percent(self.frame_recall)} of their frames"
+        lines = [f"Threshold {self.threshold:.6g}; it catches {caught} of {seen} labelled events{frames}."]
         lines += (self.certificate.text() if self.certificate else f"No certificate: {self.withheld}").split(
             "\n"
         )

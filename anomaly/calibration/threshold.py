@@ -19,6 +19,7 @@ from anomaly.calibration.events import (
     counting_units,
     event_outcomes,
     event_scores,
+    frame_recall,
 )
 from anomaly.calibration.false_alarms import MINIMUM_S, false_alarms, normal_windows
 from anomaly.calibration.result import Calibration, KindOutcome, OperatingPoint
@@ -194,6 +195,7 @@ def calibrate(
         count=count,
         settings_tried=settings_tried,
         by_hand=threshold is not None,
+        frame_recall=frame_recall(events, decided, chosen.threshold),
     )
 
 

@@ -121,6 +121,7 @@ def _in_short(calibration: Calibration) -> list[str]:
     facts = [
         ("threshold", f"{calibration.threshold:.4g}" + (" (set by hand)" if calibration.by_hand else "")),
         ("labelled events caught", f"{sum(one.caught for one in seen)} of {len(seen)}"),
+        ("frames of theirs in alarm", "not known" if np.isnan(calibration.frame_recall) else percent(calibration.frame_recall)),
         ("false alarms", price.text()),
         ("hit by chance", "not known" if price.chance_hit_rate is None else f"{percent(price.chance_hit_rate)} of normal stretches as long as the events"),
         ("settings compared on these events", tried),
