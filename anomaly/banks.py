@@ -6,6 +6,8 @@ the bank's digest is among those that a certificate hangs on.
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,40 +17,100 @@ import numpy as np
 
 from anomaly.artifact import added_files, archive_bytes, read_description, save_folder
 from anomaly.errors import ModelError
+from anomaly.evidence import FOLDER as EVIDENCE
+from anomaly.evidence import has_evidence, load_evidence
 from anomaly.exemplars import carry_over, load_exemplars
 from anomaly.model import bank_entry, bank_file, load_bank, software
 from anomaly.scores import packed
-from memory_bank import MemoryBank, forget_source, merge_banks
+from memory_bank import Forgotten, MemoryBank, forget_source, merge_banks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from memory_bank import Forgotten, Merged
+    from memory_bank import Merged
 
 #: Of a model's files, those that stay with a changed bank: a threshold to alarm by, evidence to check it on.
-_KEPT_FOLDERS = ("thresholds", "evidence")
+_KEPT_FOLDERS = ("thresholds", EVIDENCE)
+#: The name of a recorded piece; its camera is there where footage of several was given together.
+_RECORDED = re.compile(r"(?:(?P<camera>[^/]+)/)?(?P<day>\d{8})/(?P<time>\d{6}\.\d{3})\.mp4$")
+#: A piece lasts ten seconds, to the next keyframe; with a keyframe every ten, twice that. Generously:
+_LONGEST_PIECE_S = 60.0
 #: Exemplars of a merged model may take as much as those of its inputs together, and no more than this.
 _MOST_EXEMPLAR_BYTES = 32_000_000
 
 
-def forget_clip(folder: Path, clip: str) -> tuple[MemoryBank, Forgotten, float]:
-    """Take a clip out of a model's memory, crops included, in place.
+def clips_between(
+    folder: Path, camera: str | None, start_utc_s: float, end_utc_s: float
+) -> tuple[list[str], list[str]]:
+    """Which clips of a model, bank and evidence, were recorded at start <= time < end, by their names.
+
+    `record` writes `<camera>/<YYYYmmdd>/<HHMMSS.mmm>.mp4`, UTC. A clip lasts to the next of its day and folder, and
+    `_LONGEST_PIECE_S` at most: more is forgotten rather than less.
 
     Args:
         folder: the model.
-        clip: name of the source, as in the bank.
+        camera: only clips whose name holds this folder; None = all. A name that begins with the day holds no camera
+            and counts as that camera's.
 
     Returns:
-        The bank that is left, what it lost, and the distance that a score of 1 stands for.
+        (the clips, those whose names do not tell when they were recorded).
+    """
+    description = read_description(folder)
+    names = set(load_bank(folder, _only_branch(description)).sources)
+    names |= {one["source"] for one in description["fitted_on"]}
+    if has_evidence(folder):
+        names |= {stretch.source for stretch in load_evidence(folder).stretches}
+    found, undated = [], []
+    starts: dict[str, list[tuple[float, str]]] = {}
+    for name in sorted(names):
+        told = _RECORDED.search(name)
+        if told is None:
+            undated.append(name)
+            continue
+        of = told["camera"]
+        if camera is None or of is None or of == camera:
+            when = datetime.strptime(told["day"] + told["time"], "%Y%m%d%H%M%S.%f").replace(tzinfo=UTC)
+            starts.setdefault(name[: told.start("day")], []).append((when.timestamp(), name))
+    for pieces in starts.values():
+        pieces.sort()
+        ends = [*(start for start, _ in pieces[1:]), math.inf]
+        for (start, name), following in zip(pieces, ends, strict=True):
+            end = min(following, start + _LONGEST_PIECE_S)
+            if start < end_utc_s and end > start_utc_s:
+                found.append(name)
+    return found, undated
+
+
+def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgotten, float]:
+    """Take clips out of a model, in place: rows, crops, and the evidence where it shows one of them.
+
+    Evidence goes as a whole: what is left of it would check a bank that is no more; `calibrate` writes it anew.
+
+    Args:
+        folder: the model.
+        clips: names of sources, as in the bank; those of the evidence may be no part of it.
+
+    Returns:
+        The bank that is left, what it lost (a dropped row's distance is that to the bank as its clip went), and the
+        distance that a score of 1 stands for.
 
     Raises:
         ModelError: no model.
-        MemoryBankError: no such clip, or nothing would be left.
+        MemoryBankError: a clip is neither in the bank nor in the evidence, or nothing would be left.
     """
     description = read_description(folder)
     branch = _only_branch(description)
     before = load_bank(folder, branch)
-    bank, forgotten = forget_source(before, clip)
+    shown = {one.source for one in load_evidence(folder).stretches} if has_evidence(folder) else set()
+    told = {one["source"] for one in description["fitted_on"]}
+    bank, losses = before, []
+    for clip in clips:
+        # Held-out footage is in no row; its frames may be evidence, and are told as what was fitted on.
+        if clip in bank.sources or not (clip in shown or clip in told):
+            bank, lost = forget_source(bank, clip)
+            losses.append(lost)
+    forgotten = _together(losses)
+    kept = [name for name in _KEPT_FOLDERS if name != EVIDENCE or not shown & set(clips)]
     exemplars = load_exemplars(folder)
     taken = sum(path.stat().st_size for path in (folder / "exemplars").glob("*"))
     files = {
@@ -60,11 +122,21 @@ def forget_clip(folder: Path, clip: str) -> tuple[MemoryBank, Forgotten, float]:
     changed = {
         **_without_files(description),
         "branches": [{**branch, "bank": bank_entry(bank)}],
-        "fitted_on": [one for one in description["fitted_on"] if one["source"] != clip],
-        "forgotten": [*description.get("forgotten", []), clip],
+        "fitted_on": [one for one in description["fitted_on"] if one["source"] not in clips],
+        "forgotten": [*description.get("forgotten", []), *clips],
     }
-    save_folder(folder, files, changed, added_files(folder, _KEPT_FOLDERS))
+    save_folder(folder, files, changed, added_files(folder, kept))
     return bank, forgotten, float(branch["scale"])
+
+
+def _together(losses: Sequence[Forgotten]) -> Forgotten:
+    rows = sum(one.rows for one in losses)
+    return Forgotten(
+        rows,
+        sum(one.patches for one in losses),
+        max((one.largest for one in losses), default=0.0),
+        sum(one.mean * one.rows for one in losses) / rows if rows else 0.0,
+    )
 
 
 def merge_models(folders: Sequence[Path], to: Path, size: int) -> tuple[MemoryBank, Merged, float]:

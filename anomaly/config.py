@@ -396,6 +396,9 @@ class BankCommandConfig:
     model: str = MISSING
     models: list[str] = field(default_factory=list)
     clip: str | None = None
+    camera: str | None = None
+    since: str | None = None  # ISO 8601, UTC where it names no zone
+    until: str | None = None
     size: int = 15_000  # rows of a merged bank at most
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from small_model import FIT, FPS, SmallModel, invoke, succeed
 
+from anomaly.evidence import has_evidence, load_evidence
 from anomaly.exemplars import load_exemplars
 from anomaly.footage.source import find_sources, read_frames
 from anomaly.model import Model, load_model
@@ -120,6 +121,57 @@ def test_a_forgotten_clip_is_gone_and_the_certificate_with_it(small_model: Small
         done = invoke("bank", "forget", "--model", model, *(["--clip", clip] if clip else []))
         assert done.status in (1, 2)
         assert why in done.message
+
+
+def test_an_interval_of_a_camera_is_forgotten_with_its_crops_and_its_evidence(
+    small_model: SmallModel, tmp_path: Path
+):
+    pieces = {"061500.000": "normal_01.mp4", "061510.000": "normal_02.mp4", "071500.000": "normal_03.mp4"}
+    day = tmp_path / "footage" / "belt" / "20261123"
+    day.mkdir(parents=True)
+    for time, clip in pieces.items():
+        shutil.copy(small_model.footage.normal / clip, day / f"{time}.mp4")
+    model = tmp_path / "m"
+    succeed("fit", "--normal-videos", tmp_path / "footage", "--model", model, *QUICK)
+    name = next(one for one in bank_of(model).sources if "0615" in one or "0715" in one)
+    assert name.startswith("belt/20261123/")
+    forget = ("bank", "forget", "--model", model)
+    for interval, why in (
+        (("--since", "2026-11-23T08:00", "--until", "2026-11-23T09:00"), "holds nothing recorded"),
+        (("--since", "2026-11-23T06:00", "--until", "2026-11-23T09:00", "--camera", "top"), "recorded from"),
+        (("--since", "2026-11-23T06:00"), "needs --clip"),
+        (("--since", "today", "--until", "tomorrow"), "is no time"),
+        (("--since", "2026-11-23T06:00", "--until", "2026-11-23T06:00"), "is not before"),
+    ):
+        done = invoke(*forget, *interval)
+        assert done.status == 2
+        assert why in done.message
+    # From the middle of the first piece into the second; the one an hour later stays.
+    out = succeed(
+        *forget, "--since", "2026-11-23T06:15:05", "--until", "2026-11-23T06:15:11", "--camera", "belt"
+    )
+    left = bank_of(model)
+    assert all("071500" in one for one in left.sources)
+    exemplars = load_exemplars(model)
+    assert exemplars is not None
+    assert {left.sources[left.origins.source[row]] for row in exemplars.rows} <= set(left.sources)
+    fitted = json.loads((model / "model.json").read_text())["fitted_on"]
+    assert all("0615" not in one["source"] for one in fitted)
+    assert "Forgot belt/20261123/0615" in out
+
+
+def test_evidence_that_shows_a_forgotten_clip_is_gone(small_model: SmallModel, tmp_path: Path):
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "m"))
+    shown = {stretch.source for stretch in load_evidence(model).stretches}
+    others = [name for name in bank_of(model).sources if name not in shown]
+    if others:
+        succeed("bank", "forget", "--model", model, "--clip", others[0])
+        assert has_evidence(model)
+    clip = sorted(shown)[0]
+    out = succeed("bank", "forget", "--model", model, "--clip", clip)
+    assert "The evidence showed it too" in out
+    assert not (model / "evidence").exists()
+    loaded(model)  # what is left is whole
 
 
 def test_a_bank_of_one_clip_does_not_forget_it(two_days: Path):

@@ -212,3 +212,24 @@ def test_a_store_opens_on_a_disk_that_is_full(small_disk: Path):
         store.start_event(
             camera="press", model="m", start_utc_s=NOW, start_pts_s=0.0, score=2.0, threshold=1.0
         )
+
+
+def test_the_recording_of_a_masked_camera_is_kept_only_for_clips_to_come(tmp_path: Path):
+    clock = Clock()
+    masked: list[str] = []
+    with Store(tmp_path) as store:
+        event = store.start_event(
+            camera="press", model="m", start_utc_s=NOW - 3000, start_pts_s=0.0, score=2.0, threshold=1.0,
+            clip_state="pending",
+        )  # fmt: skip
+        store.end_event(event.id, NOW - 2990, 2.0)
+        spent, needed, fresh = (add_segment(store, NOW - age) for age in (4000, 3005, 60))
+        retention = Retention(store, clocks=clock.clocks, masked=lambda: masked)
+        retention.tidy()
+        assert all(path.exists() for path in (spent, needed, fresh))  # nothing is masked: 24 hours
+        masked.append("press")
+        retention.tidy()
+        assert [path.exists() for path in (spent, needed, fresh)] == [False, True, True]
+        store.set_clip(event.id, clip_state="ready", clip="clips/press/a.mp4")
+        retention.tidy()
+        assert [path.exists() for path in (spent, needed, fresh)] == [False, False, True]

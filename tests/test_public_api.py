@@ -112,7 +112,7 @@ PUBLIC = {
         Match Moment Worst clock draw facts headline match moment_name
     """,
     "anomaly.banks": """
-        difference forget_clip merge_models
+        clips_between difference forget_clips merge_models
     """,
     "anomaly.thresholds": """
         Threshold calibrated_events camera_scales identities load_threshold save_calibration

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anomaly.artifact import read_description
-from anomaly.banks import forget_clip, merge_models
+from anomaly.banks import clips_between, forget_clips, merge_models
 from anomaly.commands import console
 from anomaly.errors import UsageError
+from anomaly.evidence import has_evidence
 from anomaly.model import load_bank
 
 if TYPE_CHECKING:
@@ -77,11 +79,12 @@ def _merge(config: BankCommandConfig) -> None:
 
 
 def _forget(config: BankCommandConfig) -> None:
-    if config.clip is None:
-        raise UsageError(f"bank forget needs --clip NAME; `bank info --model {config.model}` shows the names")
-    bank, forgotten, scale = forget_clip(Path(config.model), config.clip)
+    folder = Path(config.model)
+    had_evidence = has_evidence(folder)
+    clips = [config.clip] if config.clip is not None else _clips_between(config)
+    bank, forgotten, scale = forget_clips(folder, clips)
     console.table(
-        f"Forgot {config.clip}",
+        f"Forgot {clips[0]}" + (f" and {len(clips) - 1} more" if len(clips) > 1 else ""),
         [
             ("rows", f"{forgotten.rows:,} dropped, {len(bank):,} left"),
             ("patches", f"{forgotten.patches:,} no longer stood for"),
@@ -92,7 +95,40 @@ def _forget(config: BankCommandConfig) -> None:
             ),
         ],
     )
+    if had_evidence and not has_evidence(folder):
+        console.say("The evidence showed it too and is gone as a whole.")
     console.say(
         "A threshold that was set before still alarms, UNCERTIFIED: the bank is another. Next: "
         f"python -m anomaly calibrate --model {config.model} --labeled LABELS"
     )
+
+
+def _clips_between(config: BankCommandConfig) -> list[str]:
+    if config.since is None or config.until is None:
+        raise UsageError(
+            f"bank forget needs --clip NAME (`bank info --model {config.model}` shows the names), or --since and "
+            "--until with the times of recorded footage"
+        )
+    since, until = _utc_s("since", config.since), _utc_s("until", config.until)
+    if since >= until:
+        raise UsageError(f"--since {config.since} is not before --until {config.until}")
+    clips, undated = clips_between(Path(config.model), config.camera, since, until)
+    if undated:
+        console.say(
+            f"{len(undated)} clips have no time in their names and were not looked at, the first is {undated[0]}; "
+            "forget those with --clip"
+        )
+    if not clips:
+        raise UsageError(
+            f"{config.model} holds nothing recorded from {config.since} to {config.until}"
+            f"{f' by {config.camera}' if config.camera else ''}; `bank info` shows what it holds"
+        )
+    return clips
+
+
+def _utc_s(flag: str, text: str) -> float:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--{flag} {text!r} is no time; write it such as 2026-11-23T06:15:00, UTC") from None
+    return (when if when.tzinfo is not None else when.replace(tzinfo=UTC)).timestamp()

@@ -76,7 +76,12 @@ def run(config: RunConfig) -> None:
             console.say(notice)
         pictures = Pictures(store)
         stack.callback(pictures.close)
-        retention = Retention(store, settings, on_room=lambda room: _record(held, on=room.recording))
+        retention = Retention(
+            store,
+            settings,
+            on_room=lambda room: _record(held, on=room.recording),
+            masked=lambda: [one.name for one in (held[0].site if held else site).cameras if one.black],
+        )
         clips = stack.enter_context(
             ClipMaker(
                 store,

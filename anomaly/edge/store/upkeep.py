@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Rows deleted in one transaction.
 _STEP = 200
+#: A clip begins at the keyframe before the seconds that it shows before its event.
+_BEFORE_A_CLIP_S = 60.0
 #: What one score takes in its batch, and what a batch takes beside; a snapshot, heatmap and normal moment.
 SCORE_BYTES = 32
 BATCH_BYTES = 180
@@ -67,6 +69,27 @@ def delete_recording(store: Store, count_bytes: int, *, spare_after: float | Non
             done += deletion.delete_segments(connection, store.folder, "id = ?", (segment_id,))
             left -= size
         return done
+
+    return _repeat(store, step)
+
+
+def delete_spent_recording(store: Store, camera: str, before_utc_s: float) -> int:
+    """Delete a camera's recording from before a time, but what a clip that is still to be made needs; how many."""
+
+    def step(connection: sqlite3.Connection) -> int:
+        (needed,) = connection.execute(
+            "SELECT min(start_utc_s) FROM (SELECT camera, clip_state, start_utc_s FROM events"
+            " UNION ALL SELECT camera, clip_state, start_utc_s FROM misses)"
+            " WHERE camera = ? AND clip_state = 'pending'",
+            (camera,),
+        ).fetchone()
+        before = before_utc_s if needed is None else min(before_utc_s, needed - _BEFORE_A_CLIP_S)
+        return deletion.delete_segments(
+            connection,
+            store.folder,
+            "id IN (SELECT id FROM segments WHERE camera = ? AND end_utc_s < ? LIMIT ?)",
+            (camera, before, _STEP),
+        )
 
     return _repeat(store, step)
 
