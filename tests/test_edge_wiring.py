@@ -1,0 +1,118 @@
+"""`run` with a page and a broker: what is asked on one side shows on the other, in the store and in the audit."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from broker import Broker, Listener, needs_mosquitto, until
+from small_model import FPS, SmallModel, start
+
+from anomaly.edge.health import Trouble
+from anomaly.edge.notify.troubles import SinkTroubles
+from anomaly.edge.server.accounts import Accounts
+from anomaly.edge.server.audit import Audit
+from anomaly.edge.server.door import open_vault
+from anomaly.edge.store import Store
+
+BASE = "anomaly/plant/one"
+
+
+def states(listener: Listener) -> list[tuple[str, str]]:
+    """(state, recipe) of the camera, as they were told."""
+    return [
+        (content["state"], content["recipe"])
+        for topic, content, _ in list(listener.messages)
+        if topic == f"{BASE}/cameras/line/state"
+    ]
+
+
+@needs_mosquitto
+@pytest.mark.timeout(180)
+def test_states_recipes_and_a_silent_broker_are_told_and_written(small_model: SmallModel, tmp_path: Path):
+    store = tmp_path / "store"
+    store.mkdir()
+    vault = open_vault(store)
+    Accounts(vault).add("mara", "engineer", "correct horse battery")
+    _, token = Accounts(vault).add_token("mara", "mes", "engineer", ("control", "live"))
+    with Broker(tmp_path / "broker") as broker, Listener(broker.port) as listener:
+        site = tmp_path / "site.yaml"
+        camera = {
+            "name": "line",
+            "source": str(small_model.footage.test / "test_01.mp4"),
+            "loop": True,
+            "model": str(small_model.folder),
+            "fps": 5,
+            "recipes": {"A": str(small_model.folder), "B": str(small_model.folder)},
+            "recipe": "A",
+        }
+        sink = {"host": "127.0.0.1", "port": broker.port, "commands": True, "bounds": {"late_s": 1.0}}
+        document = {"site": "plant", "line": "one", "cameras": [camera], "sinks": {"mqtt": sink}}
+        site.write_text(json.dumps(document))
+        child = start(
+            "run",
+            "--site",
+            site,
+            "--out",
+            store,
+            "--serve",
+            "127.0.0.1:0",
+            "run.metrics=null",
+            FPS,
+            cwd=tmp_path,
+        )
+        try:
+            assert child.stdout is not None
+            url = (
+                next(line for line in child.stdout if "The page: " in line).partition("The page: ")[2].strip()
+            )
+            page = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=20)
+            until(lambda: states(listener) == [("running", "A")])
+            listener.client.publish(f"{BASE}/cameras/line/state/set", json.dumps("maintenance"), qos=1)
+            until(lambda: states(listener)[-1] == ("maintenance", "A"))
+            assert page.post("/api/cameras/line/recipe", json={"recipe": "B"}).status_code == 200
+            until(lambda: states(listener)[-1] == ("maintenance", "B"))
+            assert page.post("/api/cameras/line/state", json={"state": "running"}).status_code == 200
+            until(lambda: states(listener)[-1] == ("running", "B"))
+            assert page.get("/api/sinks").json()["sinks"][0]["name"] == "mqtt"
+            assert page.post("/api/models/reload").status_code == 200
+            with Store(store, owner=False) as reader:
+                until(lambda: any(one.kind == "model" for one in reader.health("")))
+                broker.stop()
+                until(lambda: any(one.kind == "sink mqtt" for one in reader.health("")), 60)
+                broker.start()
+                until(lambda: all(one.end_utc_s for one in reader.health("") if one.kind == "sink mqtt"), 60)
+        finally:
+            child.send_signal(signal.SIGTERM)
+            _, err = child.communicate(timeout=60)
+    assert child.returncode == 0, err
+    lines = [(one.who, one.action, one.subject) for one in reversed(Audit(vault).lines())]
+    vault.close()
+    assert lines[-6:] == [
+        ("", "threshold", "line"),
+        ("mqtt:mqtt", "state", "line"),
+        ("token mes of mara", "recipe", "line"),
+        ("", "threshold", "line"),
+        ("token mes of mara", "state", "line"),
+        ("token mes of mara", "reload", ""),
+    ]
+
+
+def test_a_sink_that_refuses_everything_is_told_once_not_for_each_refusal():
+    told: list[Trouble] = []
+    troubles = SinkTroubles(told.append)
+    for number in range(50):
+        # Each is told to the sinks too, where it may be refused in turn.
+        troubles("mes", "set aside", {"message": str(number)})
+    assert [(one.kind, one.begins) for one in told] == [
+        ("sink mes set aside", True),
+        ("sink mes set aside", False),
+    ]
+    troubles("mes", "down", {"waited_s": 61.0})
+    troubles("mes", "up", {})
+    assert [(one.kind, one.begins) for one in told[2:]] == [("sink mes", True), ("sink mes", False)]
+    assert all(abs(one.utc_s - time.time()) < 60 for one in told)
