@@ -115,7 +115,7 @@ export async function showAdmin(view) {
       })), table(["Camera", "Model", "Recipe", "Digest", "Certificate"], models)),
     el("section", { className: "card" }, el("h2", {}, "Sinks"), table(["Name", "Now", "Waiting", "Sent", "Refused", "Given up on", "Last trouble", ""], sinks)),
     el("section", { className: "card" }, el("h2", {}, "Delete footage"),
-      el("p", { className: "quiet" }, "Deletes all that shows a camera in a time (local): events, clips, pictures, misses, recording and scores; kept ones too."),
+      el("p", { className: "quiet" }, "Deletes all that shows a camera in a time (local): events, clips, pictures, misses, recording and scores; kept ones too. A model keeps small crops of what it was fitted on: “anomaly bank forget” removes those."),
       form(async () => {
         const body = { camera: camera.value, start_utc_s: new Date(start.value) / 1000, end_utc_s: new Date(end.value) / 1000 };
         if (!(await ask(`Delete all footage of ${camera.value} from ${start.value} to ${end.value}? It cannot be brought back.`, "Delete"))) return;
