@@ -6,6 +6,7 @@ import csv
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,23 +32,28 @@ def spec_of(network: str) -> Any:
     return BackboneSpec(**{**known, "architecture": SOURCES[network].architecture})
 
 
-def lite0(size: tuple[int, int]) -> Any:
-    """The default backbone at an input size."""
+def lite0(size: tuple[int, int], layers: tuple[int, ...] | None = None) -> Any:
+    """The default backbone at an input size; `layers` None takes the default ones."""
     import torch
 
     from anomaly.backbone import Backbone
     from anomaly.weights import load_weights
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    return Backbone(spec_of("efficientnet_lite0"), load_weights("efficientnet_lite0")[0], size)
+    spec = spec_of("efficientnet_lite0")
+    if layers:
+        spec = replace(spec, layers=layers)
+    return Backbone(spec, load_weights("efficientnet_lite0")[0], size)
 
 
 @lru_cache(maxsize=8)
-def features(folder: Path, size: tuple[int, int], every: int) -> list[Clip]:
+def features(
+    folder: Path, size: tuple[int, int], every: int, layers: tuple[int, ...] | None = None
+) -> list[Clip]:
     """Every so many frames of all footage in a folder; of a folder of images, every so many images."""
     from anomaly.footage.source import find_sources, read_frames
 
-    backbone = lite0(size)
+    backbone = lite0(size, layers)
     sources = find_sources([folder])
     if all(source.kind == "image" for source in sources):
         sources, every = sources[::every], 1
@@ -59,9 +65,10 @@ def features(folder: Path, size: tuple[int, int], every: int) -> list[Clip]:
     return clips
 
 
-def ped2_features(part: str, every: int) -> list[Clip]:
-    """Ped2's clips at 480 x 720: 1,350 patches of 152 a frame."""
-    return [(Path(name).stem, *rest) for name, *rest in features(DATA / "ped2" / part, (480, 720), every)]  # type: ignore[misc]
+def ped2_features(part: str, every: int, layers: tuple[int, ...] | None = None) -> list[Clip]:
+    """Ped2's clips at 480 x 720: 1,350 patches a frame, of 472 with the default layers and 152 with (2, 3)."""
+    found = features(DATA / "ped2" / part, (480, 720), every, layers)
+    return [(Path(name).stem, *rest) for name, *rest in found]
 
 
 def tile_features(part: str, every: int) -> list[Clip]:
@@ -84,12 +91,15 @@ def backbone_ms(frames: int = 12) -> float:
 
 
 def projection(clips: list[Clip], dims: int) -> Project:
-    """A function from backbone features to whitened float32 patches, learned on a sample of the clips."""
+    """A function from backbone features to whitened float32 patches, learned on a sample as the program does."""
+    from anomaly.config import ProjectionConfig
     from anomaly.projection import fit_projection
 
     sample = np.concatenate([found[::5].reshape(-1, found.shape[-1]) for _, _, found in clips])
     chosen = np.random.default_rng(0).choice(len(sample), min(40_000, len(sample)), replace=False)
-    fitted = fit_projection(sample[chosen].astype(np.float32), dims, 0.1)
+    fitted = fit_projection(
+        sample[chosen].astype(np.float32), dims, ProjectionConfig().shrinkage, lite0((64, 64)).widths
+    )
     return lambda found: fitted.apply(found.astype(np.float32))
 
 

@@ -7,9 +7,9 @@ footage was cut and not on who worked on which part, or when.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,6 +44,30 @@ class Part:
     keys: NDArray[np.float64]
     sampled: Floats
     config: CoresetConfig
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """All that `from_state` needs: named arrays, and a JSON-able dict."""
+        arrays = {f"bank.{name}": array for name, array in self.bank.to_tensors().items()}
+        about = {
+            "config": asdict(self.config),
+            "bound": self.bound,
+            "patches": self.patches,
+            "sources": list(self.bank.sources),
+            "cameras": list(self.bank.cameras),
+        }
+        return arrays | {"keys": self.keys, "sampled": self.sampled}, about
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> Part:
+        """Back from `state`, bit for bit; raises MemoryBankError or KeyError where something is missing."""
+        config = CoresetConfig(**about["config"])
+        tensors = {
+            name.removeprefix("bank."): array for name, array in arrays.items() if name.startswith("bank.")
+        }
+        bank = MemoryBank.from_tensors(
+            tensors, config.metric, about["sources"], about["cameras"], config.place_weight
+        )
+        return cls(bank, about["bound"], about["patches"], arrays["keys"], arrays["sampled"], config)
 
 
 def part_of(coreset: StreamingCoreset) -> Part:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_model import FIT, FPS, SmallModel, invoke, succeed
+from small_model import FIT, FPS, SmallModel, invoke, start, succeed
 
 from anomaly.decider import DeciderConfig
 from anomaly.errors import FootageError
@@ -151,3 +151,31 @@ def test_a_clip_that_a_worker_does_not_see_is_named(
             find_sources([folder]), branch.backbone.spec, weights, Regions([], [], None), DeciderConfig(), options,
             input_size=(96, 160), progress=progress,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
+def test_finished_shards_outlive_an_interruption(
+    how: signal.Signals, small_model: SmallModel, tmp_path: Path
+):
+    """Stopped after its first shard: the next fit takes that one from the disk and comes to the same bank."""
+    normal = small_model.footage.normal
+    succeed("fit", "--normal-videos", normal, "--model", tmp_path / "whole", *SHARDS)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]  # no shard is left
+    slow = ("fit", "--normal-videos", normal, "--model", "m", *SHARDS)
+    child = start(*slow, cwd=tmp_path)
+    kept = tmp_path / ".m.fit" / "shard_0.safetensors"
+    until = time.monotonic() + 120
+    while not kept.is_file():
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    child.send_signal(how)
+    child.communicate(timeout=60)
+    assert child.returncode != 0
+    assert not (tmp_path / "m").exists()
+    before = len(list(kept.parent.glob("shard_*")))
+    done = invoke("fit", "--normal-videos", normal, "--model", tmp_path / "m", *SHARDS)
+    assert done.status == 0, done.err
+    assert f"went on with {before} finished shard" in done.err
+    assert (tmp_path / "m" / BANK).read_bytes() == (tmp_path / "whole" / BANK).read_bytes()
+    assert not kept.parent.exists()

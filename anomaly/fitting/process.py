@@ -11,6 +11,7 @@ from anomaly.backbone import Backbone, BackboneSpec, choose_input_size
 from anomaly.detector import Branch, Detector
 from anomaly.fitting.checkpoint import Checkpoint
 from anomaly.fitting.filling import Tally, fill, learn_projection, new_coreset, nothing_left
+from anomaly.fitting.finished import FinishedShards
 from anomaly.fitting.holdout import measure_holdout
 from anomaly.fitting.options import FitOptions, FitReport
 from anomaly.fitting.reading import Reader, probe_all, typical_size
@@ -86,18 +87,27 @@ def fit(
     durations = {name: info.duration_s for name, info in infos.items()}
     reader = Reader(durations, excluded, options.refuse_damage, report.damaged)
     learned, held = plan_holdout(usable, durations, options.holdout, options.guard_s, options.seed)
+    bound_to = (
+        _bound_to(usable, excluded, spec, weights, size, device, regions, options, projection)
+        if checkpoint is not None
+        else {}
+    )
     if options.compute == "ray" or options.shard_s is not None:
+        finished = FinishedShards(checkpoint, bound_to, report.notes.append) if checkpoint else None
+        known = finished.projection() if finished else None
+        projection = known or projection
         if projection is None:
             frames = reader.sample(learned, options.sample_frames, options.fps, options.seed)
             projection = learn_projection(backbone, frames, counts, options, tell)
+        if finished and known is None:
+            finished.keep_projection(projection)
         bank, coverage, tally = fill_in_shards(
-            backbone, weights, projection, counts, learned, reader, options, tell
+            backbone, weights, projection, counts, learned, reader, options, finished, tell
         )
         report.coverage = coverage
     else:
         keeper = None
         if checkpoint is not None:
-            bound_to = _bound_to(usable, excluded, spec, weights, size, device, regions, options, projection)
             keeper = Checkpoint(checkpoint, bound_to, options.checkpoint_s, report.notes.append)
         projection, bank, tally = _fill(
             backbone, projection, counts, learned, reader, options, report, keeper, tell

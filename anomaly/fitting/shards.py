@@ -21,11 +21,12 @@ from anomaly.splits import Span
 from memory_bank import Part, merge_parts, part_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from anomaly.fitting.finished import FinishedShards
     from anomaly.fitting.options import FitOptions
     from anomaly.projection import Projection
     from anomaly.weights import Tensors
@@ -116,18 +117,35 @@ def fill_in_shards(
     spans: Sequence[Span],
     reader: Reader,
     options: FitOptions,
+    finished: FinishedShards | None,
     tell: Callable[[str, float, float | None], None],
 ) -> tuple[MemoryBank, Coverage, Tally]:
-    """The bank of all spans, shard by shard (`options.compute`, `options.shard_s`)."""
+    """The bank of all spans, shard by shard (`options.compute`, `options.shard_s`).
+
+    Shards that are among the `finished` ones are taken from there, and each new one is kept with them.
+    """
     plan = Plan(
         backbone.spec, weights, backbone.input_size, backbone.device.type, projection, counts, reader, options
     )
     shards = cut_into_shards(spans, reader, options.shard_s or SHARD_S, options.fps)
     results: list[tuple[Part | None, Tally]] = [(None, Tally())] * len(shards)
     run = _on_ray if options.compute == "ray" else _here
-    tell("filling the bank, shard by shard", 0, len(shards))
-    for done, (number, result) in enumerate(run(plan, shards), 1):
+    left: dict[int, Sequence[Span]] = {}
+    for number, own in enumerate(shards):
+        kept = finished.shard(number) if finished else None
+        if kept is None:
+            left[number] = own
+        else:
+            results[number] = kept
+    before = len(shards) - len(left)
+    if finished:
+        finished.tell(before)
+    tell("filling the bank, shard by shard", before, len(shards))
+    for done, (number, result) in enumerate(run(plan, left), before + 1):
         results[number] = result
+        part, tally = result
+        if finished and part is not None:
+            finished.keep_shard(number, part, tally)
         tell("filling the bank, shard by shard", done, len(shards))
     parts = [part for part, _ in results if part is not None]
     if not parts:
@@ -146,12 +164,16 @@ def fill_in_shards(
     return bank, coverage, total
 
 
-def _here(plan: Plan, shards: Sequence[Sequence[Span]]) -> Iterator[tuple[int, tuple[Part | None, Tally]]]:
-    for number, spans in enumerate(shards):
+def _here(
+    plan: Plan, shards: Mapping[int, Sequence[Span]]
+) -> Iterator[tuple[int, tuple[Part | None, Tally]]]:
+    for number, spans in shards.items():
         yield number, fill_shard(plan, spans)
 
 
-def _on_ray(plan: Plan, shards: Sequence[Sequence[Span]]) -> Iterator[tuple[int, tuple[Part | None, Tally]]]:
+def _on_ray(
+    plan: Plan, shards: Mapping[int, Sequence[Span]]
+) -> Iterator[tuple[int, tuple[Part | None, Tally]]]:
     """As tasks: on the cluster that $RAY_ADDRESS names, or one on this machine. A lost task is done again."""
     import ray
 
@@ -164,7 +186,7 @@ def _on_ray(plan: Plan, shards: Sequence[Sequence[Span]]) -> Iterator[tuple[int,
         )
         shared = ray.put(plan)
         waiting: dict[Any, int] = {
-            task.remote(shared, list(spans)): number for number, spans in enumerate(shards)
+            task.remote(shared, list(spans)): number for number, spans in shards.items()
         }
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
