@@ -14,22 +14,27 @@ import numpy as np
 import pytest
 from small_model import FPS, SmallModel, environment, invoke
 
-from anomaly.artifact import read_description, read_signed, recover, save_folder, scoring_digest, write_json
+from anomaly.artifact import (
+    archive_bytes,
+    read_description,
+    read_signed,
+    recover,
+    save_folder,
+    scoring_digest,
+    write_json,
+)
 from anomaly.errors import CorruptModelError, ModelError, SchemaError
 
 FACTS = {"branches": [], "regions": {}, "name": "x"}
 
 
 def saved(folder: Path, content: bytes = b"rows", name: str = "x") -> Path:
-    scores = folder.parent / "scores.npz"
-    np.savez(scores, a=np.arange(3))
     files = {
         "banks/a.safetensors": content,
         "projection.safetensors": b"map",
-        "scores.npz": scores.read_bytes(),
+        "scores.npz": archive_bytes({"a": np.arange(3)}),
     }
     save_folder(folder, files, {**FACTS, "name": name})
-    scores.unlink()
     return folder
 
 
@@ -62,7 +67,7 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path):
             saved(tmp_path / name)
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"precious"
     assert (tmp_path / "file").read_bytes() == b"precious"
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "scores.npz") == ["file", "photos"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "photos"]
     (tmp_path / "empty").mkdir()
     assert read_description(saved(tmp_path / "empty"))["name"] == "x"
 
@@ -189,7 +194,8 @@ def test_a_planted_pickle_is_refused_and_not_run(copy: Path, small_model: SmallM
         (copy / name).write_bytes(bomb)
         assert Path(name).name in refused(copy, small_model.footage.test)
     # As an array of objects, in an archive that is whole:
-    np.savez(copy / "scores.npz", **{"holdout/sources": np.array([_Bomb(sign)], dtype=object)})
+    planted = archive_bytes({"holdout/sources": np.array([_Bomb(sign)], dtype=object)})
+    (copy / "scores.npz").write_bytes(planted)
     footage = small_model.footage
     done = invoke(
         "calibrate", "--model", copy, "--labeled", footage.labeled_csv, "--videos", footage.labeled, FPS

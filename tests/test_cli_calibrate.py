@@ -12,6 +12,7 @@ import pytest
 from small_model import FPS, Done, SmallModel, invoke, succeed
 
 from anomaly.artifact import read_signed
+from anomaly.calibration.certificate import percent
 from anomaly.footage.source import read_frames
 from anomaly.footage.sources import find_sources
 from anomaly.model import load_model
@@ -52,7 +53,7 @@ def test_the_threshold_file_says_what_it_hangs_on(small_model: SmallModel):
     assert document["threshold"] <= scores[0]
     assert document["decider"]["smoothing_s"] == 0.5
     assert 0 < document["frame_recall"] < 1
-    assert f"{100 * document['frame_recall']:.1f} % of their frames" in small_model.calibrate_out
+    assert f"{percent(document['frame_recall'])} of their frames" in small_model.calibrate_out
     loaded = load_threshold(model, fps=5.0)
     assert loaded.certified
     assert loaded.value == document["threshold"]

@@ -7,11 +7,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from small_model import FPS, SmallModel, invoke, succeed
 
-from anomaly.artifact import read_signed
+from anomaly.artifact import archive_bytes, read_signed
 from anomaly.scores import packed, read_series
 
 
@@ -40,7 +39,7 @@ def line(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> P
     named = [
         replace(one, source=f"{'left' if i < 2 else 'right'}/{one.source}") for i, one in enumerate(held_out)
     ]
-    np.savez_compressed(model / "scores.npz", **packed("holdout", named))
+    (model / "scores.npz").write_bytes(archive_bytes(packed("holdout", named)))
     out = succeed(
         "calibrate", "--model", folder / "model", "--labeled", folder / "labels.csv", "--videos",
         folder / "labeled", "calibration.cameras=folder", FPS,

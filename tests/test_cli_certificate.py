@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import shutil
@@ -15,7 +14,7 @@ import pytest
 from score_series import labelled_clips, normal_series
 from small_model import FPS, Done, SmallModel, invoke, succeed
 
-from anomaly.artifact import read_signed
+from anomaly.artifact import archive_bytes, read_signed
 from anomaly.calibration import Series, calibrate, decide, normal_windows
 from anomaly.decider import DeciderConfig
 
@@ -47,9 +46,7 @@ def change_holdout(model: Path, change: Callable[[np.ndarray], np.ndarray]) -> N
     for name in arrays:
         if re.fullmatch(r"holdout/\d+/scores", name):
             arrays[name] = change(arrays[name])
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    (model / "scores.npz").write_bytes(buffer.getvalue())
+    (model / "scores.npz").write_bytes(archive_bytes(arrays))
 
 
 def run(model: Path, labels: Path, small_model: SmallModel, *more: object) -> Done:

@@ -87,7 +87,7 @@ PUBLIC = {
         GUARD_S MOMENT_S Moment WORST_ROWS isolation rank_moments write_review
     """,
     "anomaly.artifact": """
-        SCHEMA added_files archive_bytes canonical digest_of file_digest read_description read_signed recover replace_subfolder save_folder
+        SCHEMA added_files archive_bytes canonical digest_of file_digest finite read_description read_signed recover replace_subfolder save_folder
         scoring_digest sign write_file write_json
     """,
     "anomaly.model": """
