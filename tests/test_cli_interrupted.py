@@ -102,6 +102,7 @@ def test_an_interrupted_calibration_goes_on_where_it_stopped(small_model: SmallM
     assert read_signed(model / name)["events"] == read_signed(small_model.folder / name)["events"]
 
 
+@pytest.mark.slow
 def test_scores_from_the_cache_are_those_without_it(
     small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -33,6 +33,7 @@ def states(listener: Listener) -> list[tuple[str, str]]:
 
 @needs_mosquitto
 @pytest.mark.timeout(180)
+@pytest.mark.slow
 def test_states_recipes_and_a_silent_broker_are_told_and_written(small_model: SmallModel, tmp_path: Path):
     store = tmp_path / "store"
     store.mkdir()
