@@ -142,18 +142,26 @@ def stream(quick: bool) -> Figures:
         title=f"stream: {hours} h at 10 frames a second, 400 patches of 100, bank of {report['rows']:,}",
         title_justify="left",
     )
-    for column in ("part", "seconds in the bank", "peak memory so far, GiB", "rejected within"):
+    for column in (
+        "part",
+        "seconds in the bank",
+        "CPU seconds",
+        "peak memory so far, GiB",
+        "rejected within",
+    ):
         table.add_column(column)
-    for number, (seconds, memory, radius) in enumerate(report["hours"], 1):
-        table.add_row(str(number), f"{seconds:.1f}", f"{memory:.2f}", f"{radius:.2f}")
+    for number, (seconds, cpu, memory, radius) in enumerate(report["hours"], 1):
+        table.add_row(str(number), f"{seconds:.1f}", f"{cpu:.1f}", f"{memory:.2f}", f"{radius:.2f}")
     out.print(table)
     first, last = report["hours"][0], report["hours"][-1]
     return {
         "stream_hours": hours,
         "stream_peak_gib": report["peak_gib"],
-        "stream_peak_growth_gib": last[1] - first[1],
+        "stream_peak_growth_gib": last[2] - first[2],
         "stream_first_part_s": first[0],
         "stream_last_part_s": last[0],
+        "stream_first_part_cpu_s": first[1],
+        "stream_last_part_cpu_s": last[1],
         "stream_largest_distance": report["largest"],
         "stream_largest_bound": report["bound"],
     }
