@@ -269,6 +269,23 @@ def test_a_note_goes_with_the_verdict_by_keyboard(open_page: Any, case: Case):
     assert (said.verdict, said.who, said.note) == ("false alarm", "the-operator", "glove 1 on the belt")
 
 
+def test_who_writes_a_note_goes_on_writing_when_the_event_changes(open_page: Any, case: Case):
+    page = open_page()
+    event = case.event(camera="belt 1", start_utc_s=time.time() - 30)
+    page.goto(f"{case.url}/#/events/{event.id}")
+    page.locator(".detail .lamp.alarm").wait_for()
+    page.keyboard.press("o")
+    page.keyboard.type("a glove, ")
+    # Each press of a letter that went past the note would be a shortcut: "l" leads away from the event.
+    case.store.end_event(event.id, time.time(), 30.0)
+    page.locator(".detail .lamp.alarm").wait_for(state="detached")
+    page.keyboard.type("left on the belt")
+    page.keyboard.press("Enter")
+    page.keyboard.press("2")
+    until(lambda: case.store.verdicts(event.id))
+    assert case.store.verdicts(event.id)[0].note == "a glove, left on the belt"
+
+
 def test_a_recipe_is_switched_where_the_operator_stands(open_page: Any, case: Case):
     page = open_page()
     page.get_by_label("Recipe of belt 1").select_option("A5")

@@ -23,16 +23,23 @@ function fill(element, properties, children, drawing = false) {
   return element;
 }
 
-/** Puts new children into an element. */
+/** Puts new children into an element. Who types in it, or stands on a button with a key, stays there. */
 export function put(element, ...children) {
+  const focused = element.contains(document.activeElement) ? document.activeElement : null;
   element.replaceChildren(...children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false));
+  // What is taken out of the page loses the focus even where it is put back at once: keys would go elsewhere.
+  if (focused && focused !== document.activeElement) {
+    const { key } = focused.dataset;
+    const again = element.contains(focused) ? focused : key && [...element.querySelectorAll("[data-key]")].find((one) => one.dataset.key === key);
+    if (again) again.focus({ preventScroll: true });
+  }
   return element;
 }
 
 /** A button with its key, if it has one, shown on it. */
 export function button(text, act, { key, ...properties } = {}) {
   const inside = key ? [text, " ", el("kbd", {}, key)] : [text];
-  return el("button", { type: "button", onclick: act, ...properties }, ...inside);
+  return el("button", { type: "button", onclick: act, "data-key": key, ...properties }, ...inside);
 }
 
 /** A line for the person at the page; gone after some seconds. */
