@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -318,7 +319,12 @@ def test_long_events_that_chance_was_not_measured_for_count_as_caught_by_it():
     result = calibrate(clips, events, normal_series(1, seconds=300), CONFIG)
     assert result.certificate is None
     assert "room for 3 stretches of 88 s" in result.withheld
-    assert "Hold out 88" in result.withheld
+    told = re.search(r"Hold out (\d+) s more of normal footage, in clips of 88 s or longer", result.withheld)
+    assert told
+    # What it asks for is enough, and what it does not ask for is not.
+    enough, short = (normal_series(1, seconds=int(told[1]) - less, seed=9) for less in (0, 10))
+    assert calibrate(clips, events, normal_series(1, seconds=300) + enough, CONFIG).certificate is not None
+    assert calibrate(clips, events, normal_series(1, seconds=300) + short, CONFIG).certificate is None
     assert calibrate(clips, events, normal_series(3, seconds=600), CONFIG).certificate is not None
 
 

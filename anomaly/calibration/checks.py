@@ -113,10 +113,15 @@ def chance_verdict(
             if length_s == 0
             else f"{room} stretch{'es' * (room != 1)} of {length_s:.0f} s, as long as an event"
         )
-        more = f"{needed} pictures" if length_s == 0 else f"{needed * length_s:.0f} s of normal footage"
+        # The rest of a clip that is too short for another stretch is no room: more is counted, not all.
+        more = (
+            f"{needed - room} more pictures"
+            if length_s == 0
+            else f"{math.ceil((needed - room) * length_s)} s more of normal footage, in clips of {length_s:.0f} s or longer"
+        )
         return (
             f"the normal footage held out has room for {stretches}: too little to see whether the events were "
-            f"caught by chance. Hold out {more} or more (longer normal footage or fit.holdout for `fit`, or "
+            f"caught by chance. Hold out {more} (longer normal footage or fit.holdout for `fit`, or "
             f"further videos labelled normal)." + proven
         )
     return ""
