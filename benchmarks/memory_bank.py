@@ -29,6 +29,10 @@ from rich.table import Table
 
 from memory_bank import kcenter_select
 
+#: Each pick at least 0.9 times as far out as the farthest patch: a radius within 2.23 times the best there is, where greedy's
+#: own guarantee is 2.
+SLACK = 0.1
+
 
 def exact_radius(rows: np.ndarray, chosen: np.ndarray) -> float:
     """Largest distance of any row to its nearest chosen row, measured apart from the selection."""
@@ -38,7 +42,7 @@ def exact_radius(rows: np.ndarray, chosen: np.ndarray) -> float:
 
 
 def selection(quick: bool) -> Figures:
-    """Seconds and radius of both, the median of three runs."""
+    """Seconds and radius of each, the median of three runs: exact, within a tenth of it, and the peer."""
     import torch
     from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
     from real_features import ped2_features
@@ -49,9 +53,14 @@ def selection(quick: bool) -> Figures:
     everything = np.concatenate([found.reshape(-1, found.shape[-1]) for _, _, found in clips])
     chosen = np.random.default_rng(0).choice(len(everything), min(count, len(everything)), replace=False)
     rows = everything[chosen].astype(np.float32)
-    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
-    processor: dict[str, list[float]] = {"ours": [], "peer": []}  # what a busy machine shows more truly
-    radius: dict[str, list[float]] = {"ours": [], "peer": []}
+    names = {
+        "ours": "kcenter_select",
+        "slack": f"kcenter_select, slack {SLACK}",
+        "peer": "anomalib KCenterGreedy",
+    }
+    seconds: dict[str, list[float]] = {who: [] for who in names}
+    processor: dict[str, list[float]] = {who: [] for who in names}  # what a busy machine shows more truly
+    radius: dict[str, list[float]] = {who: [] for who in names}
 
     def timed(who: str, pick: Callable[[], object]) -> None:
         start, cpu = time.perf_counter(), time.process_time()
@@ -63,6 +72,7 @@ def selection(quick: bool) -> Figures:
     for run in range(runs):
         err.print(f"selection, run {run + 1} of {runs}", style="dim")
         timed("ours", lambda run=run: kcenter_select(rows, size, seed=run).indices)
+        timed("slack", lambda run=run: kcenter_select(rows, size, seed=run, slack=SLACK).indices)
         torch.manual_seed(run)
         peer = KCenterGreedy(torch.from_numpy(rows), (size + 0.5) / len(rows))
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
@@ -74,26 +84,25 @@ def selection(quick: bool) -> Figures:
     for column in ("", "seconds", "CPU seconds", "largest distance"):
         table.add_column(column)
     middle = {
-        who: (
-            statistics.median(seconds[who]),
-            statistics.median(processor[who]),
-            statistics.median(radius[who]),
-        )
-        for who in ("ours", "peer")
+        who: [statistics.median(found) for found in (seconds[who], processor[who], radius[who])]
+        for who in names
     }
-    for who, name in (("ours", "kcenter_select"), ("peer", "anomalib KCenterGreedy")):
+    for who, name in names.items():
         table.add_row(name, *(f"{value:.3f}" for value in middle[who]))
-    ours, theirs = middle["ours"], middle["peer"]
-    ratios = theirs[0] / ours[0], theirs[1] / ours[1], ours[2] / theirs[2]
-    table.add_row("ratio", *(f"{ratio:.3f}" for ratio in ratios))
+    figures: Figures = {"selection_peer_seconds": middle["peer"][0]}
+    for who in ("ours", "slack"):
+        ours, theirs = middle[who], middle["peer"]
+        ratios = theirs[0] / ours[0], theirs[1] / ours[1], ours[2] / theirs[2]
+        table.add_row(f"ratio, {names[who]}", *(f"{ratio:.3f}" for ratio in ratios))
+        kind = "selection" if who == "ours" else "selection_slack"
+        figures |= {
+            f"{kind}_seconds": ours[0],
+            f"{kind}_speedup": ratios[0],
+            f"{kind}_cpu_speedup": ratios[1],
+            f"{kind}_radius_ratio": ratios[2],
+        }
     out.print(table)
-    return {
-        "selection_seconds": ours[0],
-        "selection_peer_seconds": theirs[0],
-        "selection_speedup": ratios[0],
-        "selection_cpu_speedup": ratios[1],
-        "selection_radius_ratio": ratios[2],
-    }
+    return figures
 
 
 def large(quick: bool) -> Figures:

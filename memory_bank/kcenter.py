@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 # Below this share of |x|² + |c|² a squared distance from a product is mostly rounding, and measured again.
 _ROUNDING = 1e-4
-_SMALLEST_BATCH, _LARGEST_BATCH = 256, 2048
-_REFRESH_ROWS, _REFRESH_PICKS = 512, 1024
+# Rows brought up to date at a time: of few, each round makes few picks; of many, most are brought up to date for nothing.
+_SMALLEST_BATCH, _LARGEST_BATCH = 1024, 2048
+_REFRESH_ROWS, _REFRESH_PICKS = 256, 1024
 # Fewer pairs of rows and picks are met sooner than threads are told of them.
 _PAIRS_WORTH_THREADS = 1 << 16
 
