@@ -234,6 +234,8 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
             one["files"]["projection.safetensors"] == other["files"]["projection.safetensors"],
         ),
         ("regions", one["regions"] == other["regions"]),
+        ("a bank.reweight", mine.get("reweight", 0) == theirs.get("reweight", 0)),
+        ("a bank.place_weight", mine["bank"]["place_weight"] == theirs["bank"]["place_weight"]),
     ):
         if not same:
             return what

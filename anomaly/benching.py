@@ -106,8 +106,9 @@ def measure(folder: Path, runtime: str, source: str | None, frames: int) -> Cost
     # Extraction resizes too: what is left of it is the network and the projection.
     stages["backbone"] = max(0.0, _median(few, lambda image: branch.patches([image])) - stages["resize"])
     search = Recent().search_of(branch, int(counts.sum()))
-    stages["search"] = _median(patches, lambda one: search.search(one[counts]))
-    exact = _median(patches, lambda one: branch.bank.search(one[counts]))
+    places = branch.places(counts)
+    stages["search"] = _median(patches, lambda one: search.search(one[counts], **places))
+    exact = _median(patches, lambda one: branch.bank.search(one[counts], **places))
     stages["heatmap"] = _median(few, lambda image: look.heatmap((image.shape[0], image.shape[1])))
     export = model.choice.export
     network = operations_of(branch) if export is None else int(export.document["operations"])

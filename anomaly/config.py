@@ -46,6 +46,11 @@ class BankConfig:
     size: int = 15_000  # rows at most
     radius: float | None = None  # instead of a size: cover every patch to within this distance
     half: bool = False  # keep rows in half precision: half the room, distances within 0.1 %
+    # distance that the height (or width) of the picture counts for, in units of the bank's distances; 0 = a patch
+    # may look like a normal one from anywhere in the picture
+    place_weight: float = 0.0
+    # PatchCore's re-weighting of the score: rows around the nearest one, such as 9; 0 = none
+    reweight: int = 0
 
 
 @dataclass

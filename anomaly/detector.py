@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
 
 from anomaly.decider import Decider, DeciderConfig, DeciderState, Decision
+from anomaly.extractor import patch_places
 from anomaly.heatmap import Box, anomaly_box, anomaly_map, frame_score, top_count
 from anomaly.regions import Regions
-from memory_bank import TemporalSearch
+from memory_bank import TemporalSearch, largest_reweighted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
     Measured: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
+class Places(TypedDict):
+    """Where patches lie, as `memory_bank` takes it: y and x of each, (n,) float32 in 0..1."""
+
+    y: NDArray[np.float32]
+    x: NDArray[np.float32]
+
+
 @dataclass(frozen=True, eq=False)
 class Branch:
     """One way of looking at frames, with the memory of what is normal to it.
@@ -44,6 +52,8 @@ class Branch:
         scale: the score of an ordinary normal frame, in units of distance; scores are divided
             by it, so that 1 is ordinary on every camera.
         top_share: share of the patches whose mean is the score.
+        reweight: rows around the nearest one by which the distances that enter the score are re-weighted (see
+            `memory_bank.reweighted`); 0 = they are not. The heatmap shows plain distances.
     """
 
     name: str
@@ -52,11 +62,17 @@ class Branch:
     bank: MemoryBank
     scale: float
     top_share: float
+    reweight: int = 0
 
     def patches(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
         """Projected patch features of frames of any size, (N, gh * gw, d) float32."""
         features = self.backbone.extract(images)
         return features if self.backbone.projected else self.projection.apply(features)
+
+    def places(self, which: NDArray[Any]) -> Places:
+        """Where some patches of the grid lie; `which` picks them, by number or as a mask."""
+        y, x = patch_places(self.backbone.grid)
+        return Places(y=y[which], x=x[which])
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +88,8 @@ class Look:
             0 where a patch does not count.
         counts: (gh * gw,) bool, patches inside the regions.
         grid: (gh, gw).
-        score: mean of the largest distances that count; 1 = an ordinary normal frame.
+        score: mean of the largest distances that count, re-weighted where the branch says so; 1 = an ordinary
+            normal frame.
         measure: measures every patch, for `distances` and `nearest`.
     """
 
@@ -228,27 +245,59 @@ class Detector:
         if recent is not None:
             search = recent.search_of(branch, places)
             return [self._follow(branch, search, frame[counts]) for frame in patches]
-        distances, nearest = branch.bank.search(patches[:, counts].reshape(-1, patches.shape[-1]))
+        kept = patches[:, counts]
+        where = branch.places(np.tile(np.flatnonzero(counts), len(kept)))
+        distances, nearest = branch.bank.search(kept.reshape(-1, kept.shape[-1]), **where)
         looks = []
-        for found, rows in zip(distances.reshape(-1, places), nearest.reshape(-1, places), strict=True):
-            looks.append(self.looks_like(branch, *self._scaled(branch, found, rows)))
+        for frame, found, rows in zip(
+            kept, distances.reshape(-1, places), nearest.reshape(-1, places), strict=True
+        ):
+            scaled = self._scaled(branch, found, rows)
+            score = self._score(branch, frame, found, rows, scaled[0])
+            looks.append(self._known(branch, scaled, score))
         return looks
 
     def _follow(self, branch: Branch, search: TemporalSearch, patches: NDArray[np.float32]) -> Look:
         """The look of one frame whose patches that count are searched only as far as the score needs."""
-        found, rows, exact = search.search(patches)
+        counts = self._counts[branch.name]
+        found, rows, exact = search.search(patches, **branch.places(counts))
         bounds, _ = self._scaled(branch, found, rows)
 
         def measure() -> Measured:
             distances, nearest = found.copy(), rows.copy()
             if not exact.all():
-                rest = branch.bank.search(patches[~exact])
+                rest = branch.bank.search(patches[~exact], **branch.places(np.flatnonzero(counts)[~exact]))
                 distances[~exact], nearest[~exact] = rest[0][:, 0], rest[1][:, 0]
             return self._scaled(branch, distances, nearest)
 
-        counts = self._counts[branch.name]
-        score = frame_score(bounds, branch.top_share, counts)
+        known = np.where(exact, found, np.float32(-np.inf))
+        score = self._score(branch, patches, known, rows, bounds)
         return Look(bounds, counts, branch.backbone.grid, score, measure)
+
+    def _score(
+        self,
+        branch: Branch,
+        patches: NDArray[np.float32],
+        distances: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        scaled: NDArray[np.float32],
+    ) -> float:
+        """The score of one frame.
+
+        Args:
+            branch: whose.
+            patches: (n, d) those that count.
+            distances, rows: (n,) of their search, the largest exact.
+            scaled: (gh * gw,) the same distances as `_scaled` lays them out.
+        """
+        counts = self._counts[branch.name]
+        if not branch.reweight:
+            return frame_score(scaled, branch.top_share, counts)
+        top = top_count(len(patches), branch.top_share)
+        largest = largest_reweighted(
+            branch.bank, patches, distances, rows, top, branch.reweight, **branch.places(counts)
+        )
+        return frame_score(largest / np.float32(branch.scale), 1.0)
 
     def _scaled(self, branch: Branch, distances: NDArray[np.float32], rows: NDArray[np.int64]) -> Measured:
         """Distances and rows of the patches that count, laid out over the whole grid."""
@@ -261,11 +310,14 @@ class Detector:
     def looks_like(
         self, branch: Branch, distances: NDArray[np.float32], nearest: NDArray[np.int64] | None = None
     ) -> Look:
-        """The look that goes with (gh * gw,) scaled distances; without `nearest` rows are -1."""
-        counts = self._counts[branch.name]
+        """The look that goes with (gh * gw,) scaled distances, not re-weighted; without `nearest` rows are -1."""
         rows = np.full(len(distances), -1, np.int64) if nearest is None else nearest
-        score = frame_score(distances, branch.top_share, counts)
-        return Look(distances, counts, branch.backbone.grid, score, lambda: (distances, rows))
+        score = frame_score(distances, branch.top_share, self._counts[branch.name])
+        return self._known(branch, (distances, rows), score)
+
+    def _known(self, branch: Branch, measured: Measured, score: float) -> Look:
+        """The look of a frame whose every patch is measured."""
+        return Look(measured[0], self._counts[branch.name], branch.backbone.grid, score, lambda: measured)
 
     def start(self) -> CameraState:
         """The state of a camera before its first frame."""

@@ -118,7 +118,8 @@ def match(model: Model, exemplars: Exemplars | None, moment: Moment) -> list[Mat
         row = int(look.nearest[place])
         shown = row if exemplars is not None and exemplars.crop(row) is not None else -1
         if exemplars is not None and pictured is not None and shown < 0:
-            shown = int(exemplars.rows[pictured.search(patch[None])[1][0, 0]])
+            _, found = pictured.search(patch[None], **branch.places(np.array([place])))
+            shown = int(exemplars.rows[found[0, 0]])
         origin = bank.origins
         matches.append(
             Match(

@@ -20,6 +20,7 @@ from anomaly.detector import Detector
 from anomaly.errors import ModelError
 from anomaly.evidence import has_evidence, load_evidence
 from anomaly.exported import FOLDER, INDEX, TORCH, GraphBackbone
+from anomaly.extractor import patch_places
 from anomaly.gate import gate, gate_whole
 from anomaly.model import software
 from anomaly.reissue import Rescored, reissue, rescore
@@ -28,6 +29,8 @@ from export import ENDINGS, TOLERANCE, check_runtime, open_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from anomaly.backbone import Backbone
     from anomaly.detector import Branch
@@ -193,18 +196,9 @@ def export_model(
 
 
 def parts_of(detector: Detector, branch: Branch) -> BranchParts:
-    """A torch branch as `export.onnx` takes it.
-
-    Raises:
-        ModelError: the branch has something that no graph has.
-    """
+    """A torch branch as `export.onnx` takes it."""
     from export.onnx import BranchParts
 
-    if branch.bank.place_weight > 0:
-        raise ModelError(
-            f"branch {branch.name!r} counts place in its metric (place_weight={branch.bank.place_weight:g}), which "
-            "is not exported; fit without it"
-        )
     backbone: Backbone = branch.backbone  # type: ignore[assignment]  # a model loaded with torch has no other
     return BranchParts(
         backbone.module,
@@ -216,7 +210,17 @@ def parts_of(detector: Detector, branch: Branch) -> BranchParts:
         detector.regions.patch_mask(*backbone.grid).ravel(),
         backbone.grid,
         backbone.input_size,
+        _places(branch),
+        min(branch.reweight, len(branch.bank)),
     )
+
+
+def _places(branch: Branch) -> NDArray[np.float32] | None:
+    """The dimensions by which the bank counts place, of every patch; None where it does not."""
+    weight = branch.bank.place_weight
+    if not weight:
+        return None
+    return np.stack(patch_places(branch.backbone.grid), axis=1) * np.float32(weight)
 
 
 def operations_of(branch: Branch) -> int:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from anomaly.types import ImageArray
@@ -69,6 +71,14 @@ def choose_input_size(
         return max(spec.stride, round(pixels * scale / spec.stride) * spec.stride)
 
     return side(height), side(width)
+
+
+@lru_cache(maxsize=32)
+def patch_places(grid: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where the patches of a grid (gh, gw) lie: the y and the x of their middles, each (gh * gw,) float32 in 0..1."""
+    gh, gw = grid
+    patch = np.arange(gh * gw, dtype=np.int32)
+    return ((patch // gw + 0.5) / gh).astype(np.float32), ((patch % gw + 0.5) / gw).astype(np.float32)
 
 
 class Extractor(Protocol):

@@ -109,6 +109,7 @@ def save_model(
                 "bank": bank_entry(bank),
                 "scale": branch.scale,
                 "top_share": branch.top_share,
+                "reweight": branch.reweight,
             }
         )
         files["projection.safetensors"] = save(branch.projection.to_tensors())
@@ -160,6 +161,8 @@ def load_model(folder: Path, *, device: str = "auto", offline: bool = False, run
                 bank=bank,
                 scale=entry["scale"],
                 top_share=entry["top_share"],
+                # Models of before there was a choice.
+                reweight=entry.get("reweight", 0),
             )
         )
     detector = Detector(

@@ -70,7 +70,7 @@ def isolation(bank: MemoryBank) -> NDArray[np.float32]:
     Returns:
         (M,) float32, in the bank's metric; 0 where the bank knows one moment only.
     """
-    rows = np.asarray(bank.rows, np.float32)
+    rows = bank.working
     norms = np.einsum("ij,ij->i", rows, rows)
     source = bank.origins.source
     time_s = bank.origins.time_s
@@ -191,5 +191,5 @@ def _distances_elsewhere(branch: Branch, patches: NDArray[np.float32], moment: M
         same &= np.abs(bank.origins.time_s - moment.peak_s) < GUARD_S
     if same.all():
         return np.zeros(len(patches), np.float32)
-    distances, _ = bank.subset(~same).search(patches)
+    distances, _ = bank.subset(~same).search(patches, **branch.places(np.arange(len(patches))))
     return distances[:, 0] / np.float32(branch.scale)

@@ -1,7 +1,8 @@
 """Which stretches of the normal footage are learned from, and which are kept aside.
 
 Neighbouring frames are nearly the same picture, so frames must never be split at random: whole
-clips are held out, or, where there are few clips, blocks of time with a guard between.
+clips are held out, or, where there are few clips, blocks of time with a guard between. Each camera's footage
+is split by itself: a camera without a hold-out of its own could not be put on a scale of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anomaly.calibration import camera_of
 from anomaly.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,17 +40,17 @@ class Span:
 def plan_holdout(
     sources: Sequence[Source], durations: Mapping[str, float | None], share: float, guard_s: float, seed: int
 ) -> tuple[list[Span], list[Span]]:
-    """Split normal footage.
+    """Split normal footage, that of each camera (`anomaly.calibration.camera_of`) by itself.
 
     Args:
-        sources: videos and images.
+        sources: videos and images, in the order in which they are learned.
         durations: seconds of each video by source name; None = not known.
         share: share to hold out, 0 <= share < 1.
         guard_s: seconds left out on either side of a held-out block.
         seed: of the choice.
 
     Returns:
-        (spans to learn from, spans held out). Without anything to spare (one image), or with
+        (spans to learn from, spans held out), camera by camera. Without anything to spare (one image), or with
         share 0, nothing is held out.
 
     Raises:
@@ -58,11 +60,29 @@ def plan_holdout(
         raise UsageError(
             f"fit.holdout={share} is outside [0, 1); give the share of the footage to keep aside, such as 0.2"
         )
+    cameras: dict[str, list[Source]] = {}
+    for source in sources:
+        cameras.setdefault(camera_of(source.name), []).append(source)
+    learned: list[Span] = []
+    held: list[Span] = []
+    for own in cameras.values():
+        _split_camera(own, durations, share, guard_s, seed, learned, held)
+    return learned, held
+
+
+def _split_camera(
+    sources: Sequence[Source],
+    durations: Mapping[str, float | None],
+    share: float,
+    guard_s: float,
+    seed: int,
+    learned: list[Span],
+    held: list[Span],
+) -> None:
+    """Hold out whole clips of one camera, or blocks of each where they are few. The other cameras change nothing."""
     images = [source for source in sources if source.kind == "image"]
     videos = [source for source in sources if source.kind == "video"]
     rng = np.random.default_rng(seed)
-    learned: list[Span] = []
-    held: list[Span] = []
     if images:
         count = min(max(1, round(share * len(images))), len(images) - 1) if share else 0
         chosen = set(rng.permutation(len(images))[:count].tolist())
@@ -87,7 +107,6 @@ def plan_holdout(
     else:
         for source in videos:
             _split_clip(source, durations.get(source.name), share, guard_s, learned, held)
-    return learned, held
 
 
 def _split_clip(

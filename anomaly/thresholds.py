@@ -192,10 +192,12 @@ def identities(model: Model, decider: DeciderConfig, fps: float | None) -> dict[
 
     def of(*keys: str, file: str = "none") -> str:
         own = {name: digest for name, digest in files.items() if name.startswith(file)}
-        return digest_of([own, *({key: branch.get(key) for key in keys} for branch in branches)])
+        # A key that a model of before does not have must not make another model of it.
+        told = [{key: branch[key] for key in keys if key in branch} for branch in branches]
+        return digest_of([own, *told])
 
     return {
-        "bank": of("name", "bank", "scale", "top_share", file="banks/"),
+        "bank": of("name", "bank", "scale", "top_share", "reweight", file="banks/"),
         "backbone": of("backbone", "weights"),
         "preprocessing": of("input_size", "grid", "projection", file="projection"),
         "regions": digest_of(model.description["regions"]),

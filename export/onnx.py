@@ -52,6 +52,9 @@ class BranchParts:
         counts: (gh * gw,) bool, patches that count.
         grid: (gh, gw).
         input_size: (h, w).
+        places: (gh * gw, 2) float32, place as the bank's last two dimensions count it; None = it does not.
+        neighbours: rows around the nearest one by which the distances of the score are re-weighted (PatchCore's
+            equation 7); a bank has so many at least. Fewer than 2 = they are not.
     """
 
     features: Any
@@ -63,6 +66,14 @@ class BranchParts:
     counts: NDArray[np.bool_]
     grid: tuple[int, int]
     input_size: tuple[int, int]
+    places: NDArray[np.float32] | None = None
+    neighbours: int = 0
+
+    @property
+    def width(self) -> int:
+        """Dimensions of a row of the bank, place included."""
+        place = 0 if self.places is None else self.places.shape[1]
+        return int(self.components.shape[1]) + place
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,13 +123,14 @@ def features_graph(parts: BranchParts, precision: Precision = "fp32", *, stages:
 def whole_graph(parts: BranchParts, matrices: ResizeMatrices, precision: Precision = "fp32") -> bytes:
     """The graph from the camera's bytes to score and heatmap, for one source size; raises as `features_graph`."""
     frames = torch.zeros(2, *matrices.source_size, 3, dtype=torch.uint8)
-    bank = torch.zeros(7, parts.components.shape[1])
+    rows = parts.neighbours + 7
     inputs = {
         "frames": (frames, {0: "n"}),
-        "bank": (bank, {0: "m"}),
-        "half_norms": (torch.zeros(7), {0: "m"}),
+        "bank": (torch.zeros(rows, parts.width), {0: "m"}),
+        "half_norms": (torch.zeros(rows), {0: "m"}),
     }
-    return _exported(_Whole(parts, matrices, precision), inputs, ["score", "distances", "nearest", "heatmap"])
+    outputs = ["score", "distances", "nearest", "heatmap"]
+    return _exported(_Whole(parts, matrices, precision), inputs, outputs, max(2, parts.neighbours))
 
 
 def stage_names(parts: BranchParts) -> list[str]:
@@ -159,6 +171,7 @@ class _Whole(torch.nn.Module):
     up_rows: torch.Tensor
     up_columns: torch.Tensor
     mask: torch.Tensor
+    places: torch.Tensor
 
     def __init__(self, parts: BranchParts, matrices: ResizeMatrices, precision: Precision) -> None:
         super().__init__()
@@ -166,6 +179,8 @@ class _Whole(torch.nn.Module):
         for name in ("rows", "columns", "up_rows", "up_columns"):
             self.register_buffer(name, torch.from_numpy(getattr(matrices, name)))
         self.register_buffer("mask", torch.from_numpy(parts.counts.astype(bool)))
+        if parts.places is not None:
+            self.register_buffer("places", torch.from_numpy(parts.places.astype(np.float32)))
         self._top = max(1, round(parts.top_share * int(parts.counts.sum())))
         self._parts = parts
         self._choose_in = _DTYPES[precision]
@@ -180,19 +195,40 @@ class _Whole(torch.nn.Module):
             # All-zero features stay zero.
             length = torch.linalg.vector_norm(queries, dim=-1, keepdim=True)
             queries = queries / torch.where(length > 0, length, torch.ones_like(length))
+        if self._parts.places is not None:
+            # Added, not expanded: the batch stays dynamic in every runtime.
+            queries = torch.cat([queries, self.places + torch.zeros_like(queries[..., :2])], -1)
         product = queries.to(self._choose_in) @ bank.to(self._choose_in).T
         nearest = (half_norms.to(self._choose_in) - product).argmin(-1)
         chosen = bank.index_select(0, nearest.flatten()).view(queries.shape)
         difference = queries - chosen
-        distances = torch.linalg.vector_norm(difference, dim=-1)
-        if self._parts.metric == "cosine":
-            distances = distances * distances * 0.5
+        distances = self._in_metric(torch.linalg.vector_norm(difference, dim=-1))
         # Chosen, not multiplied: OpenVINO fuses a product with the norm before it and takes one factor for all.
         distances = torch.where(self.mask, distances / self._parts.scale, 0.0)
         # Patches that do not count are 0, and no more are taken than count.
-        score = distances.topk(self._top, dim=-1).values.mean(-1)
+        largest, worst = distances.topk(self._top, dim=-1)
+        if self._parts.neighbours > 1:
+            own = queries.gather(1, worst.unsqueeze(-1) + torch.zeros_like(queries[:, : self._top]).long())
+            largest = largest * self._weights(own, nearest.gather(1, worst), bank, half_norms)
+        score = largest.mean(-1)
         grid = distances.view(-1, *self._parts.grid)
         return score, distances, nearest, self.up_rows @ grid @ self.up_columns.T
+
+    def _in_metric(self, distances: torch.Tensor) -> torch.Tensor:
+        return distances * distances * 0.5 if self._parts.metric == "cosine" else distances
+
+    def _weights(
+        self, queries: torch.Tensor, rows: torch.Tensor, bank: torch.Tensor, half_norms: torch.Tensor
+    ) -> torch.Tensor:
+        """(N, t): by how much rows (N, t) that are not rare lessen the distances of queries (N, t, d)."""
+        near = bank.index_select(0, rows.flatten())
+        away = half_norms - near @ bank.T
+        around = (-away).topk(self._parts.neighbours, dim=-1).indices
+        shape = (*rows.shape, self._parts.neighbours, self._parts.width)
+        others = bank.index_select(0, around.flatten()).view(shape)
+        apart = self._in_metric(torch.linalg.vector_norm(queries.unsqueeze(2) - others, dim=-1))
+        own = self._in_metric(torch.linalg.vector_norm(queries - near.view(queries.shape), dim=-1))
+        return (1.0 - 1.0 / torch.exp(apart - own.unsqueeze(-1)).sum(-1)).clamp(min=0.0)
 
 
 class _InHalf(torch.nn.Module):
@@ -227,12 +263,15 @@ class _NormInFloat32(torch.nn.Module):
 
 
 def _exported(
-    module: torch.nn.Module, inputs: dict[str, tuple[torch.Tensor, dict[int, str]]], outputs: list[str]
+    module: torch.nn.Module,
+    inputs: dict[str, tuple[torch.Tensor, dict[int, str]]],
+    outputs: list[str],
+    least_rows: int = 2,
 ) -> bytes:
     import onnx
 
     module.eval().requires_grad_(False)
-    dims = {name: torch.export.Dim(name) for name in ("n", "m")}
+    dims = {"n": torch.export.Dim("n"), "m": torch.export.Dim("m", min=least_rows)}
     shapes = tuple({axis: dims[name] for axis, name in dynamic.items()} for _, dynamic in inputs.values())
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level

@@ -16,7 +16,7 @@ from memory_bank.kcenter import Selection, kcenter_greedy, kcenter_select
 from memory_bank.merge import Forgotten, Merged, add_rows, forget_source, merge_banks
 from memory_bank.origins import Origins
 from memory_bank.parts import Part, merge_parts, part_of
-from memory_bank.reweight import reweighted
+from memory_bank.reweight import largest_reweighted, reweighted
 from memory_bank.settings import CoresetConfig
 from memory_bank.temporal import TemporalSearch
 
@@ -41,6 +41,7 @@ __all__ = [
     "forget_source",
     "kcenter_greedy",
     "kcenter_select",
+    "largest_reweighted",
     "load_checkpoint",
     "merge_banks",
     "merge_parts",

@@ -10,6 +10,8 @@ from memory_bank.distance import exact_distances, to_metric
 from memory_bank.errors import MemoryBankError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from memory_bank.bank import MemoryBank
     from memory_bank.distance import Floats
 
@@ -42,10 +44,51 @@ def reweighted(
             f"neighbours must be between 2 and the bank's {len(bank)} rows, got {neighbours}"
         )
     plain, index = bank.search(patches, 1, y=y, x=x)
-    queries = bank.queries(patches, y, x)
-    result = plain[:, 0].copy()
-    finite = np.flatnonzero(index[:, 0] >= 0)
-    nearest_rows, back = np.unique(index[finite, 0], return_inverse=True)
+    return _weighted(bank, bank.queries(patches, y, x), plain[:, 0], index[:, 0], neighbours)
+
+
+def largest_reweighted(
+    bank: MemoryBank,
+    patches: Floats,
+    distances: Floats,
+    rows: NDArray[np.int64],
+    top: int,
+    neighbours: int,
+    *,
+    y: Floats | None = None,
+    x: Floats | None = None,
+) -> Floats:
+    """The largest distances of one frame, each re-weighted as `reweighted` does.
+
+    The largest are chosen by their plain distances, so that a search that knows only these exactly will do.
+
+    Args:
+        bank: the bank.
+        patches: (N, D) float32, of the whole frame.
+        distances, rows: (N,) of a search: float32, and int64 with -1 for a patch that is not finite.
+        top: how many, 1..N.
+        neighbours: rows around the nearest one, 2 or more; all of a bank that has fewer. In a bank of one
+            row nothing can be rare, and the distances stay whole.
+        y, x: (N,) float32, where the bank counts place.
+
+    Returns:
+        (top,) float32, by their plain distances, descending.
+    """
+    largest = np.argsort(-distances, kind="stable")[:top]
+    if min(neighbours, len(bank)) < 2:
+        return distances[largest]
+    place = (None, None) if y is None or x is None else (y[largest], x[largest])
+    queries = bank.queries(patches[largest], *place)
+    return _weighted(bank, queries, distances[largest], rows[largest], min(neighbours, len(bank)))
+
+
+def _weighted(
+    bank: MemoryBank, queries: Floats, distances: Floats, rows: NDArray[np.int64], neighbours: int
+) -> Floats:
+    """Distances (N,) of queries in the working space to their nearest rows (N,), re-weighted."""
+    result = distances.copy()
+    finite = np.flatnonzero(rows >= 0)
+    nearest_rows, back = np.unique(rows[finite], return_inverse=True)
     _, around = bank.search_working(bank.working[nearest_rows], neighbours)
     apart = to_metric(exact_distances(queries[finite], bank.working[around[back]]), bank.metric)
     # exp(d*) / sum exp(d) without overflow.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from small_model import FIT, FPS, SmallModel, invoke, succeed
 from anomaly.evidence import has_evidence, load_evidence
 from anomaly.exemplars import load_exemplars
 from anomaly.footage.source import find_sources, read_frames
-from anomaly.model import Model, load_model
+from anomaly.model import Model, load_model, save_model
 from anomaly.thresholds import load_threshold
+from anomaly.weights import StoredWeights
 from memory_bank import MemoryBank
 
 QUICK = (*FIT, "bank.size=400", "fit.fps=2", "projection.sample_frames=8", "fit.review=0")
@@ -211,3 +213,33 @@ def test_half_precision_takes_half_the_room_and_changes_no_alarm(small_model: Sm
     np.testing.assert_array_equal(
         np.array(scores["half"]) >= threshold, np.array(scores["single"]) >= threshold
     )
+
+
+def test_models_of_several_branches_are_left_as_they_are(small_model: SmallModel, tmp_path: Path):
+    """Merging or forgetting in one branch of two would leave the other as it was: refused, and nothing written."""
+    folder = Path(shutil.copytree(small_model.folder, tmp_path / "two"))
+    known = loaded(folder)
+    (branch,) = known.detector.branches
+    description = {
+        key: known.description[key] for key in known.description if key not in {"branches", "files"}
+    }
+    save_model(
+        folder,
+        known.detector.with_branches([branch, replace(branch, name="again")]),
+        StoredWeights(**known.description["branches"][0]["weights"]),
+        dict(np.load(folder / "scores.npz")),
+        description,
+    )
+    assert len(loaded(folder).detector.branches) == 2
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    clip = branch.bank.sources[0]
+    for command in (
+        ("bank", "forget", "--model", folder, "--clip", clip),
+        ("bank", "merge", "--models", folder, small_model.folder, "--model", tmp_path / "m"),
+        ("bank", "merge", "--models", small_model.folder, folder, "--model", tmp_path / "m"),
+    ):
+        done = invoke(*command)
+        assert done.status == 1
+        assert "2 branches" in done.message
+        assert not (tmp_path / "m").exists()
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

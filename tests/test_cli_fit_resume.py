@@ -88,6 +88,7 @@ def test_a_checkpoint_of_another_fit_is_not_gone_on_with(
     quick = ("backbone.input_size=[64,96]", "fit.fps=1", "fit.checkpoint_s=60")
     for changes, why in (
         (("bank.size=200",), "settings"),
+        (("bank.place_weight=3",), "bank.place_weight"),
         (("fit.drop=[normal_01.mp4@0-1]",), "excluded moments"),
         (("backbone.neighbourhood=5",), "backbone"),
         ((), "cannot be read"),

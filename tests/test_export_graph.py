@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly.heatmap import anomaly_map, frame_score
+from anomaly.extractor import patch_places
+from anomaly.heatmap import anomaly_map, frame_score, top_count
 from anomaly.resize import resize, resize_matrix
 from export import (
     DeviceMissingError,
@@ -24,7 +26,7 @@ from export import (
 )
 from export.onnx import BranchParts, ResizeMatrices, features_graph, stage_names, whole_graph
 from export.openvino import convert
-from memory_bank import MemoryBank, Origins
+from memory_bank import MemoryBank, Origins, largest_reweighted
 
 GRID, SIZE, SOURCE = (4, 6), (32, 48), (40, 50)
 CHANNELS, DIMS = 10, 7
@@ -253,3 +255,37 @@ def test_too_little_memory_is_told_with_how_much():
     ):
         check_room(needed, "the search of 64 frames")
     check_room(1, "nothing")
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize(("place_weight", "neighbours"), [(1.5, 0), (0.0, 5), (1.5, 5)])
+def test_place_and_reweighting_are_in_the_graph(
+    metric: str, place_weight: float, neighbours: int, tmp_path: Path
+):
+    y, x = patch_places(GRID)
+    places = np.stack([y, x], 1) * np.float32(place_weight) if place_weight else None
+    one = replace(parts(metric), places=places, neighbours=neighbours, top_share=0.2)
+    data = whole_graph(one, matrices())
+    for runtime in ("onnxruntime", "openvino"):
+        graph = open_graph(runtime, written(data, tmp_path, runtime, "whole"), "fp32", threads=1)
+        for count, rows in ((1, 60), (3, 17)):
+            images = frames(count)
+            plain = bank(metric, rows, patches_of(one, frames(3)))
+            spread = replace(plain.origins, y=np.resize(y, rows), x=np.resize(x, rows))
+            memory = plain.replace(origins=spread, place_weight=place_weight)
+            half_norms = 0.5 * np.einsum("ij,ij->i", memory.working, memory.working)
+            found = graph.run({"frames": images, "bank": memory.working, "half_norms": half_norms})
+            for patches, score, distances in zip(
+                patches_of(one, images), found["score"], found["distances"], strict=True
+            ):
+                own = {"y": y[one.counts], "x": x[one.counts]}
+                wanted, nearest = memory.search(patches[one.counts], **own)
+                np.testing.assert_allclose(distances[one.counts], wanted[:, 0] / 2.5, rtol=1e-4, atol=1e-5)
+                top = top_count(int(one.counts.sum()), one.top_share)
+                largest = np.sort(wanted[:, 0])[-top:]
+                if neighbours:
+                    largest = largest_reweighted(
+                        memory, patches[one.counts], wanted[:, 0], nearest[:, 0], top, neighbours, **own
+                    )
+                    assert largest.mean() < 0.99 * np.sort(wanted[:, 0])[-top:].mean()
+                np.testing.assert_allclose(score, largest.mean() / 2.5, rtol=1e-4)

@@ -48,7 +48,7 @@ PUBLIC = {
         resize resize_matrix
     """,
     "anomaly.extractor": """
-        BackboneSpec Extractor choose_input_size
+        BackboneSpec Extractor choose_input_size patch_places
     """,
     "anomaly.backbone": """
         Backbone BackboneSpec PatchFeatures choose_input_size
@@ -75,7 +75,7 @@ PUBLIC = {
         Box anomaly_box anomaly_map draw_box frame_score heat_range overlay top_count
     """,
     "anomaly.detector": """
-        Branch CameraState Detector Look Recent Result rescaled
+        Branch CameraState Detector Look Places Recent Result rescaled
     """,
     "anomaly.splits": """
         BLOCK_PERIOD_S CLIPS_FOR_WHOLE_HOLDOUT Span is_excluded parse_drops plan_holdout
@@ -142,7 +142,7 @@ PUBLIC = {
     "memory_bank": """
         CoresetConfig Coverage Forgotten Index KINDS Members MemoryBank MemoryBankError Merged Origins
         Part Selection StreamingCoreset TemporalSearch add_rows build_index checkpoint_note forget_source
-        kcenter_greedy kcenter_select load_checkpoint merge_banks merge_parts part_of recall reweighted
+        kcenter_greedy kcenter_select largest_reweighted load_checkpoint merge_banks merge_parts part_of recall reweighted
         save_checkpoint
     """,
 }

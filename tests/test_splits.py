@@ -44,6 +44,41 @@ def test_another_seed_holds_out_other_clips_and_the_same_seed_the_same():
     assert picks[3] == plan_holdout(sources, durations, 0.2, 2.0, 3)
 
 
+def of_cameras(**counts: int) -> list[Source]:
+    return [
+        Source(Path(f"{camera}/{i}.mp4"), f"{camera}/{i}.mp4", "video")
+        for camera, count in counts.items()
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_camera_has_a_hold_out_of_its_own(seed: int):
+    """However unlike in number: one with many clips must not be all that is held out."""
+    sources = of_cameras(front=40, rear=6, top=1)
+    durations: dict[str, float | None] = dict.fromkeys((s.name for s in sources), 60.0)
+    learned, held = plan_holdout(sources, durations, 0.2, 2.0, seed)
+    for camera, clips_held in (("front", 8), ("rear", 1), ("top", 1)):
+        own = [span.source.name for span in held if span.source.name.startswith(camera)]
+        assert len(own) == clips_held
+        assert any(span.source.name.startswith(camera) for span in learned)
+    assert all(span.start_s == 0.0 for span in held if not span.source.name.startswith("top"))
+    (block,) = [span for span in held if span.source.name == "top/0.mp4"]
+    assert block.start_s > 40  # of its only clip, so that the camera is learned too
+
+
+def test_another_camera_changes_nothing_in_what_is_held_out_of_this_one():
+    one, two = of_cameras(front=12), of_cameras(front=12, rear=9)
+    durations: dict[str, float | None] = dict.fromkeys((s.name for s in two), 60.0)
+    alone, together = plan_holdout(one, durations, 0.2, 2.0, 3), plan_holdout(two, durations, 0.2, 2.0, 3)
+    for part, parts in zip(alone, together, strict=True):
+        assert part == [span for span in parts if span.source.name.startswith("front")]
+    # A folder that holds all of it makes no other choice than none.
+    bare = [Source(source.path, Path(source.name).name, "video") for source in one]
+    held = plan_holdout(bare, {source.name: 60.0 for source in bare}, 0.2, 2.0, 3)[1]
+    assert [Path(span.source.name).name for span in alone[1]] == [span.source.name for span in held]
+
+
 def test_few_clips_are_held_out_in_blocks_with_a_guard():
     (source,) = clips(1)
     learned, held = plan_holdout([source], {source.name: 600.0}, 0.2, 2.0, 0)

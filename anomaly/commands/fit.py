@@ -64,6 +64,8 @@ def run(config: FitConfig) -> None:
         bank_size=config.bank.size,
         radius=config.bank.radius,
         half=config.bank.half,
+        place_weight=config.bank.place_weight,
+        reweight=config.bank.reweight,
         seed=config.seed,
         refuse_damage=refuses(config.footage.on_error),
         checkpoint_s=config.fit.checkpoint_s,
@@ -247,6 +249,17 @@ def _tell(
         ("learned from", f"{report.frames} frames of {len(report.sources)} sources, {report.patches:,} patches"),
         ("bank", f"{len(branch.bank):,} rows of {branch.bank.dim} dimensions ({branch.projection.explained:.0%} of the variance kept)"),
     ]  # fmt: skip
+    if branch.bank.place_weight:
+        rows.append(
+            (
+                "place",
+                f"place counts: the height of the picture is a distance of {branch.bank.place_weight:g}",
+            )
+        )
+    if branch.reweight:
+        rows.append(
+            ("score", f"re-weighted by the {branch.reweight} rows around the nearest one, as PatchCore does")
+        )
     if report.coverage is not None:
         unit = report.scale
         rows.append(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anomaly.errors import NoFootageError
+from anomaly.extractor import patch_places
 from anomaly.footage.batching import batches, read_ahead
 from anomaly.projection import Projection, fit_projection
 from memory_bank import StreamingCoreset
@@ -87,6 +88,7 @@ def new_coreset(projection: Projection, options: FitOptions) -> StreamingCoreset
         dim=projection.dim,
         metric="euclidean",
         seed=options.seed,
+        place_weight=options.place_weight,
     )
 
 
@@ -112,10 +114,8 @@ def fill(
         fps: frames a second that are learned; None = all.
         after_batch: called after every batch.
     """
-    gh, gw = backbone.grid
     patch = np.flatnonzero(counts).astype(np.int32)
-    y = ((patch // gw + 0.5) / gh).astype(np.float32)
-    x = ((patch % gw + 0.5) / gw).astype(np.float32)
+    y, x = (place[counts] for place in patch_places(backbone.grid))
     for batch in read_ahead(batches(_numbered(spans, reader, fps, tally.span, tally.frame), backbone.batch)):
         features = projection.apply(backbone.extract([frame.image for _, frame in batch]))[:, counts]
         for (number, frame), rows in zip(batch, features, strict=True):

@@ -29,6 +29,8 @@ class FitOptions:
     bank_size: int = 15_000
     radius: float | None = None
     half: bool = False
+    place_weight: float = 0.0
+    reweight: int = 0
     top_share: float = 0.01
     seed: int = 0
     refuse_damage: bool = False
@@ -46,6 +48,15 @@ class FitOptions:
                 raise UsageError(f"{key}={value} is too small; give 1 or more")
         if self.radius is not None and not self.radius > 0:
             raise UsageError(f"bank.radius={self.radius} is no distance; give one above 0, or use bank.size")
+        if not 0 <= self.place_weight < math.inf:
+            raise UsageError(
+                f"bank.place_weight={self.place_weight} is no distance; give 0 to leave place out, or the distance "
+                "that the whole height of the picture counts for"
+            )
+        if self.reweight < 0 or self.reweight == 1:
+            raise UsageError(
+                f"bank.reweight={self.reweight} is no neighbourhood; give 0 for none, or 2 rows or more, such as 9"
+            )
         if not 0 <= self.shrinkage <= 1:
             raise UsageError(f"projection.shrinkage={self.shrinkage} is outside 0..1; give for instance 0.1")
         if not self.checkpoint_s > 0:

@@ -116,7 +116,7 @@ def fit(
     report.damaged += [message for message in tally.damaged if message not in report.damaged]
     if options.half:
         bank = bank.as_float16()
-    branch = Branch("appearance", backbone, projection, bank, 1.0, options.top_share)
+    branch = Branch("appearance", backbone, projection, bank, 1.0, options.top_share, options.reweight)
     detector = measure_holdout(
         Detector([branch], regions, decider), held, learned, reader, options, report, tell
     )
@@ -179,7 +179,7 @@ def _bound_to(
     settings = {
         name: value
         for name, value in asdict(options).items()
-        if name not in {"checkpoint_s", "score_fps", "refuse_damage"}
+        if name not in {"checkpoint_s", "score_fps", "refuse_damage", "place_weight", "reweight"}
     }
     stats = [(source.name, source.path.stat()) for source in sources]
     return {
@@ -190,6 +190,7 @@ def _bound_to(
         "backbone": [asdict(spec), tensor_digest(weights), list(size), device],
         "regions": regions.to_json(),
         "settings": settings,
+        "bank.place_weight": options.place_weight,
         "projection": projection and sha256(projection.components.tobytes()).hexdigest(),
         "software": software(),
     }
