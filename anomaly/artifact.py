@@ -8,6 +8,7 @@
     exemplars/                      crops behind the bank's rows (`anomaly.exemplars`)
     graph/                          exported graphs (`anomaly.exported`); removable
     evidence/                       pictures that a certificate is checked on (`anomaly.evidence`); removable
+    looks.json                      which settings were tried on which labelled clips (`anomaly.looks`)
 
 Nothing is unpickled and no class is looked up by a name that a folder gives.
 """
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 #: Files that calibration writes anew; they carry their own checksum (`archive_bytes`).
 _REWRITTEN = ("scores.npz",)
+#: A file that is added once a model was looked at with labels; it carries its own digest.
+LOOKS = "looks.json"
 #: Folders that are added after the model was written, and what they may hold; they carry their own digests.
 _ADDED_FOLDERS = {
     "thresholds": (".json",),
@@ -139,7 +142,7 @@ def save_folder(
         folder: where the model goes.
         files: every file but `model.json`: relative path to contents.
         description: what goes into `model.json`; schema and digests are added.
-        added: files of the folders that are added to a model later (`added_files` reads them), kept as they are.
+        added: files that are added to a model later (`added_files` reads them), kept as they are.
 
     Raises:
         ModelError: the place is taken by something that is not a model folder.
@@ -169,8 +172,10 @@ def save_folder(
 
 
 def added_files(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """The files of some of the folders that were added to a verified model, by relative path."""
-    return {
+    """Some of the files and folders that were added to a model, by relative path; none of what is not there."""
+    recover(folder)
+    kept = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+    return kept | {
         file.relative_to(folder).as_posix(): file.read_bytes()
         for name in names
         for file in sorted((folder / name).rglob("*"))
@@ -253,7 +258,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             raise CorruptModelError(
                 f"model folder holds a link, {str(file)!r}; remove it, a model holds only its own files"
             )
-        if file.is_dir() or name in listed or name == "model.json" or name in _REWRITTEN:
+        if file.is_dir() or name in listed or name in ("model.json", LOOKS, *_REWRITTEN):
             continue
         if file.suffix in _ADDED_FOLDERS.get(name.split("/")[0], ()):
             continue

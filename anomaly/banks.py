@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly.artifact import added_files, archive_bytes, read_description, save_folder
+from anomaly.artifact import LOOKS, added_files, archive_bytes, read_description, save_folder
 from anomaly.errors import ModelError
 from anomaly.evidence import FOLDER as EVIDENCE
 from anomaly.evidence import has_evidence, load_evidence
 from anomaly.exemplars import carry_over, load_exemplars
+from anomaly.looks import Look, joined, looks_at, looks_bytes
 from anomaly.model import bank_entry, bank_file, load_bank, software
 from anomaly.scores import packed
 from memory_bank import Forgotten, MemoryBank, forget_source, merge_banks
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 
     from memory_bank import Merged
 
-#: Of a model's files, those that stay with a changed bank: a threshold to alarm by, evidence to check it on.
-_KEPT_FOLDERS = ("thresholds", EVIDENCE)
+#: Of a model's files, those that stay with a changed bank: a threshold to alarm by, evidence to check it on, and
+#: what was tried on labelled clips.
+_KEPT = ("thresholds", EVIDENCE, LOOKS)
 #: The name of a recorded piece; its camera is there where footage of several was given together.
 _RECORDED = re.compile(r"(?:(?P<camera>[^/]+)/)?(?P<day>\d{8})/(?P<time>\d{6}\.\d{3})\.mp4$")
 #: A piece lasts ten seconds, to the next keyframe; with a keyframe every ten, twice that. Generously:
@@ -110,7 +112,7 @@ def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgot
             bank, lost = forget_source(bank, clip)
             losses.append(lost)
     forgotten = _together(losses)
-    kept = [name for name in _KEPT_FOLDERS if name != EVIDENCE or not shown & set(clips)]
+    kept = [name for name in _KEPT if name != EVIDENCE or not shown & set(clips)]
     exemplars = load_exemplars(folder)
     taken = sum(path.stat().st_size for path in (folder / "exemplars").glob("*"))
     files = {
@@ -143,7 +145,8 @@ def merge_models(folders: Sequence[Path], to: Path, size: int) -> tuple[MemoryBa
     """Merge the memories of several models into a new one.
 
     The models must have the backbone, the projection and the regions in common (`fit projection.of=MODEL`). Where
-    different clips have one name, each is named after its model too. The result is not calibrated, and without
+    different clips have one name, each is named after its model too. What was tried with any of them on labelled
+    clips was tried with the merged one. The result is not calibrated, and without
     hold-out scores: those were measured with other banks.
 
     Args:
@@ -218,7 +221,10 @@ def merge_models(folders: Sequence[Path], to: Path, size: int) -> tuple[MemoryBa
             "merge": asdict(cost),
         },
     }
-    save_folder(to, files, description)
+    looks: list[Look] = []
+    for folder in (to, *folders):
+        looks = joined(looks, looks_at(folder))
+    save_folder(to, files, description, {LOOKS: looks_bytes(looks)} if looks else None)
     return merged, cost, scale
 
 

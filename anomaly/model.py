@@ -7,7 +7,14 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from anomaly.artifact import archive_bytes, read_description, save_folder, scoring_digest
+from anomaly.artifact import (
+    LOOKS,
+    added_files,
+    archive_bytes,
+    read_description,
+    save_folder,
+    scoring_digest,
+)
 from anomaly.decider import DeciderConfig
 from anomaly.detector import Branch, Detector
 from anomaly.exported import choose, graph_backbone
@@ -83,6 +90,8 @@ def save_model(
 ) -> None:
     """Write a fitted detector as a model folder.
 
+    Of a model that it replaces only the looks are kept: the labelled clips are the same ones.
+
     Args:
         folder: where.
         detector: with one branch that has a backbone.
@@ -121,7 +130,7 @@ def save_model(
         "regions": detector.regions.to_json(),
         "decider": asdict(detector.decider.config),
     }
-    save_folder(folder, files, description)
+    save_folder(folder, files, description, added_files(folder, (LOOKS,)))
 
 
 def load_model(folder: Path, *, device: str = "auto", offline: bool = False, runtime: str = "auto") -> Model:

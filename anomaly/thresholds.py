@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from anomaly.looks import Look
     from anomaly.model import Model
 
 
@@ -113,7 +112,6 @@ def save_calibration(
     target: Path | None = None,
     chosen: str = "as configured",
     cameras: CameraCalibrations | None = None,
-    looks: Sequence[Look] = (),
     setting: str = "",
     clips: Mapping[str, str] | None = None,
     familiar: Collection[str] = (),
@@ -134,8 +132,7 @@ def save_calibration(
         target: write only the threshold, there, and leave the model as it is.
         chosen: how the decider's settings came about, in words.
         cameras: where each has its own scale; then `calibration` is that of all together.
-        looks: what was compared on labelled clips so far, this calibration included.
-        setting: its identity among them.
+        setting: its identity among all that was tried (`anomaly.looks`).
         clips: sha256 of each labelled file, by the name of its source.
         familiar: labelled sources whose normal time is not new to the model.
     """
@@ -148,7 +145,6 @@ def save_calibration(
         "fps": fps,
         "settings": dict(settings),
         "chosen": chosen,
-        "looks": [one.to_json() for one in looks],
         "setting": setting,
         "clips": dict(clips or {}),
         "familiar": sorted(familiar),

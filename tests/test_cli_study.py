@@ -13,6 +13,7 @@ from small_model import FIT, FPS, SmallModel, invoke, process, succeed
 
 from anomaly.artifact import read_signed
 from anomaly.calibration import recall_bound
+from anomaly.looks import looks_at
 
 PNG = b"\x89PNG\r\n\x1a\n"
 GRID = "study.grid={smoothing_s:[0,0.5],min_duration_s:[0,0.25,0.5]}"
@@ -47,10 +48,9 @@ def test_a_grid_ends_in_one_table_and_one_plot_and_changes_nothing(copy: Path):
     assert "https:" not in page
     assert "<script" not in page
     assert all(row["name"] in page for row in rows)
-    # But for what was looked at, which whoever takes one of them has to pay for.
-    own = ("looks", "digest")
-    assert {**threshold(copy), **{key: before[key] for key in own}} == before
-    assert len(threshold(copy)["looks"]) == 7  # the six, and the best of them on the clips that certify
+    assert threshold(copy) == before
+    # But what was looked at is remembered: whoever takes one of them has to pay for it.
+    assert len(looks_at(copy)) == 7  # the six, and the best of them on the clips that certify
 
 
 def test_what_was_tried_is_recorded_and_paid_for(copy: Path):
@@ -203,6 +203,9 @@ def test_models_of_a_sweep_in_several_processes_are_compared(small_model: SmallM
     assert found.status == 0, found.err
     rows = table(tmp_path / "sweep")
     assert {row["name"] for row in rows} == {"bank.size=100", "bank.size=800"}
+    # Each of them knows that it was compared with the other.
+    models = [path.parent for path in (tmp_path / "sweep").rglob("model.json")]
+    assert [len(looks_at(model)) for model in models] == [2, 2]
 
 
 def test_a_threshold_set_by_hand_says_so_and_pays(copy: Path, small_model: SmallModel):

@@ -87,7 +87,7 @@ PUBLIC = {
         GUARD_S MOMENT_S Moment WORST_ROWS isolation rank_moments write_review
     """,
     "anomaly.artifact": """
-        SCHEMA added_files archive_bytes canonical digest_of file_digest finite read_description read_signed recover replace_subfolder save_folder
+        LOOKS SCHEMA added_files archive_bytes canonical digest_of file_digest finite read_description read_signed recover replace_subfolder save_folder
         scoring_digest sign write_file write_json
     """,
     "anomaly.model": """
@@ -113,6 +113,9 @@ PUBLIC = {
     """,
     "anomaly.banks": """
         clips_between difference forget_clips merge_models
+    """,
+    "anomaly.looks": """
+        Look joined looks_at looks_bytes remember settings_tried
     """,
     "anomaly.thresholds": """
         Threshold calibrated_events camera_scales identities load_threshold save_calibration

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from anomaly.artifact import digest_of, finite, read_signed, write_file
 from anomaly.calibration import calibrate, calibrate_cameras
 from anomaly.commands import console
-from anomaly.commands.labeled import apart, of_cameras, score_labeled
+from anomaly.commands.labeled import apart, keep_looks, looks_before, of_cameras, score_labeled
 from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError, UsageError
 from anomaly.evidence import FOLDER, load_evidence, save_evidence
 from anomaly.evidence_collection import collect_evidence
-from anomaly.looks import Look, joined, looks_at, settings_tried
+from anomaly.looks import Look, settings_tried
 from anomaly.model import load_model
 from anomaly.recertification import recheck
 from anomaly.report.calibration import calibration_page
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 #: Of a threshold that is written somewhere else.
 _APART = (
-    "as configured, apart from the model, which does not count it: whoever compares several such and takes the best "
-    "has tried them all"
+    "as configured, apart from the model, which counts it among the settings that were tried: what is tried later is "
+    "paid for by what is calibrated then, not here"
 )
 
 
@@ -66,10 +66,10 @@ def run(config: CalibrateConfig) -> None:
     holdout = read_series(model.folder, "holdout")
     clips = {one.source.name: one.digest for one in labeled.scored}
     setting = setting_of(config, model, config.footage.fps, decider)
-    proving = frozenset(clips[event.video] for event in labeled.events if event.certifies)
-    looks = looks_at(model.folder)
     options = {**options_of(config.calibration), "count": count, "tolerance_s": config.labels.slack_s}
-    options["settings_tried"] = settings_tried(looks, [setting], proving)
+    options["settings_tried"] = settings_tried(
+        looks_before(model, config.footage.fps), [setting], labeled.proving
+    )
     cameras: CameraCalibrations | None = None
     each = by_camera(config.calibration, labeled.footage.cameras)
     if each and labeled.footage.cameras:
@@ -85,6 +85,8 @@ def run(config: CalibrateConfig) -> None:
     intervals = [
         {**asdict(interval), "end_s": finite(interval.end_s)} for interval in labeled.footage.intervals
     ]
+    # Before anybody sees what came out.
+    keep_looks(model.folder, [Look(setting, labeled.proving)])
     path = save_calibration(
         model,
         result,
@@ -94,7 +96,6 @@ def run(config: CalibrateConfig) -> None:
         labels_digest=digest_of(intervals),
         target=Path(config.out) if config.out else None,
         cameras=cameras,
-        looks=joined(looks, [Look(setting, proving)]),
         setting=setting,
         clips=clips,
         familiar=labeled.familiar,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from anomaly.artifact import write_file
 from anomaly.commands import console
-from anomaly.commands.labeled import score_labeled
+from anomaly.commands.labeled import keep_looks, score_labeled, unset
 from anomaly.evaluation import evaluate, flat, measure_rate
+from anomaly.looks import Look
 from anomaly.model import load_model
 from anomaly.report.evaluation import evaluation_page
 from anomaly.scores import read_series
@@ -41,6 +42,9 @@ def run(config: EvaluateConfig) -> None:
         familiar=labeled.familiar,
         grid=model.detector.branches[0].backbone.grid,
     )
+    # What is calibrated later on these clips, with another setting, was chosen knowing this.
+    shown_with = threshold.document.get("setting") or unset(model, config.footage.fps)
+    keep_looks(model.folder, [Look(shown_with, labeled.proving)])
     videos = [one.source for one in labeled.scored]
     found.figures["frames_per_second"] = measure_rate(model, videos[0], config.footage.fps)
     console.table(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anomaly.artifact import digest_of
 from anomaly.calibration import Event, join_events
 from anomaly.calibration.checks import some
 from anomaly.commands import console
@@ -13,6 +14,7 @@ from anomaly.errors import FootageError, LabelsError, UsageError
 from anomaly.footage.damage import refuses
 from anomaly.footage.labels import LabeledFootage, load_labels
 from anomaly.footage.source import Source, duration_s
+from anomaly.looks import looks_at, remember
 from anomaly.scoring import Scored, score_sources
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from anomaly.calibration import Series
     from anomaly.config import FootageConfig, LabelsConfig
+    from anomaly.looks import Look
     from anomaly.model import Model
 
 
@@ -39,6 +42,34 @@ class ScoredLabels:
     events: list[Event]
     scored: list[Scored]
     familiar: frozenset[str]
+
+    @property
+    def proving(self) -> frozenset[str]:
+        """sha256 of the files with events that certify: whoever sees a result on them has had a look."""
+        clips = {one.source.name: one.digest for one in self.scored}
+        return frozenset(clips[event.video] for event in self.events if event.certifies)
+
+
+def looks_before(model: Model, fps: float | None) -> list[Look]:
+    """What was looked at before a certificate of this model is written.
+
+    Its evaluation before it had any threshold is left out: what it is set to now is the first that was compared.
+    """
+    own = unset(model, fps)
+    return [one for one in looks_at(model.folder) if one.setting != own]
+
+
+def unset(model: Model, fps: float | None) -> str:
+    """Identity, among the settings that are looked at, of a model that is not calibrated."""
+    return digest_of([model.scoring_digest, fps])
+
+
+def keep_looks(folder: Path, looks: Sequence[Look]) -> None:
+    """Remember what is about to be shown; told, where a model cannot be written."""
+    try:
+        remember(folder, looks)
+    except OSError as error:
+        console.warn([f"{folder} cannot be written ({error.strerror}): this look is not counted"])
 
 
 def score_labeled(

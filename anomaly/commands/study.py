@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from anomaly.calibration import CameraCalibrations, calibrate, fit_scales
 from anomaly.calibration.certificate import CERTIFYING, CHOSE, percent
 from anomaly.commands import console
-from anomaly.commands.calibrate import by_camera, count_of, decider_of, options_of
-from anomaly.commands.labeled import apart, of_cameras, score_labeled
-from anomaly.commands.study_cost import count_looks, protected, write_down
+from anomaly.commands.calibrate import by_camera, count_of, decider_of, options_of, setting_of
+from anomaly.commands.labeled import apart, keep_looks, of_cameras, score_labeled
+from anomaly.commands.study_cost import count_looks, protected
 from anomaly.commands.study_table import for_all, name_of, row_of, table_of, write_study
 from anomaly.commands.sweeps import finished_jobs
 from anomaly.decider import DeciderConfig
@@ -80,7 +80,7 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     threshold = load_threshold(model, fps=config.footage.fps)
     if not threshold.document:
         raise ModelError(f"{str(folder)!r} has no scores to study; {threshold.doubt}")
-    if "looks" not in threshold.document:
+    if "setting" not in threshold.document:
         raise ModelError(f"{str(folder)!r} was calibrated by an earlier version; calibrate again, then study")
     scales = camera_scales(threshold.document)
     labeled, holdout = read_series(folder, "labeled"), read_series(folder, "holdout")
@@ -119,11 +119,10 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
         how,
         *result.text().splitlines(),
     ]
+    keep_looks(folder, looks)
     write_study(_place(config, folder), f"Threshold study of {folder.name}", lines, rows, target)
     if config.study.apply:
-        _apply(model, result, config, {**threshold.document, "setting": setting}, looks, len(settings), how)
-    else:
-        write_down(model, threshold.document, looks)
+        _apply(model, result, config, {**threshold.document, "setting": setting}, len(settings), how)
 
 
 def _apply(
@@ -131,7 +130,6 @@ def _apply(
     result: Calibration,
     config: StudyConfig,
     document: Mapping[str, Any],
-    looks: Sequence[Look],
     tried: int,
     how: str,
 ) -> None:
@@ -147,7 +145,6 @@ def _apply(
         fps=document["fps"],
         settings=asdict(config.calibration),
         labels_digest=document["hangs_on"]["labels"],
-        looks=looks,
         setting=document["setting"],
         clips=document["clips"],
         familiar=document["familiar"],
@@ -204,11 +201,13 @@ def _study_sweep(config: StudyConfig) -> None:
         raise ModelError(f"{str(folder)!r} holds no finished job with a model; sweep with `fit -m` first")
     decider, target = decider_of(config.decider), config.calibration.target_recall
     tables: list[tuple[str, Study]] = []
+    looks = []
     for place, name in models:
         model = load_model(place, device=config.device, offline=config.weights.offline)
         found = score_labeled(
             model, config.labeled, config.videos, config.footage, config.labels, grids=False
         )
+        looks.append(Look(setting_of(config, model, config.footage.fps, decider), found.proving))
         labeled, normal = apart([one.series for one in found.scored], found.events, found.familiar)
         holdout = read_series(place, "holdout")
         if by_camera(config.calibration, found.footage.cameras):
@@ -223,11 +222,13 @@ def _study_sweep(config: StudyConfig) -> None:
                 table_of(config, labeled, found.events, holdout, [decider], len(models)),
             )
         )
+    for place, _ in models:
+        keep_looks(place, looks)
     rows = ranked([row_of(table, 0, name, target) for name, table in tables])
     lines = [
         f"{len(rows)} models of a sweep, on {tables[0][1].n_events} labelled {'clips' if config.labels.count == 'clip' else 'events'}.",
-        f"Whoever takes the best of them and calibrates it on these same labels has compared {len(rows)} settings: "
-        "calibrate on other labels, or the certificate promises too much.",
+        f"Whoever takes the best of them and calibrates it on these same labels has compared {len(rows)} settings, and "
+        "its certificate pays for them all; calibrated on other labels it pays for none.",
     ]  # fmt: skip
     write_study(
         Path(config.out) if config.out else folder,

@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from anomaly.artifact import read_signed, write_json
 from anomaly.calibration import split_events
 from anomaly.calibration.budget import split_holdout
 from anomaly.calibration.certificate import CHOSE
 from anomaly.calibration.false_alarms import MINIMUM_S
-from anomaly.commands import console
 from anomaly.commands.calibrate import setting_of
+from anomaly.commands.labeled import looks_before
 from anomaly.errors import CalibrationError
-from anomaly.looks import Look, joined, looks_in, settings_tried
+from anomaly.looks import Look, settings_tried
 
 if TYPE_CHECKING:
     from anomaly.calibration import Event, Series
@@ -66,7 +65,7 @@ def count_looks(
     choose: Sequence[Event],
     prove: Sequence[Event],
 ) -> tuple[list[Look], int, str]:
-    """(all looks, this study's included; how many settings the certificate pays for; identity of the chosen one).
+    """(the looks of this study; how many settings the certificate pays for; identity of the chosen one).
 
     The calibration that a study starts from is its way in and not one of those it was chosen from, where the
     events that certify took no part in the choice.
@@ -78,23 +77,11 @@ def count_looks(
     def clips(events: Sequence[Event]) -> frozenset[str]:
         return frozenset(document["clips"][event.video] for event in events if event.certifies)
 
-    looks, tried = looks_in(document), [digest(one) for one in settings]
+    looks, tried = looks_before(model, document["fps"]), [digest(one) for one in settings]
     if len(settings) == 1 or config.study.protect == "correct":
         new = [Look(one, clips(prove)) for one in tried]
-        return joined(looks, new), settings_tried(looks, tried, clips(prove)), digest(best)
+        return new, settings_tried(looks, tried, clips(prove)), digest(best)
     chosen = digest(best, "split", config.study.seed, config.study.share, sorted(tried))
     earlier = [one for one in looks if one.setting != document["setting"]]
     new = [*(Look(one, clips(choose)) for one in tried), Look(chosen, clips(prove))]
-    return joined(looks, new), settings_tried(earlier, [chosen], clips(prove)), chosen
-
-
-def write_down(model: Model, document: Mapping[str, Any], looks: Sequence[Look]) -> None:
-    """Keep in the threshold's file what was looked at; nothing else changes."""
-    told = [one.to_json() for one in looks]
-    for path in (model.folder / "thresholds").glob("*.json"):
-        kept = read_signed(path)
-        if kept.get("clips") == document["clips"] and kept["looks"] != told:
-            try:
-                write_json(path, {**kept, "looks": told})
-            except OSError as error:
-                console.warn([f"{path} cannot be written ({error.strerror}): this look is not counted"])
+    return new, settings_tried(earlier, [chosen], clips(prove)), chosen

@@ -1,0 +1,111 @@
+"""Every way of trying a setting on labelled clips is remembered with the model, and paid for by its next certificate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from small_model import FIT, FPS, SmallModel, invoke, succeed
+
+from anomaly.artifact import read_signed
+from anomaly.looks import Look, looks_at, remember
+
+QUICK = ("bank.size=200", "fit.fps=2", "projection.sample_frames=8", "fit.review=0", "exemplars.max_mb=0")
+
+
+@pytest.fixture
+def copy(small_model: SmallModel, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_model.folder, tmp_path / "model"))
+
+
+def calibrate(model: Path, small_model: SmallModel, *more: object) -> str:
+    footage = small_model.footage
+    return succeed(
+        "calibrate", "--model", model, "--labeled", footage.labeled_csv, "--videos", footage.labeled,
+        "--target-recall", 0.5, "evidence.max_mb=0", FPS, *more,
+    )  # fmt: skip
+
+
+def tried(path: Path) -> int:
+    return int(read_signed(path)["settings_tried"])
+
+
+def in_model(model: Path) -> Path:
+    return model / "thresholds" / "torch-fp32.json"
+
+
+def test_a_threshold_written_apart_is_paid_for(copy: Path, small_model: SmallModel, tmp_path: Path):
+    before = in_model(copy).read_bytes()
+    for number, smoothing in ((2, 0), (3, 1), (3, 1)):  # the same again is no other try
+        out = tmp_path / f"{smoothing}.json"
+        said = calibrate(copy, small_model, "--out", out, f"decider.smoothing_s={smoothing}")
+        assert "counts it among the settings that were tried" in said
+        assert tried(out) == number
+    assert in_model(copy).read_bytes() == before
+    calibrate(copy, small_model, "decider.smoothing_s=0.2")
+    assert tried(in_model(copy)) == 4
+
+
+def test_so_is_each_job_of_a_sweep(
+    copy: Path, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Also of a model that was not calibrated before."""
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree(copy / "thresholds")
+    (copy / "looks.json").unlink()
+    calibrate(copy, small_model, "hydra.sweep.dir=sweep", "-m", "decider.smoothing_s=0,0.5,1")
+    assert not (copy / "thresholds").exists()
+    assert [tried(tmp_path / "sweep" / str(job) / "threshold.json") for job in range(3)] == [1, 2, 3]
+    calibrate(copy, small_model, "decider.smoothing_s=1")
+    assert tried(in_model(copy)) == 3
+
+
+def test_fitting_again_in_the_same_place_forgets_no_look(copy: Path, small_model: SmallModel):
+    footage = small_model.footage
+    known = looks_at(copy)
+    assert len(known) == 1
+    succeed("fit", "--normal-videos", footage.normal / "normal_01.mp4", "--model", copy, *FIT, *QUICK)
+    assert not (copy / "thresholds").exists()
+    assert looks_at(copy) == known
+    calibrate(copy, small_model)
+    assert tried(in_model(copy)) == 2
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_an_evaluation_is_a_look(copy: Path, small_model: SmallModel, calibrated: bool):
+    footage = small_model.footage
+    if not calibrated:
+        shutil.rmtree(copy / "thresholds")
+    test = ("--labeled", footage.test_csv, "--videos", footage.test)
+    succeed("evaluate", "--model", copy, *test, FPS)
+    # What was evaluated, calibrated on those clips as it was: one setting. Another one was chosen knowing it.
+    for number, more in ((1, ()), (2, ("decider.smoothing_s=0",))):
+        succeed(
+            "calibrate", "--model", copy, *test, "--target-recall", 0.5, "evidence.max_mb=0", FPS, *more
+        )  # fmt: skip
+        assert tried(in_model(copy)) == number
+
+
+def test_other_banks_of_the_model_keep_the_looks(copy: Path, tmp_path: Path, small_model: SmallModel):
+    other = Path(shutil.copytree(copy, tmp_path / "other"))
+    (known,) = looks_at(copy)
+    new = Look("another", frozenset({"a clip"}))
+    remember(other, [new])
+    succeed("bank", "merge", "--models", copy, other, "--model", tmp_path / "both", "size=100")
+    assert looks_at(tmp_path / "both") == [known, new]
+    succeed("bank", "forget", "--model", other, "--clip", "normal_01.mp4")
+    assert looks_at(other) == [known, new]
+
+
+def test_what_was_tried_is_not_tampered_with(copy: Path, small_model: SmallModel):
+    document = json.loads((copy / "looks.json").read_text())
+    (copy / "looks.json").write_text(json.dumps({**document, "looks": []}))
+    footage = small_model.footage
+    done = invoke(
+        "calibrate", "--model", copy, "--labeled", footage.labeled_csv, "--videos", footage.labeled, FPS
+    )  # fmt: skip
+    assert done.status == 1
+    assert "looks.json" in done.message
+    assert "was changed" in done.message
