@@ -272,8 +272,18 @@ def _new_names(folders: Sequence[Path], descriptions: Sequence[Mapping[str, Any]
             contents.setdefault(one["source"], set()).add(one["sha256"])
     return [
         {
-            name: f"{folder.name}/{name}" if len(contents.get(name, ())) > 1 else name
+            name: f"{own}/{name}" if len(contents.get(name, ())) > 1 else name
             for name in _only_branch(description)["bank"]["sources"]
         }
-        for folder, description in zip(folders, descriptions, strict=True)
+        for own, description in zip(_told_apart(folders), descriptions, strict=True)
     ]
+
+
+def _told_apart(folders: Sequence[Path]) -> list[str]:
+    """A name for each folder: its own, and of those above it as many as it takes, such as `day1/model`."""
+    parts = [folder.resolve().parts for folder in folders]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-count:]) for one in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names

@@ -215,6 +215,59 @@ def test_half_precision_takes_half_the_room_and_changes_no_alarm(small_model: Sm
     )
 
 
+def renamed(small_model: SmallModel, folder: Path, names: list[str], contents: str) -> MemoryBank:
+    """The small model again, as if it had been fitted on other clips of these names; its bank."""
+    known = loaded(small_model.folder)
+    (branch,) = known.detector.branches
+    new = dict(zip(branch.bank.sources, names, strict=True))
+    bank = branch.bank.replace(sources=names)
+    facts = {key: known.description[key] for key in known.description if key not in {"branches", "files"}}
+    facts["fitted_on"] = [
+        {**one, "source": new[one["source"]], "sha256": contents + one["sha256"]}
+        for one in facts["fitted_on"]
+    ]
+    save_model(
+        folder,
+        known.detector.with_branches([replace(branch, bank=bank)]),
+        StoredWeights(**known.description["branches"][0]["weights"]),
+        dict(np.load(small_model.folder / "scores.npz")),
+        facts,
+    )
+    return bank
+
+
+def patches_by_source(bank: MemoryBank) -> dict[str, int]:
+    stood = np.bincount(bank.members.witness.source, bank.members.count, len(bank.sources))
+    return dict(zip(bank.sources, stood.astype(int).tolist(), strict=True))
+
+
+def test_cameras_of_merged_models_stay_apart_and_are_forgotten_one_by_one(
+    small_model: SmallModel, tmp_path: Path
+):
+    """Two sites whose model folders, cameras and hours have the same names; the clips are others."""
+    names = [f"{cam}/20261123/{hour}1500.000.mp4" for cam in ("belt", "top") for hour in ("06", "07")]
+    merge = ["bank", "merge", "--model", tmp_path / "all", "size=700", "--models"]
+    wanted: dict[str, int] = {}
+    for site in ("north", "south"):
+        bank = renamed(small_model, tmp_path / site / "model", names, site)
+        merge.append(tmp_path / site / "model")
+        wanted |= {f"{site}/model/{name}": count for name, count in patches_by_source(bank).items()}
+    succeed(*merge)
+    merged = bank_of(tmp_path / "all")
+    assert len(merged) == 700
+    assert patches_by_source(merged) == wanted
+    fitted = json.loads((tmp_path / "all" / "model.json").read_text())["fitted_on"]
+    assert {one["source"] for one in fitted} == set(wanted)
+    # One camera's hour, of either site; the other camera, and its other hour, stand for what they did.
+    succeed(
+        "bank", "forget", "--model", tmp_path / "all", "--camera", "top",
+        "--since", "2026-11-23T06:00", "--until", "2026-11-23T07:00",
+    )  # fmt: skip
+    left = {name: count for name, count in wanted.items() if "top/20261123/06" not in name}
+    assert len(left) == len(wanted) - 2
+    assert patches_by_source(bank_of(tmp_path / "all")) == left
+
+
 def test_models_of_several_branches_are_left_as_they_are(small_model: SmallModel, tmp_path: Path):
     """Merging or forgetting in one branch of two would leave the other as it was: refused, and nothing written."""
     folder = Path(shutil.copytree(small_model.folder, tmp_path / "two"))
