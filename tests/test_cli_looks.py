@@ -41,7 +41,7 @@ def test_a_threshold_written_apart_is_paid_for(copy: Path, small_model: SmallMod
     for number, smoothing in ((2, 0), (3, 1), (3, 1)):  # the same again is no other try
         out = tmp_path / f"{smoothing}.json"
         said = calibrate(copy, small_model, "--out", out, f"decider.smoothing_s={smoothing}")
-        assert "counts it among the settings that were tried" in said
+        assert "counts this among the settings that were tried" in said
         assert tried(out) == number
     assert in_model(copy).read_bytes() == before
     calibrate(copy, small_model, "decider.smoothing_s=0.2")
@@ -73,19 +73,26 @@ def test_fitting_again_in_the_same_place_forgets_no_look(copy: Path, small_model
     assert tried(in_model(copy)) == 2
 
 
-@pytest.mark.parametrize("calibrated", [True, False])
-def test_an_evaluation_is_a_look(copy: Path, small_model: SmallModel, calibrated: bool):
+@pytest.mark.parametrize(
+    ("calibrated", "then", "number"),
+    [(True, "another setting", 2), (False, "as it is", 1), (False, "another bank", 2)],
+)
+def test_an_evaluation_is_a_look(
+    copy: Path, small_model: SmallModel, calibrated: bool, then: str, number: int
+):
+    """What is calibrated on those clips afterwards pays for it, unless it is what was evaluated."""
     footage = small_model.footage
+    test = ("--labeled", footage.test_csv, "--videos", footage.test)
     if not calibrated:
         shutil.rmtree(copy / "thresholds")
-    test = ("--labeled", footage.test_csv, "--videos", footage.test)
     succeed("evaluate", "--model", copy, *test, FPS)
-    # What was evaluated, calibrated on those clips as it was: one setting. Another one was chosen knowing it.
-    for number, more in ((1, ()), (2, ("decider.smoothing_s=0",))):
-        succeed(
-            "calibrate", "--model", copy, *test, "--target-recall", 0.5, "evidence.max_mb=0", FPS, *more
-        )  # fmt: skip
-        assert tried(in_model(copy)) == number
+    if then == "another bank":
+        succeed("bank", "forget", "--model", copy, "--clip", "normal_01.mp4")
+    more = ("decider.smoothing_s=0",) if then == "another setting" else ()
+    succeed(
+        "calibrate", "--model", copy, *test, "--target-recall", 0.5, "evidence.max_mb=0", FPS, *more
+    )  # fmt: skip
+    assert tried(in_model(copy)) == number
 
 
 def test_other_banks_of_the_model_keep_the_looks(copy: Path, tmp_path: Path, small_model: SmallModel):

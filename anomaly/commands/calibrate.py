@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 #: Of a threshold that is written somewhere else.
 _APART = (
-    "as configured, apart from the model, which counts it among the settings that were tried: what is tried later is "
-    "paid for by what is calibrated then, not here"
+    "as configured, apart from the model, which counts it among the settings that were tried; what was tried later is "
+    "not paid for here"
 )
 
 
@@ -103,8 +103,6 @@ def run(config: CalibrateConfig) -> None:
     )
     console.say(cameras.text() if cameras else result.text())
     console.say(f"Written to {path}.")
-    if config.out is not None:
-        console.say(f"The settings were chosen {_APART}.")
     if config.out is None:
         _keep_evidence(config, model, result, labeled)
     if config.out is None or config.report:
@@ -112,9 +110,16 @@ def run(config: CalibrateConfig) -> None:
             scales = cameras.scales
             series, holdout = ([scales[one.camera].apply(one) for one in part] for part in (series, holdout))
         _report(config, model, result, read_signed(path), labeled.footage.sources, series, holdout)
-    console.say(
-        f"Next: python -m anomaly evaluate --model {config.model} --labeled OTHER_LABELS, or run --source VIDEO"
-    )
+    if config.out is None:
+        console.say(
+            f"Next: python -m anomaly evaluate --model {config.model} --labeled OTHER_LABELS, or run --source VIDEO"
+        )
+    else:
+        console.say(
+            f"{config.model} is left as it is, but counts this among the settings that were tried: what is tried later "
+            "is paid for by what is calibrated then, not here. To take these settings, calibrate with them into the "
+            "model: without -m and --out."
+        )
 
 
 def check(config: CalibrateConfig) -> None:
