@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("anomaly.__main__",),
     ("anomaly.cli",),
     ("anomaly.commands",),
-    ("anomaly.config", "anomaly.conveyor", "anomaly.edge", "anomaly.review", "anomaly.first_start", "anomaly.benching"),
+    ("anomaly.config", "anomaly.conveyor", "anomaly.edge", "anomaly.review", "anomaly.first_start", "anomaly.benching", "anomaly.failures", "anomaly.verbs"),
     ("anomaly.report", "anomaly.fitting"),
     ("anomaly.exporting",),
     ("anomaly.evaluation", "anomaly.gate", "anomaly.reissue"),
@@ -133,7 +133,15 @@ def test_a_library_stays_in_its_rooms(package: str, rooms: set[str]):
 
 
 def test_errors_and_types_import_nothing_heavy_when_they_load():
-    for name in ("anomaly.errors", "anomaly.types", "anomaly.cli", "anomaly.__main__", "anomaly"):
+    for name in (
+        "anomaly.errors",
+        "anomaly.types",
+        "anomaly.cli",
+        "anomaly.failures",
+        "anomaly.verbs",
+        "anomaly.__main__",
+        "anomaly",
+    ):
         roots = {imported.split(".")[0] for imported in imports(name, at_start_only=True)}
         assert roots <= {
             "__future__",

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from small_model import environment, invoke, process
 
-from anomaly.cli import COMMANDS, split_overrides
+from anomaly.cli import split_overrides
 from anomaly.config import quoted, register
+from anomaly.verbs import COMMANDS
 
 HEAVY = ("numpy", "hydra", "omegaconf", "torch", "cv2", "av", "scipy", "rich")
 

@@ -184,9 +184,31 @@ def test_a_sweep_runs_every_job_and_tells_which_failed(
     source = f"source=[{small_model.footage.test / 'test_01.mp4'}]"
     done = invoke("score", "-m", "--model", small_model.folder, source, out, "footage.fps=2,1,0")
     assert done.status == 2
-    assert "job 2: " in done.err
+    assert "anomaly: job 2: " in done.err
+    for job, fps in enumerate((2, 1, 0)):  # which is which is told: what differs, and nothing else
+        (told,) = [line for line in done.err.splitlines() if line.startswith(f"job {job} in ")]
+        assert told.endswith(f"/{job}: footage.fps={fps}")
     lengths = {path.parent.name: len(path.read_text().splitlines()) for path in tmp_path.rglob("s.csv")}
     assert lengths == {"0": 17, "1": 9}
+
+
+def test_no_job_of_a_sweep_writes_over_the_result_of_another(
+    small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Nor over what lies where the path points, or beside the model."""
+    monkeypatch.chdir(tmp_path)
+    model = shutil.copytree(small_model.folder, tmp_path / "models" / "line")
+    (tmp_path / "figures.json").write_text("mine")
+    footage = small_model.footage
+    succeed(
+        "evaluate", "--model", model, "--labeled", footage.test_csv, "--videos", footage.test, FPS,
+        "--json", tmp_path / "figures.json", "hydra.sweep.dir=sweep", "-m", "labels.tolerance_s=0.5,1",
+    )  # fmt: skip
+    assert (tmp_path / "figures.json").read_text() == "mine"
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["line"]
+    for job in ("0", "1"):
+        found = sorted(path.name for path in (tmp_path / "sweep" / job).iterdir())
+        assert found == ["evaluation.html", "figures.json", "job.json"]
 
 
 def test_cfg_prints_the_configuration_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -140,7 +140,13 @@ PUBLIC = {
         render_clip write_footage write_short_clips
     """,
     "anomaly.cli": """
-        COMMANDS Command Flag describe nvidia_gpu_present run split_overrides to_overrides
+        nvidia_gpu_present run split_overrides to_overrides
+    """,
+    "anomaly.failures": """
+        describe
+    """,
+    "anomaly.verbs": """
+        COMMANDS Command Flag
     """,
     "memory_bank": """
         CoresetConfig Coverage Forgotten Index KINDS Members MemoryBank MemoryBankError Merged Origins

@@ -1,0 +1,123 @@
+"""Configurations of the commands that look at footage and cameras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from anomaly.config.groups import DeciderSettings, FootageConfig, WeightsConfig
+
+
+@dataclass
+class ScoreConfig:
+    """`anomaly score`."""
+
+    model: str = MISSING
+    source: list[str] = MISSING
+    out: str = MISSING
+    heatmaps: str | None = None
+    explain: str | None = None
+    explain_most: int = 20  # pictures at most; where there are more alarms, of the highest
+    device: str = "auto"
+    runtime: str = "auto"  # torch, onnxruntime, openvino, tensorrt, or one with its precision: openvino-bf16
+    footage: FootageConfig = field(default_factory=FootageConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+
+
+@dataclass
+class RunSettings:
+    """What `run` writes and insists on."""
+
+    opacity: float = 0.55  # of the heatmap in the annotated video
+    annotate: bool = True  # write the annotated video
+    require_certificate: bool = False  # refuse to run what is not certified
+    live: bool = False  # watch files at their own speed, as if they were cameras
+    metrics: str | None = (
+        "127.0.0.1:9188"  # HOST:PORT on loopback of /healthz, /readyz, /metrics; null = none
+    )
+    log: str = "auto"  # text, json, or auto: text on a terminal
+
+
+@dataclass
+class KeepSettings:
+    """What is recorded of cameras, and how long it is kept."""
+
+    record: bool = True  # the rolling recording, from which clips are cut
+    hours: float = 24.0  # of recording
+    segment_s: float = 10.0  # length of a recorded file
+    recording_gb: float | None = None  # most that the recording takes; null = what the disk has
+    clip_gb: float | None = None  # most that clips and pictures take; null = what the disk has
+    clip_days: float = 30.0  # clips and pictures are kept; the event's row a year
+    before_s: float = 5.0  # seconds that a clip shows before its event
+    after_s: float = 5.0
+
+
+@dataclass
+class DoorSettings:
+    """How the page is served (--serve)."""
+
+    allowed_hosts: list[str] = field(default_factory=list)  # further names under which it may be asked for
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    insecure: bool = False  # off loopback without TLS: passwords and pictures cross the network in the clear
+    trusted_proxy: str | None = None  # address of a reverse proxy that speaks TLS
+
+
+@dataclass
+class RunConfig:
+    """`anomaly run`."""
+
+    model: str | None = None
+    source: list[str] = field(default_factory=list)
+    site: str | None = None
+    serve: str | None = None
+    out: str = "outputs/run"
+    device: str = "auto"
+    runtime: str = "auto"  # torch, onnxruntime, openvino, tensorrt, or one with its precision: openvino-bf16
+    footage: FootageConfig = field(default_factory=FootageConfig)
+    run: RunSettings = field(default_factory=RunSettings)
+    keep: KeepSettings = field(default_factory=KeepSettings)
+    door: DoorSettings = field(default_factory=DoorSettings)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+
+
+@dataclass
+class CheckSettings:
+    """How a source is looked at."""
+
+    seconds: float = 10.0
+    timeout_s: float = 5.0  # a camera that says nothing for so long is taken for lost
+
+
+@dataclass
+class CheckConfig:
+    """`anomaly check`."""
+
+    source: str = MISSING
+    json: str | None = None
+    shortest: float | None = None  # seconds of the shortest anomaly; null = the sampling rate is not judged
+    check: CheckSettings = field(default_factory=CheckSettings)
+    footage: FootageConfig = field(default_factory=FootageConfig)
+    decider: DeciderSettings = field(default_factory=DeciderSettings)
+
+
+@dataclass
+class RecordSettings:
+    """How a camera is recorded."""
+
+    camera: str = "camera"  # its name, and its folder's below `out`
+    segment_s: float = 10.0  # length of a file, to the next keyframe
+    look_s: float = 5.0  # for so long the bit rate is measured before it starts
+    timeout_s: float = 5.0  # a camera that says nothing for so long is taken for lost
+    force: bool = False  # record although the disk has no room for all of it
+
+
+@dataclass
+class RecordConfig:
+    """`anomaly record`."""
+
+    source: str = MISSING
+    out: str = MISSING
+    hours: float = 8.0
+    record: RecordSettings = field(default_factory=RecordSettings)
