@@ -88,10 +88,19 @@ def test_ctrl_c_leaves_whole_files_that_fit_learns_from(tmp_path: Path):
 def test_a_file_is_recorded_at_its_own_speed_and_to_its_end(tmp_path: Path):
     clip = write_clip(tmp_path / "a.mp4", texture(30), fps=10, encoder={"g": "10", "bf": "0"})
     began = time.monotonic()
-    said = succeed("record", "--source", clip, "--out", tmp_path / "out", "--hours", 1, "record.segment_s=1")
+    said = succeed(
+        "record", "--source", clip, "--out", tmp_path / "out", "--hours", 1, "record.segment_s=1",
+        "record.black=[[[0,0],[0.5,0],[0.5,1],[0,1]]]",
+    )  # fmt: skip
     assert time.monotonic() - began > 2.5
     assert "30 pictures" in said
-    assert len(recorded(tmp_path / "out")) == 3
+    files = recorded(tmp_path / "out")
+    assert len(files) == 3
+    # What is masked never reaches the disk.
+    frames = [frame.image for file in files for frame in read_frames(*find_sources([file]))]
+    assert len(frames) == 30
+    width = frames[0].shape[1]
+    assert all(image[:, : width // 2 - 4].max() < 40 < image[:, width // 2 + 4 :].max() for image in frames)
 
 
 def test_what_does_not_fit_on_the_disk_is_refused_unless_told(tmp_path: Path):
@@ -116,6 +125,7 @@ def test_what_does_not_fit_on_the_disk_is_refused_unless_told(tmp_path: Path):
         (["--source", "rtsp://127.0.0.1:9/x"], 1, "127.0.0.1:9"),
         (["--source", "a.mp4", "record.camera=../x"], 2, "record.camera"),
         (["--source", "a.mp4", "--hours", "0"], 2, "hours=0"),
+        (["--source", "a.mp4", "record.black=[[0,1]]"], 2, "record.black is no list of polygons"),
     ],
 )
 def test_what_cannot_be_recorded_is_one_line(arguments: list[str], status: int, says: str, tmp_path: Path):

@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -46,6 +47,11 @@ def watched(text: str, **options: Any) -> Iterator[Watch]:
         assert waiting in (0, 1)
         assert counts.taken == len(watch.frames)
         assert counts.decoded >= counts.captured
+
+
+def decoded(file: Path) -> list[Any]:
+    with av.open(str(file)) as video:
+        return list(video.decode(video=0))
 
 
 def settle(watch: Watch) -> None:
@@ -270,11 +276,22 @@ def test_frames_that_nobody_takes_are_dropped_and_counted(tmp_path: Path):
 def test_privacy_masks_are_black_before_anyone_sees_the_frame(tmp_path: Path):
     clip = write_clip(tmp_path / "a.mp4", [np.full((64, 96, 3), 200, np.uint8)] * 10, fps=10)
     corner = ((0.0, 0.0), (0.5, 0.0), (0.5, 0.5), (0.0, 0.5))
-    with watched(str(clip), black=(corner,)) as watch:
+    recorded = tmp_path / "recorded"
+    with watched(str(clip), black=(corner,), fps=2, recording=recorded, segment_s=0.5) as watch:
         image = watch.more_frames(1)[0].image
         assert image[:32, :48].max() == 0
         assert image[34:, :].min() > 150
         assert image[:, 50:].min() > 150
+        watch.until_told("ended")
+        told = watch.told("segment")
+    # Nor are they on the disk, in any frame of any file.
+    files = sorted(recorded.rglob("*.mp4"))
+    images = [frame.to_ndarray(format="rgb24") for file in files for frame in decoded(file)]
+    assert (len(told), len(files), len(images)) == (1, 1, 10)
+    assert told[0].detail["codec"] == "h264"
+    for image in images:
+        assert image[:30, :46].max() < 30
+        assert image[36:, :].min() > 150
 
 
 @pytest.mark.parametrize("text", ["/dev/video97", "absent.mp4", "http://127.0.0.1:9/video"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 from small_model import ROOT
@@ -42,6 +44,8 @@ def test_the_example_says_what_it_says(tmp_path: Path, monkeypatch: pytest.Monke
     assert filler.recipes["can"] == tmp_path / "models/can"
     assert (filler.recipe, filler.fps, filler.record) == ("bottle", 10.0, True)
     assert filler.black[0][1] == (0.25, 0.0)
+    assert (filler.regions.look[0][2], filler.regions.ignore[0][2]) == ((0.9, 0.9), (0.9, 0.3))
+    assert packer.regions.everything
     # 2026-11-23 is a Monday; 22:30 UTC is 23:30 in Berlin.
     assert filler.schedule.state_at(1_795_473_000.0) == "maintenance"
     assert (packer.address.kind, packer.fps, packer.record, packer.recipe) == ("v4l2", 5.0, False, "")
@@ -79,6 +83,14 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         ({"camera": {"record": "yes"}}, "camera line: record='yes'"),
         ({"camera": {"black": [[[0, 0], [1, 1]]]}}, "camera line: black is no list of polygons"),
         ({"camera": {"black": [[[0, 0], [1, 1], [2, 0]]]}}, "camera line: black is no list of polygons"),
+        ({"camera": {"regions": [[0, 0]]}}, "camera line: regions=[[0, 0]] is no mapping"),
+        ({"camera": {"regions": {"see": []}}}, "camera line: regions: see is not known; give look, ignore"),
+        ({"camera": {"regions": {"look": [[[0, 0], [1, 1]]]}}}, "line: regions.look polygon 1 has 2 points"),
+        (
+            {"camera": {"regions": {"ignore": [[[0, 0], [1, 0], [1, 1], [0, 1]]]}}},
+            "line: regions leave nothing",
+        ),
+        ({"camera": {"regions": {"mask": "gone.png"}}}, "camera line: regions.mask"),
         ({"camera": {"schedule": [{"state": "asleep"}]}}, "camera line: schedule[0].state='asleep'"),
         ({"timezone": "Mars/Olympus"}, "'Mars/Olympus' is not known"),
         ({"cameras": []}, "cameras is missing or no list"),
@@ -93,6 +105,16 @@ def test_errors_name_camera_and_key_in_one_line(tmp_path: Path, changes: dict[st
     assert words in str(raised.value)
     assert "canary" not in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_mask_image_lies_beside_the_site_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    image = np.zeros((10, 20), np.uint8)
+    image[:, 10:] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), image)
+    path = write(tmp_path, camera={"regions": {"mask": "mask.png"}})
+    monkeypatch.chdir("/")
+    (camera,) = load_site(path).cameras
+    assert camera.regions.patch_mask(2, 4).tolist() == [[False, False, True, True]] * 2
 
 
 def test_two_cameras_of_one_name_are_refused(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""`anomaly record`: a camera's own packets, in files that `fit` reads."""
+"""`anomaly record`: a camera's own packets (or, under privacy masks, its painted frames), in files that `fit` reads."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from anomaly.edge.capture import Capture, CaptureSettings
 from anomaly.edge.inspect import observe
 from anomaly.edge.retention import RetentionSettings, estimate_disk
 from anomaly.edge.session import Session, gaps_between
+from anomaly.edge.site import polygons
 from anomaly.errors import AnomalyError, SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def _settings(config: RecordConfig) -> CaptureSettings:
         segment_s=options.segment_s,
         open_timeout_s=options.timeout_s,
         read_timeout_s=options.timeout_s,
+        black=polygons(options.black, "record.black"),
     )
 
 
@@ -79,9 +81,10 @@ def _tell_disk(config: RecordConfig, settings: CaptureSettings, out: Path) -> No
     estimate = estimate_disk({settings.camera: seen.bits_per_s}, kept)
     needed = estimate.recording_per_day * config.hours / 24
     free = shutil.disk_usage(out).free
+    anew = "; encoded anew under its privacy masks, that may be more or less" if settings.black else ""
     console.say(
         f"{seen.shown}: {seen.codec}, {seen.width} x {seen.height}, {seen.bits_per_s / 1e6:.2f} Mbit/s; "
-        f"{config.hours:g} h take about {_size(needed)}, {config.out} has {_size(free)} free"
+        f"{config.hours:g} h take about {_size(needed)}, {config.out} has {_size(free)} free{anew}"
     )
     if needed > 0.95 * free and not config.record.force and settings.address.kind != "file":
         raise AnomalyError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -111,6 +112,8 @@ class RecordSettings:
     look_s: float = 5.0  # for so long the bit rate is measured before it starts
     timeout_s: float = 5.0  # a camera that says nothing for so long is taken for lost
     force: bool = False  # record although the disk has no room for all of it
+    # Privacy masks, polygons of [x, y] in 0..1: painted, and the recording encoded anew, before it is written.
+    black: list[Any] = field(default_factory=list)
 
 
 @dataclass

@@ -29,7 +29,7 @@ _HOLD_S = 3600.0
 _LONG_OFF_S = _DAY_S
 #: What was recorded last stays even on a full disk: clips that wait are made from it.
 _LAST_S = 120.0
-#: The recording of a camera with privacy masks is not masked. It is kept for clips to be made from, no longer.
+#: What was recorded before a camera's privacy masks were set is not masked. It is kept for clips to be made from, no longer.
 _MASKED_S = 600.0
 #: What stopped for want of room goes on when there is this much more than needed.
 _ROOM_AGAIN = 1.1

@@ -18,6 +18,7 @@ import yaml
 from anomaly.edge.address import Address, parse_address
 from anomaly.edge.state import Schedule, parse_schedule
 from anomaly.errors import SourceError, UsageError
+from anomaly.regions import Regions
 
 Polygon: TypeAlias = tuple[tuple[float, float], ...]
 
@@ -25,8 +26,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _NAMES = "letters, digits, - _ . and at most 64 of them, the first a letter or digit"
 _KEYS = ("site", "line", "page", "timezone", "model", "fps", "cameras", "sinks")
 _CAMERA_KEYS = (
-    "name", "source", "model", "recipes", "recipe", "fps", "black", "schedule", "record", "loop",
+    "name", "source", "model", "recipes", "recipe", "fps", "regions", "black", "schedule", "record", "loop",
 )  # fmt: skip
+_REGION_KEYS = "look", "ignore", "mask"
 _FPS = 10.0
 
 
@@ -45,6 +47,7 @@ class CameraSite:
         schedule: when it is not to announce.
         record: whether a rolling recording is kept.
         loop: a file is played again and again.
+        regions: what of the picture counts, of that which counts for the model.
     """
 
     name: str
@@ -57,6 +60,7 @@ class CameraSite:
     schedule: Schedule
     record: bool
     loop: bool
+    regions: Regions = field(default_factory=Regions)
 
 
 @dataclass(frozen=True)
@@ -193,10 +197,11 @@ def _camera(entry: object, position: int, document: Mapping[str, Any], folder: P
         recipes=models,
         recipe=recipe,
         fps=None if fps is None else _number(fps, f"{where}: fps"),
-        black=_polygons(entry.get("black") or [], f"{where}: black"),
+        black=polygons(entry.get("black") or [], f"{where}: black"),
         schedule=schedule,
         record=_switch(entry.get("record", True), f"{where}: record"),
         loop=_switch(entry.get("loop", False), f"{where}: loop"),
+        regions=_regions(entry.get("regions") or {}, folder, where),
     )
 
 
@@ -250,6 +255,18 @@ def _model(value: object, folder: Path, where: str) -> Path:
     return path
 
 
+def _regions(given: object, folder: Path, where: str) -> Regions:
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{where}: regions={given!r} is no mapping; give look, ignore or mask in it")
+    _known(given, _REGION_KEYS, f"{where}: regions")
+    mask = given.get("mask")
+    path = None if mask is None else folder / _text(mask, f"{where}: regions.mask")
+    try:
+        return Regions(given.get("look") or (), given.get("ignore") or (), path)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
 def _number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise UsageError(f"{where}={value!r} is no number above 0; give one")
@@ -262,11 +279,20 @@ def _switch(value: object, where: str) -> bool:
     return value
 
 
-def _polygons(value: object, where: str) -> tuple[Polygon, ...]:
+def polygons(value: object, where: str) -> tuple[Polygon, ...]:
+    """Privacy masks as they are written down.
+
+    Args:
+        value: a list of lists of [x, y] in 0..1.
+        where: what an error names.
+
+    Raises:
+        UsageError: it is something else.
+    """
     wanted = f"{where} is no list of polygons; give three or more corners [x, y] in 0..1 for each"
     if not isinstance(value, list):
         raise UsageError(wanted)
-    polygons = []
+    read = []
     for polygon in value:
         if not isinstance(polygon, list) or len(polygon) < 3:
             raise UsageError(wanted)
@@ -278,5 +304,5 @@ def _polygons(value: object, where: str) -> tuple[Polygon, ...]:
                 if isinstance(one, bool) or not isinstance(one, int | float) or not 0 <= one <= 1:
                     raise UsageError(wanted)
             corners.append((float(corner[0]), float(corner[1])))
-        polygons.append(tuple(corners))
-    return tuple(polygons)
+        read.append(tuple(corners))
+    return tuple(read)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -22,6 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from anomaly.edge.address import redact
+from anomaly.edge.capture.masked import MaskedEncoder
 from anomaly.edge.capture.masking import PrivacyMask
 from anomaly.edge.capture.opening import Lost, Opened, Refused, opened, why
 from anomaly.edge.capture.recording import Recorder
@@ -31,6 +32,9 @@ from anomaly.edge.capture.shared import NewestFrame
 from anomaly.edge.capture.timing import RATE, TIME_BASE, StreamTime
 from anomaly.footage import orientation
 from anomaly.footage.clock import SamplingGrid
+
+if TYPE_CHECKING:
+    from anomaly.types import ImageArray
 
 # With a keyframe every ten seconds a first picture may take that long; after this there will be none.
 _NO_PICTURE_S = 30.0
@@ -98,6 +102,8 @@ class _Camera:
             else Recorder(settings.recording, settings.camera, settings.segment_s, self.report)
         )
         self._mask = PrivacyMask(settings.black)
+        # Where there is something to hide, only what was painted is recorded.
+        self._encoder: MaskedEncoder | None = None
         self._retry = Retry(settings.refused_wait_s)
         self._told: str | None = None
         self._connected = False
@@ -190,6 +196,7 @@ class _Camera:
                 self._tell_lost(str(lost))
                 raise
             finally:
+                self._encoder = None
                 if self._recorder is not None:
                     self._recorder.end_connection()
 
@@ -232,7 +239,7 @@ class _Camera:
                 self._frame(frame, source, lies, arrivals)
             if time.monotonic() - picture_at > _NO_PICTURE_S:
                 raise Lost(f"nothing that came in {_NO_PICTURE_S:g} s could be decoded")
-            if self._recorder is not None and packet.size:
+            if self._recorder is not None and not self._settings.black and packet.size:
                 self._recorder.write(packet, source, utc_s)
 
     def _packets(self, source: Opened) -> Iterator[Packet[Any]]:
@@ -270,6 +277,10 @@ class _Camera:
         if not self._connected:
             self._on_connected(frame, source)
         self._compare(frame, source)
+        painted = None
+        if self._settings.black and self._recorder is not None:
+            painted = self._painted(frame, lies)
+            self._record(painted, frame.pts, source, utc_s)
         # Leading frames of a first keyframe, or a stray timestamp: time only grows.
         if pts_s <= self._last_s:
             return
@@ -277,14 +288,27 @@ class _Camera:
             self._grid = SamplingGrid(self._settings.fps, pts_s)
         if not self._grid.takes(pts_s):
             return
-        picture = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
-        image = orientation.set_upright(picture, lies)
-        self._mask.paint(image)
+        image = self._painted(frame, lies) if painted is None else painted
         self._last_s = pts_s
         if self._newest.publish(image, index=index, received_ns=received_ns, pts_s=pts_s, utc_s=utc_s):
             # A full pipe holds a byte that was not read yet: the parent will wake.
             with suppress(BlockingIOError, BrokenPipeError):
                 os.write(self._wake.fileno(), b"f")
+
+    def _painted(self, frame: VideoFrame, lies: int) -> ImageArray:
+        """(H, W, 3) uint8 RGB, upright, with the masks on it."""
+        picture = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+        image = orientation.set_upright(picture, lies)
+        self._mask.paint(image)
+        return image
+
+    def _record(self, painted: ImageArray, pts: int, source: Opened, utc_s: float) -> None:
+        assert self._recorder is not None
+        if self._encoder is None:
+            self._encoder = MaskedEncoder(source.period)
+        for packet in self._encoder.encode(painted, pts):
+            if self._encoder.source is not None:
+                self._recorder.write(packet, self._encoder.source, utc_s)
 
     def _on_connected(self, frame: VideoFrame, source: Opened) -> None:
         self._connected, self._told = True, None

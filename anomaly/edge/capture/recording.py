@@ -1,4 +1,4 @@
-"""A camera's packets to segments, as they came: nothing is encoded again, sound is left out.
+"""A camera's packets to segments: as they came, or (`masked`) encoded anew under its privacy masks, never with sound.
 
 A segment starts at a keyframe and is written as `<folder>/<camera>/<YYYYmmdd>/<HHMMSS.mmm>.mp4.part`, in fragments
 of about a second, so that a process killed at any moment leaves a file that plays to its last second. Whole, it is
@@ -16,6 +16,7 @@ from typing import Any
 import av
 from av.packet import Packet
 
+from anomaly.edge.capture.masked import Encoded
 from anomaly.edge.capture.opening import Opened
 from anomaly.edge.capture.segment import Segment, adopt, frame_size_marker, parameter_sets
 
@@ -57,11 +58,11 @@ class Recorder:
             if detail is not None:
                 self._report("segment", **detail)
 
-    def write(self, packet: Packet[Any], source: Opened, utc_s: float) -> None:
+    def write(self, packet: Packet[Any], source: Opened | Encoded, utc_s: float) -> None:
         """Write a packet; its `stream`, `pts` and `dts` are spent by it.
 
         Args:
-            packet: with times in ticks of the capture, already decoded.
+            packet: with times in ticks of the capture, no longer needed by a decoder.
             source: where it came from.
             utc_s: POSIX seconds at which it arrived.
         """
@@ -90,9 +91,9 @@ class Recorder:
             self._finish()
             self._closed = True
 
-    def _turn(self, packet: Packet[Any], source: Opened, utc_s: float) -> None:
+    def _turn(self, packet: Packet[Any], source: Opened | Encoded, utc_s: float) -> None:
         """At a keyframe: begin a segment where it is time for one."""
-        codec = source.stream.codec_context.name
+        codec = source.stream.codec_context.codec.canonical_name
         parameters = parameter_sets(bytes(packet), codec)
         look = frame_size_marker(bytes(packet)) if codec == "mjpeg" else parameters
         changed = bool(look) and look != self._look

@@ -13,6 +13,7 @@ import av
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from anomaly.edge.capture.masked import Encoded
 from anomaly.edge.capture.opening import Opened
 from anomaly.edge.capture.timing import RATE, TIME_BASE
 
@@ -36,7 +37,7 @@ class Segment:
 
     Args:
         folder, camera: see `Recorder`.
-        source: open source of the packets.
+        source: of the packets.
         parameters: parameter sets of the keyframe (Annex B); empty = those that the source announced.
         first: the keyframe; it is written by `write`.
         utc_s: when it arrived.
@@ -51,7 +52,7 @@ class Segment:
         self,
         folder: Path,
         camera: str,
-        source: Opened,
+        source: Opened | Encoded,
         parameters: bytes,
         first: Packet[Any],
         utc_s: float,
@@ -59,7 +60,7 @@ class Segment:
     ) -> None:
         assert first.pts is not None
         self._folder = folder
-        self._codec = source.stream.codec_context.name
+        self._codec = source.stream.codec_context.codec.canonical_name
         self._period = source.period
         self._start_utc_s = utc_s
         self._start_pts = first.pts

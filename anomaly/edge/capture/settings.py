@@ -18,7 +18,7 @@ class CaptureSettings:
         camera: its name; also the name of its folder below `recording`.
         address: where it is.
         fps: frames a second of the stream's time that are handed over; None hands over every frame.
-        recording: folder for segments; None writes none.
+        recording: folder for segments; None writes none. With `black`, they hold painted frames, encoded anew.
         segment_s: length of a segment, to the next keyframe.
         open_timeout_s, read_timeout_s: a camera that says nothing for so long is taken for lost.
         refused_wait_s: between tries after a wrong password; cameras lock out who tries often.

@@ -181,7 +181,7 @@ def segment(
         raise HTTPException(404, "there is no such piece of a recording; it may be older than what is kept")
     told = door.runner.status()["cameras"].get(found[0].camera)
     if told is not None and told.get("masked"):
-        # The recording is the camera's own packets: what is to be black is not black in them.
+        # What was recorded before the masks were set shows what is to be black.
         raise HTTPException(403, "this camera has privacy masks: its clips are shown, its recording is not")
     if download:
         _exported(door, who, f"recording {segment_id}", found[0].camera)
