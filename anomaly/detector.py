@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 import numpy as np
 
 from anomaly.decider import Decider, DeciderConfig, DeciderState, Decision
+from anomaly.errors import UsageError
 from anomaly.extractor import patch_places
 from anomaly.heatmap import Box, anomaly_box, anomaly_map, frame_score, top_count
 from anomaly.regions import Regions
@@ -169,6 +170,10 @@ class Detector:
         regions: what of the picture counts.
         decider: how scores become events.
         threshold: alarm where the decision score reaches it; None = not calibrated, no alarms.
+        within: of those regions, what counts for one camera; None = all of them.
+
+    Raises:
+        UsageError: no patch is left that counts.
     """
 
     def __init__(
@@ -177,23 +182,46 @@ class Detector:
         regions: Regions,
         decider: DeciderConfig,
         threshold: float | None = None,
+        within: Regions | None = None,
     ) -> None:
         if not branches:
             raise ValueError("a detector needs at least one branch")
         self.branches = tuple(branches)
         self.regions = regions
         self.decider = Decider(decider, threshold)
-        self._counts = {
-            branch.name: regions.patch_mask(*branch.backbone.grid).ravel() for branch in self.branches
-        }
+        self._within = within
+        self._counts = {branch.name: self._counting(branch) for branch in self.branches}
+
+    def _counting(self, branch: Branch) -> NDArray[np.bool_]:
+        counts = self.regions.patch_mask(*branch.backbone.grid).ravel()
+        if self._within is not None:
+            counts = counts & self._within.patch_mask(*branch.backbone.grid).ravel()
+        if not counts.any():
+            raise UsageError(
+                "regions leave nothing of what the model looks at; make them overlap with its own"
+            )
+        return counts
+
+    @property
+    def places(self) -> int:
+        """Patches that count, of all branches."""
+        return sum(int(counts.sum()) for counts in self._counts.values())
 
     def with_decider(self, decider: DeciderConfig, threshold: float | None) -> Detector:
         """The same branches under another decision."""
-        return Detector(self.branches, self.regions, decider, threshold)
+        return Detector(self.branches, self.regions, decider, threshold, self._within)
 
     def with_branches(self, branches: Sequence[Branch]) -> Detector:
         """The same regions and decider looking through other branches."""
-        return Detector(branches, self.regions, self.decider.config, self.decider.threshold)
+        return Detector(branches, self.regions, self.decider.config, self.decider.threshold, self._within)
+
+    def within(self, regions: Regions) -> Detector:
+        """The same branches, looking only where `regions` count too.
+
+        Raises:
+            UsageError: no patch is left that counts.
+        """
+        return Detector(self.branches, self.regions, self.decider.config, self.decider.threshold, regions)
 
     def look(self, images: Sequence[ImageArray], recent: Recent | None = None) -> list[Look]:
         """Measure frames, without a decision.
@@ -208,17 +236,25 @@ class Detector:
         """
         return _highest([self.compare(branch, branch.patches(images), recent) for branch in self.branches])
 
-    def look_each(self, images: Sequence[ImageArray], recents: Sequence[Recent]) -> list[Look]:
+    def look_each(
+        self,
+        images: Sequence[ImageArray],
+        recents: Sequence[Recent],
+        detectors: Sequence[Detector] | None = None,
+    ) -> list[Look]:
         """Measure one frame each of several cameras: through the backbone together, each with its own search.
 
         Args:
             images: each (H, W, 3) uint8 RGB; sizes may differ.
             recents: what each camera's earlier frames left.
+            detectors: of each camera, from `within`; None = this one for all.
 
         Returns:
             For each frame the look of the branch that scored highest.
         """
         looks = []
+        if detectors is None:
+            detectors = [self] * len(images)
         for branch in self.branches:
             size = branch.backbone.batch
             patches = [
@@ -228,8 +264,8 @@ class Detector:
             ]
             looks.append(
                 [
-                    self.compare(branch, frame[None], recent)[0]
-                    for frame, recent in zip(patches, recents, strict=True)
+                    detector.compare(branch, frame[None], recent)[0]
+                    for detector, frame, recent in zip(detectors, patches, recents, strict=True)
                 ]
             )
         return _highest(looks)

@@ -241,7 +241,7 @@ def test_no_password_is_written_anywhere(small_model: SmallModel, tmp_path: Path
 
 def test_a_device_that_fails_is_told_and_ends_the_run(small_model: SmallModel, tmp_path: Path):
     class Gone(Loaded):
-        def look(self, images, recents):
+        def look(self, images, recents, detectors):
             raise RuntimeError("CUDA error: device lost\nmore")
 
     model = load_model(small_model.folder, offline=True)
@@ -269,6 +269,10 @@ def test_a_device_that_fails_is_told_and_ends_the_run(small_model: SmallModel, t
         (("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "run.metrics=null", "--serve", "0.0.0.0:0"), "TLS"),
         (("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "run.metrics=null", "--serve", "8080"), "HOST:PORT"),
         (("--model", "{model}", "--source", "rtsp://u:secret@127.0.0.1:9/x"), "env:"),
+        (
+            ("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "footage.fps=4", "run.require_certificate=true"),
+            "camera camera1: ",
+        ),
     ],
 )  # fmt: skip
 def test_bad_usage_is_one_line(

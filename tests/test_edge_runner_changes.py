@@ -9,26 +9,33 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from clips import texture, write_clip
 from small_model import FPS, SmallModel, start
+from test_edge_retention import add_event, add_segment
 from test_edge_runner import announced, until
 
 from anomaly.edge.address import parse_address
 from anomaly.edge.ledger import Ledger
 from anomaly.edge.loaded import Loaded
+from anomaly.edge.metrics import Figures, Probes
+from anomaly.edge.notify.message import Origin, event_message
 from anomaly.edge.pictures import Pictures
+from anomaly.edge.retention import Clocks, Retention
 from anomaly.edge.runner import Runner
 from anomaly.edge.site import CameraSite, Site, site_of
 from anomaly.edge.store import Store
 from anomaly.errors import ModelError, UsageError
 from anomaly.model import load_model
+from anomaly.regions import Regions
 from anomaly.thresholds import load_threshold
 
 
@@ -47,7 +54,12 @@ def looped(small: SmallModel, name: str = "line", **changes: Any) -> CameraSite:
 
 @contextmanager
 def running(
-    folder: Path, loaded: Loaded, *cameras: CameraSite, load: Any = None, **options: Any
+    folder: Path,
+    loaded: Loaded,
+    *cameras: CameraSite,
+    load: Any = None,
+    prepare: Callable[[Runner], None] = lambda runner: None,
+    **options: Any,
 ) -> Iterator[Runner]:
     with Store(folder) as store:
         pictures = Pictures(store)
@@ -57,6 +69,7 @@ def running(
             load or (lambda path, fps: loaded),
             **options,
         )
+        prepare(runner)
         thread = threading.Thread(target=runner.run)
         thread.start()
         try:
@@ -103,6 +116,192 @@ def test_cameras_come_and_go_while_it_runs(small_model: SmallModel, loaded: Load
         runner.add_camera(looped(small_model, "second"))
         until(lambda: "second" in runner.status()["cameras"])
         assert scored(runner, "second", 2)
+
+
+LEFT = Regions(ignore=(((0, 0), (0.5, 0), (0.5, 1), (0, 1)),))
+
+
+def test_a_cameras_own_regions_count_live_and_without_a_certificate(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path
+):
+    plain, limited = looped(small_model), looped(small_model, "limited", regions=LEFT)
+    with running(tmp_path / "s", loaded, plain, limited) as runner:
+        for name in ("line", "limited"):
+            scored(runner, name, 2)
+        told = runner.status()["cameras"]
+        assert told["line"]["certified"]
+        assert not told["limited"]["certified"]
+        assert "UNCERTIFIED: the site file's regions leave out" in told["limited"]["certificate"]
+        (whole, right), half = (runner.live(name).heatmap for name in told), loaded.model.detector.places // 2
+        assert (whole > 0).all()
+        assert not right[:, : right.shape[1] // 2].any()
+        assert (right > 0).sum() == half
+        # The network is shared all the same.
+        cameras = runner._cameras
+        assert cameras["line"].loaded.lock is cameras["limited"].loaded.lock
+        # A reload that leaves nothing to look at changes nothing.
+        tiny = Regions(look=(((0, 0), (0.01, 0), (0.01, 0.01)),))
+        was, pid = cameras["line"].loaded, cameras["line"].capture.pid
+        runner.reload(lambda: replace(runner.site, cameras=(replace(plain, regions=tiny), limited)))
+        until(lambda: not runner._loading.is_alive())
+        scored(runner, "line", 1)
+        assert cameras["line"].loaded is was
+        # One that changes them needs no new process; all of the picture is what was certified.
+        everything = Regions(look=(((0, 0), (1, 0), (1, 1), (0, 1)),))
+        site = replace(
+            runner.site, cameras=(replace(plain, regions=LEFT), replace(limited, regions=everything))
+        )
+        runner.reload(lambda: site)
+        until(lambda: runner.status()["cameras"]["limited"]["certified"])
+        assert not runner.status()["cameras"]["line"]["certified"]
+        assert scored(runner, "line", 2)
+        assert cameras["line"].capture.pid == pid
+    with Store(tmp_path / "s", owner=False) as store:
+        reasons = [one.detail.get("reason", "") for one in store.health("", limit=9)]
+    assert any("camera line: " in one and "not one patch" in one for one in reasons)
+
+
+def test_a_camera_that_is_not_certified_is_marked_or_refused_by_name(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """The certificate is of a camera `line`; nothing is known of the others."""
+    document = dict(loaded.threshold.document)
+    own = {
+        "threshold": loaded.threshold.value,
+        "ordinary": 0.0,
+        "rare": 1.0,
+        "certificate": document["certificate"],
+    }
+    document["cameras"] = {"line": own}
+    known = replace(loaded, threshold=replace(loaded.threshold, document=document))
+    spilled = str(small_model.footage.test / "test_01.mp4")
+    other = looped(small_model, "other", address=parse_address(spilled))
+    recipe = looped(small_model, recipes={"b": tmp_path})
+    doubted = replace(known, threshold=replace(known.threshold, doubt="another bank"))
+    load = lambda path, fps: doubted if path == tmp_path else known  # noqa: E731
+    strict = {"load": load, "require_certificate": True}
+    for camera, words in (
+        (other, "camera other: .*is of no camera"),
+        (recipe, "camera line: .*another bank"),
+    ):
+        with pytest.raises(ModelError, match=words), running(tmp_path / "s", known, camera, **strict):
+            pass
+    with running(tmp_path / "s", known, looped(small_model), **strict) as runner:
+        scored(runner, "line", 1)
+        with pytest.raises(ModelError, match=r"camera other: .*require_certificate=true"):
+            runner.add_camera(other)
+        for cameras in ((looped(small_model), other), (recipe,)):
+            runner.reload(lambda cameras=cameras: replace(runner.site, cameras=cameras))
+            until(lambda: not runner._loading.is_alive())
+            scored(runner, "line", 1)
+            assert list(runner.status()["cameras"]) == ["line"]
+            assert not runner.status()["cameras"]["line"]["recipes"]
+    # Not asked for, it alarms and says so.
+    with (
+        running(tmp_path / "open", known, other, load=load) as runner,
+        Figures(runner),
+        Probes(runner, "127.0.0.1:0") as probes,
+    ):
+        until(lambda: runner.status()["cameras"]["other"]["events"])
+        assert "UNCERTIFIED: other/live is of no camera" in runner.status()["cameras"]["other"]["doubt"]
+        with urllib.request.urlopen(f"{probes.url}/metrics") as answer:
+            assert 'anomaly_certified{camera="other"} 0.0' in answer.read().decode()
+    with Store(tmp_path / "open", owner=False) as store:
+        event = store.events()[-1]
+    assert (event.certified, "is of no camera" in event.doubt) == (False, True)
+    message = event_message(Origin("plant", "one"), event, "start", utc_s=0.0, clock_offset_s=None)
+    assert '"certified": false' in message.body
+    assert any("ALARM" in line and "UNCERTIFIED" in line for line in caplog.messages)
+
+
+def test_a_camera_that_refuses_the_password_is_held_and_told(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path
+):
+    asked: list[str] = []
+
+    class Locked(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(401)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    def hurry(runner: Runner) -> None:
+        capture = runner._cameras["gate"].capture
+        assert capture.settings.refused_wait_s == 60.0
+        capture.settings = replace(capture.settings, refused_wait_s=0.3)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Locked) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = parse_address(f"http://127.0.0.1:{server.server_port}/video")
+        gate = looped(small_model, "gate", address=address)
+        with running(tmp_path / "s", loaded, looped(small_model), gate, prepare=hurry) as runner:
+            until(lambda: "held" in runner.status()["cameras"]["gate"]["health"])
+            assert len(asked) == 3
+            # The other goes on, and nobody is asked again.
+            scored(runner, "line", 6)
+            assert len(asked) == 3
+            told = runner.status()["cameras"]["gate"]
+            assert (told["connected"], told["counts"]["scored"]) == (False, 0)
+        server.shutdown()
+    with Store(tmp_path / "s", owner=False) as store:
+        (held,) = [one for one in store.health("gate") if one.kind == "held"]
+    assert "status 401" in held.detail["reason"]
+
+
+@pytest.mark.parametrize("step_s", [40 * 86_400.0, pytest.param(-40 * 86_400.0, marks=pytest.mark.slow)])
+def test_a_clock_that_jumps_is_told_and_nothing_is_deleted_for_it(
+    step_s: float, small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real, offset = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() + offset[0])
+    with running(tmp_path / "s", loaded, looped(small_model)) as runner:
+        store = runner._ledger._store
+        kept = add_event(store, real() - 60)
+        segment = add_segment(store, real() - 60)
+        retention = Retention(store, clocks=Clocks(wall=time.time, steady=time.monotonic))
+        retention.tidy()
+        scored(runner, "line", 1)
+        offset[0] = step_s
+        until(lambda: any(one.kind == "clock" for one in store.health("")))
+        retention.tidy()
+        (told,) = [one for one in store.health("") if one.kind == "clock"]
+        assert told.end_utc_s is not None
+        assert told.detail["step_s"] == pytest.approx(step_s, abs=1.0)
+        assert store.event(kept).clip is not None
+        assert segment.exists()
+        assert scored(runner, "line", 2)
+
+
+def test_a_frame_that_waited_through_a_stall_is_dropped_not_decided(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("anomaly.edge.live._OLDEST_S", 0.8)
+    with running(tmp_path / "s", loaded, looped(small_model)) as runner:
+        scored(runner, "line", 2)
+        camera, stopped = runner._cameras["line"], threading.Event()
+        pid = camera.capture.pid
+
+        def stall() -> None:
+            """The loop stands still, and so does the camera, with a frame in between."""
+            before = camera.capture.counts().captured
+            until(lambda: camera.capture.counts().captured > before)
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(1.0)
+            stopped.set()
+
+        try:
+            runner._do(stall)
+            until(stopped.is_set)
+            until(lambda: camera.late)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        scored(runner, "line", 2)
+    told, count = camera.status()["counts"], camera.capture.counts()
+    assert camera.late == 1
+    assert told["scored"] == camera.scored == count.taken - 1
+    assert told["captured"] - told["scored"] - told["dropped"] in (0, 1)
 
 
 def test_a_recipe_is_switched_within_a_second(small_model: SmallModel, loaded: Loaded, tmp_path: Path):

@@ -27,7 +27,7 @@ from anomaly.edge.store import Store
 from anomaly.edge.store.database import connect
 from anomaly.edge.store.opening import DATABASE
 from anomaly.edge.systemd import tell
-from anomaly.errors import ModelError, UsageError
+from anomaly.errors import UsageError
 from anomaly.first_start import checked_here
 from anomaly.model import load_model
 from anomaly.thresholds import load_threshold
@@ -97,6 +97,7 @@ def run(config: RunConfig) -> None:
             lambda path, fps: _load(config, path, fps),
             recording=folder / "recording" if any(camera.record for camera in site.cameras) else None,
             segment_s=config.keep.segment_s,
+            require_certificate=config.run.require_certificate,
             alive=_alive,
         )
         held.append(runner)
@@ -147,12 +148,7 @@ def _site(config: RunConfig) -> Site:
 
 def _load(config: RunConfig, path: Path, fps: float | None) -> Loaded:
     model = load_model(path, device=config.device, offline=config.weights.offline, runtime=config.runtime)
-    threshold = checked_here(model, load_threshold(model, fps=fps))
-    if config.run.require_certificate and not threshold.certified:
-        raise ModelError(
-            f"{path}: {threshold.headline()}; run.require_certificate=true does not run what is not certified"
-        )
-    return Loaded.of(model, threshold)
+    return Loaded.of(model, checked_here(model, load_threshold(model, fps=fps)))
 
 
 def _reload(config: RunConfig, runner: Runner) -> None:

@@ -38,6 +38,8 @@ _LOG = logging.getLogger(__name__)
 RUNNING = "running"
 #: An event that is on is told anew at most so often, when it rises.
 _UPDATE_S = 1.0
+#: A frame that waited for so long is not decided: whatever it shows is no news.
+_OLDEST_S = 5.0
 #: An event whose camera gives no frame for so long is over.
 _SILENCE_S = 10.0
 #: Gaps that are written down, and shown.
@@ -87,7 +89,7 @@ class LiveCamera:
     ) -> None:
         self.site = site
         self.recipe = recipe
-        self.loaded = loaded
+        self.loaded = loaded.within(site.regions)
         self.capture = capture
         #: Held by whoever starts or stops the capture.
         self.switching = threading.Lock()
@@ -100,7 +102,7 @@ class LiveCamera:
         if before is not None:
             self.state.set(*before)
         self._ledger = ledger
-        self._incidents = Incidents(self._threshold())
+        self._incidents = Incidents(self.loaded.threshold_of(site.name))
         self._health = CameraHealth(site.name, interval_s=loaded.interval_s)
         self._coverage = Coverage(loaded.interval_s)
         self._open: StoredEvent | None = None
@@ -112,6 +114,7 @@ class LiveCamera:
         # From the stream's time to this machine's clock, by the last frame.
         self._offset_s = 0.0
         self.scored = 0
+        self.late = 0
         self.events = 0
         self._stood: dict[str, Any] = {}
         ledger.watches(site.name, loaded.digest, recipe, self.threshold.value)
@@ -126,14 +129,10 @@ class LiveCamera:
         """Whether the camera is not to be had, or not to be looked at now."""
         return bool({"disconnected", "held"} & set(self._health.present)) or self._state() != RUNNING
 
-    def _threshold(self) -> Threshold:
-        # A calibration by folder knows a camera by its folder's name.
-        return self.loaded.threshold.of(f"{self.site.name}/live")
-
     def use(self, loaded: Loaded, recipe: str) -> None:
         """Look with another model from the next frame on."""
-        self.loaded, self.recipe, self.recent = loaded, recipe, Recent()
-        for event in self._incidents.change(self._threshold()):
+        self.loaded, self.recipe, self.recent = loaded.within(self.site.regions), recipe, Recent()
+        for event in self._incidents.change(self.loaded.threshold_of(self.site.name)):
             self._end(event, event.end_s + self._offset_s)
         self._health.interval_s = loaded.interval_s
         self._coverage.interval_s = loaded.interval_s
@@ -168,6 +167,19 @@ class LiveCamera:
             self._ledger.segment(self.site.name, report.detail)
         elif report.kind == "ended":
             self.over = True
+
+    def fresh(self, frame: Frame) -> bool:
+        """Whether a frame is new enough to be decided; one that waited too long counts as dropped.
+
+        The newest frame is old where everything stood still and the camera gives no other. An alarm now would
+        tell of something long past as if it were there: that time is blind instead.
+        """
+        waited_s = (time.monotonic_ns() - frame.received_ns) / 1e9
+        if waited_s <= _OLDEST_S:
+            return True
+        self.late += 1
+        _LOG.warning("camera %s: a frame of %.1f s ago is not looked at", self.site.name, waited_s)
+        return False
 
     def before(self, frame: Frame) -> None:
         """Look at a frame's health, apart from what it shows."""
@@ -265,8 +277,8 @@ class LiveCamera:
             "counts": {
                 "decoded": counts.decoded,
                 "captured": counts.captured,
-                "scored": counts.taken,
-                "dropped": counts.dropped,
+                "scored": counts.taken - self.late,
+                "dropped": counts.dropped + self.late,
             },
             "events": self.events,
             "model": self.loaded.model.folder.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from anomaly.exemplars import load_exemplars
@@ -11,9 +11,10 @@ from anomaly.exemplars import load_exemplars
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anomaly.detector import Look, Recent
+    from anomaly.detector import Detector, Look, Recent
     from anomaly.exemplars import Exemplars
     from anomaly.model import Model
+    from anomaly.regions import Regions
     from anomaly.thresholds import Threshold
     from anomaly.types import ImageArray
 
@@ -26,7 +27,8 @@ class Loaded:
         model: loaded.
         threshold: for the sampling rate of the cameras that share it.
         exemplars: crops behind the bank's rows, where the model keeps some.
-        lock: held by whoever uses the network; exported runtimes answer one question at a time.
+        lock: held by whoever uses the network; exported runtimes answer one question at a time. Cameras that
+            share it share the network.
     """
 
     model: Model
@@ -38,6 +40,34 @@ class Loaded:
     def of(cls, model: Model, threshold: Threshold) -> Loaded:
         """With the exemplars of its folder."""
         return cls(model, threshold, load_exemplars(model.folder))
+
+    def within(self, regions: Regions) -> Loaded:
+        """The same, looking only where `regions` of a camera count too; the network stays shared.
+
+        Scores over fewer patches are others than those that were calibrated: they are decided on uncertified. Regions
+        that leave out nothing change nothing.
+
+        Raises:
+            UsageError: nothing is left to look at.
+        """
+        detector = self.model.detector.within(regions)
+        whole = self.model.detector.places
+        if detector.places == whole:
+            return self
+        doubt = (
+            f"the site file's regions leave out {whole - detector.places} of the {whole} patches that it was "
+            "calibrated with; fit and calibrate with the same regions"
+        )
+        return replace(
+            self,
+            model=replace(self.model, detector=detector),
+            threshold=replace(self.threshold, doubt=self.threshold.doubt or doubt),
+        )
+
+    def threshold_of(self, camera: str) -> Threshold:
+        """What decides for a camera of that name."""
+        # A calibration by folder knows a camera by its folder's name.
+        return self.threshold.of(f"{camera}/live")
 
     @property
     def digest(self) -> str:
@@ -60,7 +90,9 @@ class Loaded:
         ]
         return max(0.0, min(lengths, default=0.0))
 
-    def look(self, images: Sequence[ImageArray], recents: Sequence[Recent]) -> list[Look]:
-        """Measure one frame each of several cameras; see `Detector.look_each`."""
+    def look(
+        self, images: Sequence[ImageArray], recents: Sequence[Recent], detectors: Sequence[Detector]
+    ) -> list[Look]:
+        """Measure one frame each of several cameras that share the network; see `Detector.look_each`."""
         with self.lock:
-            return self.model.detector.look_each(images, recents)
+            return self.model.detector.look_each(images, recents, detectors)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from anomaly.edge.capture import Capture, CaptureSettings
 from anomaly.edge.health import ClockWatch, Trouble
 from anomaly.edge.live import LiveCamera
-from anomaly.errors import AnomalyError, UsageError
+from anomaly.errors import AnomalyError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,10 +52,11 @@ class Runner:
         load: loads a model; raises AnomalyError where it cannot be verified.
         recording: folder of the rolling recording; None = cameras are not recorded.
         segment_s: length of a recorded file.
+        require_certificate: take up no camera that one of its models would watch uncertified.
         alive: called about once a second while frames are scored, or none should be.
 
     Raises:
-        AnomalyError: a model of the site cannot be loaded.
+        AnomalyError: a model of the site cannot be loaded, or watch its camera.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Runner:
         *,
         recording: Path | None = None,
         segment_s: float = 10.0,
+        require_certificate: bool = False,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.site = site
@@ -73,6 +75,7 @@ class Runner:
         self._load = load
         self._recording = recording
         self._segment_s = segment_s
+        self._require_certificate = require_certificate
         self._alive = alive
         self._models: dict[tuple[Path, float | None], Loaded] = {}
         self._load_all(site, self._models)
@@ -124,9 +127,11 @@ class Runner:
             for report in camera.capture.reports():
                 camera.hear(report)
             frame = camera.capture.newest()
-            if frame is not None:
+            if frame is not None and camera.fresh(frame):
                 camera.before(frame)
-                groups.setdefault(id(camera.loaded), (camera.loaded, []))[1].append((camera, frame))
+                # Cameras with regions of their own share the network all the same.
+                network = id(camera.loaded.lock)
+                groups.setdefault(network, (camera.loaded, []))[1].append((camera, frame))
         for loaded, items in groups.values():
             began = time.perf_counter()
             looks = self._look(loaded, items)
@@ -140,7 +145,11 @@ class Runner:
     def _look(self, loaded: Loaded, items: list[tuple[LiveCamera, Frame]]) -> list[Look]:
         """Raises AnomalyError where the device fails; whoever started the runner starts it again."""
         try:
-            return loaded.look([frame.image for _, frame in items], [camera.recent for camera, _ in items])
+            return loaded.look(
+                [frame.image for _, frame in items],
+                [camera.recent for camera, _ in items],
+                [camera.loaded.model.detector for camera, _ in items],
+            )
         except Exception as error:
             # A GPU that is gone raises whatever its runtime raises; nothing can be scored with it any more.
             reason = " ".join(str(error).split())[:300]
@@ -257,7 +266,7 @@ class Runner:
 
         Raises:
             UsageError: there is one of that name.
-            AnomalyError: its model cannot be loaded.
+            AnomalyError: its model cannot be loaded, or watch it.
         """
         if camera.name in self._cameras:
             raise UsageError(f"there is a camera {camera.name} already; give another name")
@@ -353,6 +362,19 @@ class Runner:
         for path in (camera.model, *camera.recipes.values()):
             if (path, camera.fps) not in models:
                 models[path, camera.fps] = self._load(path, camera.fps)
+            self._check(camera, path, models[path, camera.fps])
+
+    def _check(self, camera: CameraSite, path: Path, loaded: Loaded) -> None:
+        """Refuse what cannot watch a camera before anything changes over to it."""
+        try:
+            threshold = loaded.within(camera.regions).threshold_of(camera.name)
+        except UsageError as error:
+            raise UsageError(f"camera {camera.name}: {path}: {error}") from None
+        if self._require_certificate and not threshold.certified:
+            raise ModelError(
+                f"camera {camera.name}: {path}: {threshold.headline()}; "
+                "run.require_certificate=true does not run what is not certified"
+            )
 
     def _add(self, camera: CameraSite) -> None:
         capture = Capture(
