@@ -151,12 +151,19 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> ConveyorFootage:
 @pytest.fixture(scope="session")
 def small_model(
     footage: ConveyorFootage, tmp_path_factory: pytest.TempPathFactory, scores_cached_elsewhere: Path
-) -> SmallModel:
-    """A calibrated model; shared, not to be changed (`copytree` it)."""
+) -> Iterator[SmallModel]:
+    """A calibrated model; shared, not to be changed (`copytree` it): the session ends with an error if it was."""
     folder = tmp_path_factory.mktemp("small") / "model"
     fit_out = succeed("fit", "--normal-videos", footage.normal, "--model", folder, *FIT)
     calibrate_out = succeed(
         "calibrate", "--model", folder, "--labeled", footage.labeled_csv, "--videos", footage.labeled,
         "--target-recall", 0.5, FPS,
     )  # fmt: skip
-    return SmallModel(footage, folder, fit_out, calibrate_out)
+    made = _contents(folder)
+    yield SmallModel(footage, folder, fit_out, calibrate_out)
+    assert _contents(folder) == made, "a test changed the model that all share"
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

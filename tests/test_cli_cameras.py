@@ -35,6 +35,7 @@ def line(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> P
     # As if `fit` had found the normal clips below left/ and right/.
     model = Path(shutil.copytree(small_model.folder, folder / "model"))
     shutil.rmtree(model / "thresholds")
+    (model / "looks.json").unlink()
     held_out = read_series(model, "holdout")
     named = [
         replace(one, source=f"{'left' if i < 2 else 'right'}/{one.source}") for i, one in enumerate(held_out)
@@ -159,6 +160,7 @@ def flat(line: Path, small_model: SmallModel, tmp_path_factory: pytest.TempPathF
     (folder / "labels.csv").write_text(HEADER + "\n".join(rows) + "\n")
     model = Path(shutil.copytree(line / "model", folder / "model"))
     shutil.rmtree(model / "thresholds")
+    (model / "looks.json").unlink()
     out = succeed("calibrate", "--model", model, "--labeled", folder / "labels.csv", "evidence.max_mb=0", FPS)
     assert "Camera left: 2 of 2 labelled events caught" in out
     return folder

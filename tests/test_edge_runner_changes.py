@@ -299,8 +299,9 @@ def test_a_frame_that_waited_through_a_stall_is_dropped_not_decided(
             os.kill(pid, signal.SIGCONT)
         scored(runner, "line", 2)
     told, count = camera.status()["counts"], camera.capture.counts()
-    assert camera.late == 1
-    assert told["scored"] == camera.scored == count.taken - 1
+    # One at least: on a busy machine those after it may come late as well.
+    assert camera.late >= 1
+    assert told["scored"] == camera.scored == count.taken - camera.late
     assert told["captured"] - told["scored"] - told["dropped"] in (0, 1)
 
 
