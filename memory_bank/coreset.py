@@ -1,6 +1,8 @@
 """A coreset kept while frames arrive, in memory that does not grow with the footage.
 
-Rows cover what has been seen: a patch within `radius` of a row is rejected, one further away becomes a row.
+The first patches are gathered as they are; when they fill the room set aside for them, greedy k-center picks the
+rows from all of them at once. Footage that fits is therefore selected from as a whole. From then on
+rows cover what has been seen: a patch within `radius` of a row is rejected, one further away becomes a row.
 When the rows outgrow their capacity, greedy k-center keeps the best of them and the radius becomes the
 largest distance at which one was dropped (merge-and-reduce with the doubling idea of Charikar et al. 1997).
 A patch is rejected in two steps: first against the one row that covered the same place last time, which
@@ -32,7 +34,7 @@ from memory_bank.kcenter import kcenter_select
 from memory_bank.ledger import fall_together
 from memory_bank.origins import Origins
 from memory_bank.sample import Sample, patch_keys
-from memory_bank.settings import CoresetConfig
+from memory_bank.settings import GATHER_MIB, CoresetConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,10 +64,11 @@ class StreamingCoreset:
         place_weight: float = 0.0,
         slack: float = 0.0,
         headroom: float = 2.0,
+        gather_mib: float = GATHER_MIB,
         features: str = "",
     ) -> None:
         self.config = CoresetConfig(
-            dim, size, radius, metric, seed, random_share, place_weight, slack, headroom, features
+            dim, size, radius, metric, seed, random_share, place_weight, slack, headroom, gather_mib, features
         )
         self._metric = check_metric(metric)
         width = dim + (2 if place_weight > 0 else 0)
@@ -73,7 +76,7 @@ class StreamingCoreset:
         kept = None if size is None else max(size - drawn, 1)
         capacity = None if kept is None else int(np.ceil(headroom * kept))
         start = 0.0 if radius is None else from_metric(radius, self._metric)
-        self._cover = Cover(width, start, kept, capacity, seed, slack)
+        self._cover = Cover(width, start, kept, capacity, int(gather_mib * 2**20) // (4 * width), seed, slack)
         self._random, self._aside = Sample(drawn, width), Sample(MEASURED, width)
         self._waiting: list[tuple[Floats, Origins]] = []
         self._sources: list[str] = []
@@ -191,7 +194,7 @@ class StreamingCoreset:
         chosen_origins = Origins.concat([drawn_origins, origins.take(kept)])
         found, index = nearest(rows, chosen)
         bound = float((self._cover.reach + found[:, 0]).max())
-        members = self._cover.ledger.members()
+        members = self._cover.members()
         own = Members.of_rows(chosen_origins)
         members = fall_together(
             np.concatenate([own.row, index[members.row, 0]]),
@@ -220,7 +223,8 @@ class StreamingCoreset:
         room = len(rows) if size is None else size - len(drawn)
         new = np.arange(len(rows)) if distances is None else np.flatnonzero(distances > 0)
         if len(new) <= room:
-            return new
+            # Gathered patches may be equal to each other.
+            return new[np.sort(np.unique(rows[new], axis=0, return_index=True)[1])]
         if room < 1:
             return new[:0]
         picked = kcenter_select(

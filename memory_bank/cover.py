@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memory_bank.bank import Members
 from memory_bank.distance import exact_distances, nearest
 from memory_bank.kcenter import kcenter_select
 from memory_bank.ledger import Ledger
@@ -25,18 +26,28 @@ class Cover:
         width: dimensions of the working space.
         radius: distance within which a patch is rejected as covered, from the start.
         kept: rows left after a reduction; None: never reduce.
-        capacity: rows that may gather before a reduction.
+        capacity: rows that may be there before a reduction.
+        gathered: patches held unsearched, each a row, before the first reduction; not above `capacity`, or
+            with a radius or without a limit to start with: none.
         seed, slack: of `kcenter_select`.
     """
 
     def __init__(
-        self, width: int, radius: float, kept: int | None, capacity: int | None, seed: int, slack: float
+        self,
+        width: int,
+        radius: float,
+        kept: int | None,
+        capacity: int | None,
+        gathered: int,
+        seed: int,
+        slack: float,
     ) -> None:
         self.radius = radius
         self.count = 0
         self.reductions = 0
         self.ledger = Ledger()
         self._kept, self._capacity = kept, capacity
+        self._gathered = gathered if radius == 0 and capacity is not None and gathered > capacity else 0
         self._seed, self._slack = seed, slack
         self._rows = np.empty((0, width), np.float32)
         self._reach = np.empty(0, np.float32)
@@ -59,6 +70,15 @@ class Cover:
         if len(self._origins) != 1:
             self._origins = [Origins.concat(self._origins)]
         return self._origins[0]
+
+    @property
+    def gathering(self) -> bool:
+        """Whether patches are still held as they are: the rows are all of them, and nothing was covered yet."""
+        return self.reductions == 0 and self._gathered > 0
+
+    def members(self) -> Members:
+        """What each row stands for."""
+        return Members.of_rows(self.origins) if self.gathering else self.ledger.members()
 
     def reject_unchanged(self, rows: Floats, origins: Origins) -> NDArray[np.int64]:
         """Note the patches of one frame that the row which last covered their place still covers.
@@ -84,12 +104,17 @@ class Cover:
             self.ledger.note(row.astype(np.int64), origins)
 
     def take_in(self, parts: list[tuple[Floats, Origins]]) -> None:
-        """Search patches against all rows; what is not covered becomes rows.
+        """Search patches against all rows; what is not covered becomes rows. While gathering, all do.
 
         Args:
             parts: patches (n, width) float32 and their origins (n,), one entry a frame.
         """
         rows = np.concatenate([part for part, _ in parts])
+        if self.gathering:
+            self.append(rows, Origins.concat([origins for _, origins in parts]))
+            if self.count >= self._gathered:
+                self._reduce()
+            return
         distances, row = np.full(len(rows), np.inf, np.float32), np.zeros(len(rows), np.int64)
         if self.count:
             found, index = nearest(rows, self.rows)
@@ -143,6 +168,7 @@ class Cover:
 
     def _reduce(self) -> None:
         """Keep the rows that greedy k-center picks; the others' patches go to the nearest of them."""
+        members = self.members() if self.gathering else None
         self.reductions += 1
         picked = kcenter_select(self.rows, self._kept, seed=self._seed + self.reductions, slack=self._slack)
         kept = np.sort(picked.indices)
@@ -152,12 +178,13 @@ class Cover:
         reach = np.zeros(len(kept), np.float32)
         np.maximum.at(reach, index[:, 0], self.reach + found[:, 0])
         self._origins = [self.origins.take(kept)]
+        if members is not None:
+            self.ledger.enter(members)
         self.ledger.remap(index[:, 0])
         for last in self._last.values():
             last[last >= 0] = index[last[last >= 0], 0]
         self.count = len(kept)
-        self._rows[: self.count] = chosen
-        self._reach[: self.count] = reach
+        self._rows, self._reach = chosen, reach  # not in place: what was gathered takes far more room
 
     def to_tensors(self) -> dict[str, NDArray[Any]]:
         """All arrays, for `restore`."""

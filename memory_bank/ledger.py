@@ -36,6 +36,10 @@ class Ledger:
         if self._pending_count > _PENDING:
             self.members()
 
+    def enter(self, members: Members) -> None:
+        """Take a whole table into an empty ledger."""
+        self._table, self._pending, self._pending_count = members, [], 0
+
     def members(self) -> Members:
         """The table, one entry for each row and source, ascending by row, then source."""
         if self._pending:

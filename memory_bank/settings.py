@@ -9,6 +9,9 @@ import numpy as np
 from memory_bank.distance import check_metric
 from memory_bank.errors import MemoryBankError
 
+#: 335,000 patches of 100 dimensions; with the copies that a selection makes, less than half a GiB.
+GATHER_MIB = 128.0
+
 
 @dataclass(frozen=True, slots=True)
 class CoresetConfig:
@@ -25,6 +28,8 @@ class CoresetConfig:
         place_weight: distance that one picture height (or width) counts for; 0 leaves place out.
         slack: in [0, 1); how much a pick may fall short of the farthest patch (see `kcenter_select`).
         headroom: rows held while streaming, as a multiple of `size`, before they are reduced to it; > 1.
+        gather_mib: the first patches are held as they are, up to so many MiB of rows, and chosen from at
+            once; footage that fits gets the bank that greedy k-center picks from all of it. 0: none are.
         features: the caller's name for what makes the features (backbone, projection); a checkpoint of
             other features is refused.
     """
@@ -38,6 +43,7 @@ class CoresetConfig:
     place_weight: float = 0.0
     slack: float = 0.0
     headroom: float = 2.0
+    gather_mib: float = GATHER_MIB
     features: str = ""
 
     def __post_init__(self) -> None:
@@ -52,6 +58,7 @@ class CoresetConfig:
             ("place_weight", self.place_weight, 0 <= self.place_weight < np.inf),
             ("slack", self.slack, 0 <= self.slack < 1),
             ("headroom", self.headroom, 1 < self.headroom < np.inf),
+            ("gather_mib", self.gather_mib, 0 <= self.gather_mib < np.inf),
         ):
             if not fits:
                 raise MemoryBankError(f"a coreset cannot be kept with {name} = {value}")

@@ -172,6 +172,7 @@ def test_models_of_other_settings_do_not_merge(model: Path, clip: Path, tmp_path
     ("setting", "why"),
     [
         ("bank.place_weight=-1", "no distance"),
+        ("bank.gather_mib=-1", "no room"),
         ("bank.place_weight=inf", "no distance"),
         ("bank.reweight=1", "no neighbourhood"),
         ("bank.reweight=-2", "no neighbourhood"),

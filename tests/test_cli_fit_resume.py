@@ -16,7 +16,7 @@ from small_model import FIT, SmallModel, invoke, start, succeed
 from memory_bank import checkpoint_note
 
 #: Slow enough to be stopped in the middle, and saved after every few frames.
-SLOW = (*FIT, "bank.size=300", "projection.sample_frames=6", "backbone.input_size=[256,416]", "fit.review=0",
+SLOW = (*FIT, "bank.size=300", "bank.gather_mib=0.5", "projection.sample_frames=6", "backbone.input_size=[256,416]", "fit.review=0",
         "fit.checkpoint_s=0.05")  # fmt: skip
 BANK, PROJECTION = "banks/appearance.safetensors", "projection.safetensors"
 

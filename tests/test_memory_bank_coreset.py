@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memory_bank import MemoryBankError, StreamingCoreset
+from memory_bank import MemoryBankError, StreamingCoreset, kcenter_greedy
 
 GRID = 12
 PATCHES = GRID * GRID
+#: Nothing is gathered; the gathering ends within the footage; all of it is gathered.
+gathered = pytest.mark.parametrize("room", [0.0, 0.3, 128.0])
 
 
 def places() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -50,10 +52,11 @@ def largest_gap(frames: np.ndarray, bank) -> float:
     return float(bank.search(frames.reshape(-1, frames.shape[-1]))[0].max())
 
 
+@gathered
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_size_is_kept_and_the_bound_on_coverage_holds(share: float) -> None:
+def test_size_is_kept_and_the_bound_on_coverage_holds(share: float, room: float) -> None:
     frames = footage(150)
-    coreset = feed(StreamingCoreset(dim=16, size=300, random_share=share), frames)
+    coreset = feed(StreamingCoreset(dim=16, size=300, random_share=share, gather_mib=room), frames)
     bank = coreset.finish()
     assert len(bank) <= 300
     assert len(bank) >= 290
@@ -73,18 +76,32 @@ def test_radius_alone_leaves_nothing_outside_it() -> None:
     assert len(bank) < 60 * PATCHES / 4
 
 
-def test_result_hangs_on_the_frames_and_not_on_how_many_come_at_once() -> None:
+def test_footage_that_is_gathered_whole_gets_the_rows_that_greedy_picks_from_all_of_it() -> None:
+    frames = footage(60)
+    coreset = feed(StreamingCoreset(dim=16, size=200), frames)
+    bank = coreset.finish()
+    patches = frames.reshape(-1, 16)
+    greedy = kcenter_greedy(patches, 200, seed=0)
+    np.testing.assert_array_equal(bank.rows, patches[np.sort(greedy.indices)])
+    assert coreset.coverage.largest_bound == pytest.approx(greedy.radius, rel=1e-5)
+    streamed = feed(StreamingCoreset(dim=16, size=200, gather_mib=0.0), frames).finish()
+    assert largest_gap(frames, bank) < largest_gap(frames, streamed)
+
+
+@gathered
+def test_result_hangs_on_the_frames_and_not_on_how_many_come_at_once(room: float) -> None:
     frames = footage(90)
-    one = feed(StreamingCoreset(dim=16, size=200), frames).finish()
-    seven = feed(StreamingCoreset(dim=16, size=200), frames, step=7).finish()
+    one = feed(StreamingCoreset(dim=16, size=200, gather_mib=room), frames).finish()
+    seven = feed(StreamingCoreset(dim=16, size=200, gather_mib=room), frames, step=7).finish()
     assert one.digest() == seven.digest()
 
 
+@gathered
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("cut", [3, 31, 77])
-def test_resumed_fit_equals_an_uninterrupted_one(metric: str, cut: int) -> None:
+def test_resumed_fit_equals_an_uninterrupted_one(metric: str, cut: int, room: float) -> None:
     frames = footage(90)
-    settings = {"dim": 16, "size": 200, "metric": metric, "place_weight": 0.5}
+    settings = {"dim": 16, "size": 200, "metric": metric, "place_weight": 0.5, "gather_mib": room}
     whole = feed(StreamingCoreset(**settings), frames)
     first = feed(StreamingCoreset(**settings), frames[:cut])
     arrays, about = first.state()
@@ -101,19 +118,21 @@ def test_seed_changes_the_rows() -> None:
     assert len(digests) == 2
 
 
-def test_state_does_not_grow_with_the_footage() -> None:
-    frames = footage(400)
-    coreset = StreamingCoreset(dim=16, size=200)
+@pytest.mark.parametrize("room", [0.0, 0.3])
+def test_state_does_not_grow_with_the_footage(room: float) -> None:
+    frames = footage(800)
+    coreset = StreamingCoreset(dim=16, size=200, gather_mib=room)
     sizes = []
-    for first in range(0, 400, 100):
-        feed(coreset, frames[first : first + 100], start=first)
+    for first in range(0, 800, 50):
+        feed(coreset, frames[first : first + 50], start=first)
         sizes.append(sum(array.nbytes for array in coreset.state()[0].values()))
-    assert max(sizes[1:]) < sizes[0] * 1.6
+    assert max(sizes[4:]) < max(sizes[:4]) * 1.2
 
 
-def test_rows_know_where_they_came_from() -> None:
+@gathered
+def test_rows_know_where_they_came_from(room: float) -> None:
     frames = footage(50)
-    coreset = feed(StreamingCoreset(dim=16, size=300), frames, source="a.mp4")
+    coreset = feed(StreamingCoreset(dim=16, size=300, gather_mib=room), frames, source="a.mp4")
     bank = feed(coreset, footage(50, seed=1), source="b.mp4").finish()
     own = {"a.mp4": frames, "b.mp4": footage(50, seed=1)}
     for row in range(0, len(bank), 17):
@@ -131,8 +150,11 @@ def test_fewer_patches_than_rows_keeps_them_all() -> None:
     assert largest_gap(frames, bank) == 0.0
 
 
-def test_equal_patches_become_one_row() -> None:
-    bank = feed(StreamingCoreset(dim=16, size=50), np.full((40, PATCHES, 16), 3.0, "f")).finish()
+@gathered
+@pytest.mark.parametrize("size", [50, 50 * PATCHES])
+def test_equal_patches_become_one_row(size: int, room: float) -> None:
+    coreset = StreamingCoreset(dim=16, size=size, gather_mib=room)
+    bank = feed(coreset, np.full((40, PATCHES, 16), 3.0, "f")).finish()
     assert len(bank) == 1
     assert bank.counts[0] == 40 * PATCHES
 

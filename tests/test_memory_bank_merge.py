@@ -34,7 +34,7 @@ def patches_of(source: str, frames: int = 40) -> np.ndarray:
 
 
 def coreset_of(sources: str, size: int = 120, **settings) -> StreamingCoreset:
-    coreset = StreamingCoreset(dim=DIM, size=size, **settings)
+    coreset = StreamingCoreset(dim=DIM, size=size, gather_mib=0.05, **settings)
     place = (np.arange(60) / 60).astype("f")
     for source in sources:
         for frame, rows in enumerate(patches_of(source)):

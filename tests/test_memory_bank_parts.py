@@ -36,7 +36,7 @@ def clip(number: int, frames: int = 40) -> np.ndarray:
 
 
 def coreset_of(numbers: list[int], size: int = 200, share: float = 0.25) -> StreamingCoreset:
-    coreset = StreamingCoreset(dim=12, size=size, random_share=share)
+    coreset = StreamingCoreset(dim=12, size=size, random_share=share, gather_mib=0.05)
     place = np.zeros(PATCHES, "f")
     for number in numbers:
         for frame, rows in enumerate(clip(number)):

@@ -63,6 +63,7 @@ def run(config: FitConfig) -> None:
         sample_frames=config.projection.sample_frames,
         bank_size=config.bank.size,
         radius=config.bank.radius,
+        gather_mib=config.bank.gather_mib,
         half=config.bank.half,
         place_weight=config.bank.place_weight,
         reweight=config.bank.reweight,

@@ -40,6 +40,8 @@ class BankConfig:
 
     size: int = 15_000  # rows at most
     radius: float | None = None  # instead of a size: cover every patch to within this distance
+    # the first patches are held, up to so many MiB, and chosen from all at once; 0 = choose from the start
+    gather_mib: float = 128.0
     half: bool = False  # keep rows in half precision: half the room, distances within 0.1 %
     # distance that the height (or width) of the picture counts for, in units of the bank's distances; 0 = a patch
     # may look like a normal one from anywhere in the picture

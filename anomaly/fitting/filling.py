@@ -85,6 +85,7 @@ def new_coreset(projection: Projection, options: FitOptions) -> StreamingCoreset
     return StreamingCoreset(
         size=None if options.radius else options.bank_size,
         radius=options.radius,
+        gather_mib=options.gather_mib,
         dim=projection.dim,
         metric="euclidean",
         seed=options.seed,

@@ -28,6 +28,7 @@ class FitOptions:
     sample_frames: int = 200
     bank_size: int = 15_000
     radius: float | None = None
+    gather_mib: float = 128.0
     half: bool = False
     place_weight: float = 0.0
     reweight: int = 0
@@ -48,6 +49,10 @@ class FitOptions:
                 raise UsageError(f"{key}={value} is too small; give 1 or more")
         if self.radius is not None and not self.radius > 0:
             raise UsageError(f"bank.radius={self.radius} is no distance; give one above 0, or use bank.size")
+        if not 0 <= self.gather_mib < math.inf:
+            raise UsageError(
+                f"bank.gather_mib={self.gather_mib} is no room; give MiB, such as 128, or 0 to gather nothing"
+            )
         if not 0 <= self.place_weight < math.inf:
             raise UsageError(
                 f"bank.place_weight={self.place_weight} is no distance; give 0 to leave place out, or the distance "
