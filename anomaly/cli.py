@@ -11,6 +11,7 @@ import argparse
 import os
 import re
 import sys
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -157,7 +158,7 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
     register()
 
     failures: list[Exception] = []
-    swept = _swept(overrides) if parsed.multirun else set()
+    swept = _swept(overrides) if parsed.multirun else {}
 
     def job(config: Any) -> None:
         # Hydra prints its own account of an exception; ours is one line, so none may pass through it.
@@ -200,6 +201,14 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
             raise UsageError(f"{command.name} needs {wanted}; see `python -m anomaly {command.name} --help`")
         if parsed.multirun:
             _below_job_folder(command, config)
+            if command.name == "calibrate":
+                # The best of all jobs will be taken: each pays for all, those before it by the model's looks.
+                from hydra.core.hydra_config import HydraConfig
+
+                from anomaly.commands.sweeps import unfinished
+
+                whole = Path(HydraConfig.get().runtime.output_dir).parent
+                config.also_tried += unfinished(whole, prod(swept.values())) - 1
         import importlib
 
         module = importlib.import_module(f"anomaly.commands.{command.name}")
@@ -232,12 +241,18 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
         raise_first_failure(folder)
 
 
-def _swept(overrides: Sequence[str]) -> set[str]:
-    """The keys that are given several values."""
+def _swept(overrides: Sequence[str]) -> dict[str, int]:
+    """The keys that are given several values, and how many."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
 
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return {one.key_or_group for one in parsed if one.is_sweep_override()}
+    values = {}
+    for one in OverridesParser.create().parse_overrides(list(overrides)):
+        if one.is_sweep_override():
+            if isinstance(one.value(), Glob):
+                raise UsageError(f"{one.input_line}: a sweep must know its jobs beforehand; list the values")
+            values[one.key_or_group] = len(list(one.sweep_string_iterator()))
+    return values
 
 
 def _below_job_folder(command: Command, config: Any) -> None:

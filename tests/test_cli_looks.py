@@ -48,16 +48,16 @@ def test_a_threshold_written_apart_is_paid_for(copy: Path, small_model: SmallMod
     assert tried(in_model(copy)) == 4
 
 
-def test_so_is_each_job_of_a_sweep(
+def test_each_job_of_a_sweep_pays_for_all_of_them(
     copy: Path, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Also of a model that was not calibrated before."""
+    """Those before it, and those that are still to run; also of a model that was not calibrated before."""
     monkeypatch.chdir(tmp_path)
     shutil.rmtree(copy / "thresholds")
     (copy / "looks.json").unlink()
     calibrate(copy, small_model, "hydra.sweep.dir=sweep", "-m", "decider.smoothing_s=0,0.5,1")
     assert not (copy / "thresholds").exists()
-    assert [tried(tmp_path / "sweep" / str(job) / "threshold.json") for job in range(3)] == [1, 2, 3]
+    assert [tried(tmp_path / "sweep" / str(job) / "threshold.json") for job in range(3)] == [3, 3, 3]
     calibrate(copy, small_model, "decider.smoothing_s=1")
     assert tried(in_model(copy)) == 3
 

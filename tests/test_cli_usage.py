@@ -31,6 +31,7 @@ def refused(*arguments: object, status: int = 2) -> str:
         (["fit", "--model", "m"], ["fit needs --normal-videos", "--help"]),
         (["fit"], ["--model", "--normal-videos"]),
         (["score", "--model", "m", "--source", "x"], ["score needs --out"]),
+        (["calibrate", "--model", "m", "-m", "profile=glob(*)"], ["glob(*)", "list the values"]),
         (["calibrate", "--model", "m"], ["--labeled"]),
         (["weights"], ["action"]),
         (["weights", "dance"], ["'dance'", "list, pull, import or verify"]),

@@ -55,6 +55,8 @@ def run(config: CalibrateConfig) -> None:
         raise UsageError(
             "calibrate needs --labeled; see `python -m anomaly calibrate --help` (or --check, which needs none)"
         )
+    if config.also_tried < 0:
+        raise UsageError(f"also_tried must be 0 or more, got {config.also_tried}")
     decider, count = decider_of(config.decider), count_of(config.labels)
     model = load_model(
         Path(config.model), device=config.device, offline=config.weights.offline, runtime=config.runtime
@@ -67,9 +69,8 @@ def run(config: CalibrateConfig) -> None:
     clips = {one.source.name: one.digest for one in labeled.scored}
     setting = setting_of(config, model, config.footage.fps, decider)
     options = {**options_of(config.calibration), "count": count, "tolerance_s": config.labels.slack_s}
-    options["settings_tried"] = settings_tried(
-        looks_before(model, config.footage.fps), [setting], labeled.proving
-    )
+    before = looks_before(model, config.footage.fps)
+    options["settings_tried"] = config.also_tried + settings_tried(before, [setting], labeled.proving)
     cameras: CameraCalibrations | None = None
     each = by_camera(config.calibration, labeled.footage.cameras)
     if each and labeled.footage.cameras:

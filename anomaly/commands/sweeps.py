@@ -39,6 +39,11 @@ def record_job(folder: Path, overrides: Sequence[str], error: tuple[str, int] | 
     (folder / _RECORD).write_text(text, encoding="utf-8")
 
 
+def unfinished(folder: Path, n_jobs: int) -> int:
+    """How many of a sweep's jobs have not ended well yet."""
+    return n_jobs - len(finished_jobs(folder))
+
+
 def finished_jobs(folder: Path) -> list[tuple[Path, list[str]]]:
     """Folder and overrides of each finished job, in order."""
     found = []

@@ -90,6 +90,9 @@ class CalibrateConfig:
     out: str | None = None
     report: str | None = None
     check: bool = False
+    # settings compared on these clips besides those that the model knows of: the certificate pays for them too; a
+    # sweep adds the jobs that have still to run
+    also_tried: int = 0
     device: str = "auto"
     runtime: str = "auto"  # torch, onnxruntime, openvino, tensorrt, or one with its precision: openvino-bf16
     footage: FootageConfig = field(default_factory=FootageConfig)
