@@ -1,9 +1,10 @@
-"""Measure the memory bank: selection beside anomalib's, a ten-hour stream, detection, and search.
+"""Measure the memory bank: selection beside anomalib's, a ten-hour stream, detection, a whole frame, and search.
 
     selection  kcenter_select and anomalib's KCenterGreedy on the same real patch features, one after the other
     large      kcenter_select alone: 1,000,000 x 384 -> 20,000, generated (clumps near a plane of lower dimension)
     stream     ten generated hours: slow drift of light, a new regime each hour, noise; memory and time by hour
     detection  AUROC on Ped2 and magnetic tile: streamed bank, random rows, greedy k-center of everything at once
+    frame      milliseconds from decoded frame to score, in torch and in OpenVINO, and the AUROC of these scores
     search     kind of search x rows x dimensions: milliseconds, recall, AUROC, and the Pareto front
 
 Real features come from EfficientNet-Lite0 on Ped2 and magnetic tile (`../shared/data` or $ANOMALY_DATA) and are
@@ -178,19 +179,21 @@ def stream(quick: bool) -> Figures:
 
 def main() -> None:
     parser = options_parser(__doc__)
-    parts = ("selection", "large", "stream", "detection", "search")
+    parts = ("selection", "large", "stream", "detection", "frame", "search")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="some of the parts")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw AUROC against time there (search)")
     options = parser.parse_args()
     begin = time.perf_counter()
     figures: Figures = {"quick": int(options.quick), **machine()}
     from bank_detection import detection, search
+    from bank_frame import frame
 
     run: dict[str, Callable[[], Figures]] = {
         "selection": lambda: selection(options.quick),
         "large": lambda: large(options.quick),
         "stream": lambda: stream(options.quick),
         "detection": lambda: detection(options.quick),
+        "frame": lambda: frame(options.quick),
         "search": lambda: search(options.quick, options.plot),
     }
     for part in parts:
