@@ -1,11 +1,11 @@
-"""PCA whitening of patch features, learned on a first sample and frozen before the bank starts.
+"""The principal directions of patch features, learned on a first sample and frozen before the bank starts.
 
-After whitening every direction of normal variation weighs the same, so that a small change in
-a quiet direction counts as much as a large one in a noisy direction: distances become
-(truncated, shrunk) Mahalanobis distances between patches. Shrinkage towards a sphere
-(Ledoit & Wolf 2004, with a fixed weight) keeps directions that hold only noise from being
-blown up. Layers of a network that stand side by side are first brought to one variance in all:
-a wide, deep layer must not drown a narrow one that sees finer things.
+Distances between patches keep what the first directions hold of them. Layers of a network that stand side by side are
+first brought nearer to one variance in all: a wide, deep layer must not drown a narrow one that sees finer things.
+
+The directions may be whitened: then a small change in a quiet direction counts as much as a large one in a noisy
+direction, and distances become (truncated) Mahalanobis distances. Shrinkage towards a sphere (Ledoit & Wolf 2004, with
+a fixed weight) keeps directions that hold only noise from being blown up; the whole of it leaves plain directions.
 """
 
 from __future__ import annotations
@@ -71,16 +71,20 @@ class Projection:
 
 
 def fit_projection(
-    sample: NDArray[np.float32], dims: int, shrinkage: float, widths: Sequence[int] | None = None
+    sample: NDArray[np.float32],
+    dims: int,
+    shrinkage: float,
+    widths: Sequence[int] | None = None,
+    level: float = 1.0,
 ) -> Projection:
     """Learn the projection from a sample of patch features.
 
     Args:
         sample: (N, D) float32, N >= 2, finite.
         dims: directions kept; more than D or N - 1 are not to be had and are cut.
-        shrinkage: 0..1, how far the covariance is pulled towards a sphere before whitening.
-        widths: channels of the layers that stand side by side, D in all; each layer gets the same total
-            variance. None = the features are taken as they are.
+        shrinkage: 0..1, how far the covariance is pulled towards a sphere before whitening; 1 = no whitening.
+        widths: channels of the layers that stand side by side, D in all. None = there is one.
+        level: 0..1, how far the layers' total variances are brought together: 0 = not at all, 1 = to the same.
 
     Returns:
         The projection; its directions are ordered from the largest variance to the smallest.
@@ -92,14 +96,14 @@ def fit_projection(
         centred = sample[begin : begin + _BLOCK] - mean
         covariance += centred.T @ centred
     covariance /= max(count - 1, 1)
-    gains = _layer_gains(np.diag(covariance), widths or [width])
+    gains = _layer_gains(np.diag(covariance), widths or [width]) ** level
     covariance *= np.outer(gains, gains)
     total = float(np.trace(covariance))
     # A sample without any variation (one flat picture) still needs a map that is not infinite.
     sphere = max(total / width, 1e-12)
-    shrunk = (1.0 - shrinkage) * covariance + shrinkage * sphere * np.eye(width)
-    variances, directions = np.linalg.eigh(shrunk)
+    variances, directions = np.linalg.eigh(covariance)
     keep = np.argsort(-variances, kind="stable")[: max(1, min(dims, width, count - 1))]
+    shrunk = (1.0 - shrinkage) * variances[keep] + shrinkage * sphere
     basis = directions[:, keep]
     # The sign of an eigenvector is arbitrary; fixing it keeps the bank the same byte for byte.
     signs = np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(basis.shape[1])])
@@ -107,13 +111,13 @@ def fit_projection(
     held = float(np.einsum("ij,jk,ki->", basis.T, covariance, basis))
     return Projection(
         mean=mean.astype(np.float32),
-        components=(gains[:, None] * basis / np.sqrt(np.maximum(variances[keep], 1e-12))).astype(np.float32),
+        components=(gains[:, None] * basis / np.sqrt(np.maximum(shrunk, 1e-12))).astype(np.float32),
         explained=held / total if total > 0 else 1.0,
     )
 
 
 def _layer_gains(variances: NDArray[np.float64], widths: Sequence[int]) -> NDArray[np.float64]:
-    """(D,) factors that give every layer the mean of the layers' total variances."""
+    """(D,) factors that give every layer the mean of the layers' total variances; their powers go part of the way."""
     ends = np.cumsum(widths)
     totals = np.array([variances[end - width : end].sum() for end, width in zip(ends, widths, strict=True)])
     # A layer without any variation stays as it is: there is nothing in it to bring out.

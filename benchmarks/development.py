@@ -37,14 +37,17 @@ from memory_bank import MemoryBank, StreamingCoreset
 
 TOP_SHARES = (0.005, 0.01, 0.02)
 LAYERS = ((2, 3), (2, 3, 4))
-#: By name: whether layers are brought to one variance, and the shrinkage; None = features as they are.
-PROJECTIONS: dict[str, tuple[bool, float] | None] = {
+#: By name: dimensions, how far layers are brought to one variance, and the shrinkage; None = features as they are.
+PROJECTIONS: dict[str, tuple[int, float, float] | None] = {
     "plain": None,
-    "white .1": (False, 0.1),
-    "white .5": (False, 0.5),
-    "level, white .5": (True, 0.5),
-    "level, white .8": (True, 0.8),
-    "level, white .9": (True, 0.9),
+    "100": (100, 0.0, 1.0),
+    "100, half level": (100, 0.5, 1.0),
+    "100, level": (100, 1.0, 1.0),
+    "150": (150, 0.0, 1.0),
+    "150, half level": (150, 0.5, 1.0),
+    "100, white .5": (100, 0.0, 0.5),
+    "100, half level, white .9": (100, 0.5, 0.9),
+    "100, level, white .8": (100, 1.0, 0.8),
 }
 
 
@@ -229,8 +232,8 @@ def compare(name: str, split: Split, rows: int, quick: bool) -> Figures:
         width = sum(widths)
         for label, how in PROJECTIONS.items():
             started = time.perf_counter()
-            whitening = how and fit_projection(sample[:, :width], 100, how[1], widths if how[0] else None)
-            patches, wanted = (projected(one.features[..., :width], whitening) for one in (learn, judge))
+            fitted = how and fit_projection(sample[:, :width], how[0], how[2], widths, how[1])
+            patches, wanted = (projected(one.features[..., :width], fitted) for one in (learn, judge))
             bank = filled(patches, learn.clips, rows)
             distances = np.stack([bank.search(one)[0][:, 0] for one in wanted])
             found = [judged(judge, distances, top, split.moving) for top in TOP_SHARES]
@@ -243,11 +246,11 @@ def compare(name: str, split: Split, rows: int, quick: bool) -> Figures:
     return figures
 
 
-def projected(features: np.ndarray, whitening: Projection | None) -> np.ndarray:
+def projected(features: np.ndarray, projection: Projection | None) -> np.ndarray:
     """(F, P, d) float32."""
     return np.stack(
         [
-            one.astype(np.float32) if whitening is None else whitening.apply(one.astype(np.float32))
+            one.astype(np.float32) if projection is None else projection.apply(one.astype(np.float32))
             for one in features
         ]
     )

@@ -106,7 +106,7 @@ def backbone_ms(backbone: Any, frames: list[np.ndarray]) -> float:
 
 
 def projection(clips: list[Clip], dims: int, widths: tuple[int, ...] | None = None) -> Project:
-    """A function from backbone features to whitened float32 patches, learned on a sample as the program does.
+    """A function from backbone features to projected float32 patches, learned on a sample as the program does.
 
     `widths` are the channels of each layer; None takes the default backbone's.
     """
@@ -120,6 +120,7 @@ def projection(clips: list[Clip], dims: int, widths: tuple[int, ...] | None = No
         dims,
         ProjectionConfig().shrinkage,
         widths or lite0((64, 64)).widths,
+        ProjectionConfig().level,
     )
     return lambda found: fitted.apply(found.astype(np.float32))
 

@@ -168,7 +168,7 @@ def our_branch(network: str, rows: int, footage: Footage) -> Any:
     generator = np.random.default_rng(0)
     sample = flat[generator.permutation(len(flat))[:40_000]]
     defaults = ProjectionConfig()
-    projection = fit_projection(sample, defaults.dims, defaults.shrinkage, backbone.widths)
+    projection = fit_projection(sample, defaults.dims, defaults.shrinkage, backbone.widths, defaults.level)
     chosen = generator.choice(len(flat), rows, replace=len(flat) < rows)
     origins = Origins(**{name: np.zeros(rows, dtype) for name, dtype in Origins.DTYPES.items()})
     kept = projection.apply(flat[chosen]) + 1e-4 * generator.standard_normal((rows, projection.dim)).astype(

@@ -227,7 +227,9 @@ def test_bench_tells_each_stage_of_each_runtime(exported: Path, tmp_path: Path):
     for name, one in costs.items():
         assert name in said
         assert set(one["stages_ms"]) == {"resize", "backbone", "search", "heatmap"}
-        assert one["p99_ms"] >= one["p50_ms"] > 0
+        assert one["p99_ms"] >= one["p50_ms"] > one["score_p50_ms"] > 0
+        told = sum(one["stages_ms"][stage] for stage in ("resize", "backbone", "search", "heatmap"))
+        assert told == pytest.approx(one["p50_ms"], rel=0.5)
         assert one["times_floor"] == pytest.approx(one["p50_ms"] / one["floor_ms"])
         assert set(one["throughput"]) == {"1", "2", "4", "8"}
     # The same network and search are counted for all, by torch or from what export noted.

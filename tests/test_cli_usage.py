@@ -78,6 +78,7 @@ def test_misuse_is_one_line_that_names_what_was_wrong(
         ("projection.dims=0", "projection.dims"),
         ("projection.sample_frames=0", "projection.sample_frames"),
         ("projection.shrinkage=2", "projection.shrinkage"),
+        ("projection.level=-1", "projection.level"),
         ("fit.guard_s=-1", "fit.guard_s"),
         ("device=cuda:99", "device"),
         ("device=abacus", "device"),

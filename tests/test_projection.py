@@ -1,4 +1,4 @@
-"""The projection whitens: every direction of normal variation weighs the same."""
+"""The projection: principal directions of leveled layers, whitened as far as asked."""
 
 from __future__ import annotations
 
@@ -93,3 +93,26 @@ def test_a_layer_without_variation_stays_finite():
     sample_ = np.hstack([np.full((50, 3), 2.0), np.random.default_rng(5).normal(size=(50, 4))])
     projection = fit_projection(sample_.astype(np.float32), 7, 0.5, (3, 4))
     assert np.isfinite(projection.apply(sample_.astype(np.float32))).all()
+
+
+def test_full_shrinkage_keeps_the_distances_of_the_features():
+    data = sample()
+    near = between(fit_projection(data, 12, 1.0).apply(data[:40])) / between(data[:40])
+    np.testing.assert_allclose(near, near[0], rtol=1e-4)  # but for their unit
+    first = fit_projection(data, 3, 1.0).apply(data)
+    assert np.ptp(first.std(axis=0)) > 0.5 * first.std()  # nothing is whitened
+
+
+def test_layers_are_brought_together_as_far_as_asked():
+    rng = np.random.default_rng(6)
+    layers = np.hstack([rng.normal(size=(3000, 4)), 9.0 * rng.normal(size=(3000, 4))]).astype(np.float32)
+
+    def share_of_the_quiet_layer(level: float) -> float:
+        weights = fit_projection(layers, 8, 1.0, (4, 4), level).components
+        variances = np.square(weights).sum(axis=1) * layers.var(axis=0)
+        return float(variances[:4].sum() / variances.sum())
+
+    not_at_all, half, all_the_way = map(share_of_the_quiet_layer, (0.0, 0.5, 1.0))
+    assert not_at_all == pytest.approx(1 / 82, rel=0.1)
+    assert half == pytest.approx(1 / 10, rel=0.1)
+    assert all_the_way == pytest.approx(1 / 2, rel=0.01)

@@ -59,6 +59,7 @@ def run(config: FitConfig) -> None:
         holdout=config.fit.holdout,
         guard_s=config.fit.guard_s,
         dims=config.projection.dims,
+        level=config.projection.level,
         shrinkage=config.projection.shrinkage,
         sample_frames=config.projection.sample_frames,
         bank_size=config.bank.size,

@@ -26,10 +26,13 @@ class BackboneConfig:
 
 @dataclass
 class ProjectionConfig:
-    """PCA whitening, learned on a first sample."""
+    """Principal directions of the patch features, learned on a first sample."""
 
     dims: int = 100
-    shrinkage: float = 0.8
+    level: float = (
+        0.5  # how far the backbone's layers are brought to one variance: 0 = not at all, 1 = to the same
+    )
+    shrinkage: float = 1.0  # of the variances towards their mean before whitening: 1 = no whitening
     sample_frames: int = 200
     of: str | None = None  # take the projection of this model folder, so that the two banks can merge
 

@@ -76,7 +76,11 @@ def learn_projection(
     if not sample:
         raise nothing_left()
     return fit_projection(
-        np.concatenate(sample).astype(np.float32), options.dims, options.shrinkage, backbone.widths
+        np.concatenate(sample).astype(np.float32),
+        options.dims,
+        options.shrinkage,
+        backbone.widths,
+        options.level,
     )
 
 

@@ -24,7 +24,8 @@ class FitOptions:
     holdout: float = 0.2
     guard_s: float = 2.0
     dims: int = 100
-    shrinkage: float = 0.8
+    level: float = 0.5
+    shrinkage: float = 1.0
     sample_frames: int = 200
     bank_size: int = 15_000
     radius: float | None = None
@@ -62,8 +63,9 @@ class FitOptions:
             raise UsageError(
                 f"bank.reweight={self.reweight} is no neighbourhood; give 0 for none, or 2 rows or more, such as 9"
             )
-        if not 0 <= self.shrinkage <= 1:
-            raise UsageError(f"projection.shrinkage={self.shrinkage} is outside 0..1; give for instance 0.1")
+        for key, share in (("level", self.level), ("shrinkage", self.shrinkage)):
+            if not 0 <= share <= 1:
+                raise UsageError(f"projection.{key}={share} is outside 0..1; give for instance 0.5")
         if not self.checkpoint_s > 0:
             raise UsageError(f"fit.checkpoint_s={self.checkpoint_s} is no interval; give seconds, such as 60")
         if self.compute not in {"local", "ray"}:
