@@ -42,7 +42,7 @@ class SmallRunner:
         self._news = threading.Condition()
         self._views: dict[str, View | None] = dict.fromkeys(cameras)
         self.states = dict.fromkeys(cameras, "running")
-        self.masked: set[str] = set()
+        self.masks: dict[str, str] = {}
         self.recipes = dict.fromkeys(cameras, "A4")
         self.set_by: list[tuple[str, str, str]] = []
         self.asked = 0
@@ -57,7 +57,8 @@ class SmallRunner:
                     "threshold": 1.5,
                     "last_score": float("nan"),
                     "certificate": "0.90",
-                    "masked": name in self.masked,
+                    "masked": name in self.masks,
+                    "mask": self.masks.get(name, ""),
                     "recipe": self.recipes[name],
                     "recipes": ["A4", "A5"],
                     "model": "line1",

@@ -27,6 +27,7 @@ from rtsp_server import RtspServer, number_in
 
 from anomaly.edge.address import parse_address
 from anomaly.edge.capture import Capture, CaptureSettings
+from anomaly.edge.segment_name import mark_of, mask_mark, start_of
 from anomaly.errors import SourceError
 
 CANARY = "canary-90417"
@@ -289,6 +290,11 @@ def test_privacy_masks_are_black_before_anyone_sees_the_frame(tmp_path: Path):
     images = [frame.to_ndarray(format="rgb24") for file in files for frame in decoded(file)]
     assert (len(told), len(files), len(images)) == (1, 1, 10)
     assert told[0].detail["codec"] == "h264"
+    # The file says under which masks it was painted, whatever becomes of the store.
+    assert (mark_of(files[0]), start_of(files[0])) == (
+        mask_mark((corner,)),
+        pytest.approx(told[0].utc_s, abs=60),
+    )
     for image in images:
         assert image[:30, :46].max() < 30
         assert image[36:, :].min() > 150

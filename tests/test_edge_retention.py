@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from anomaly.edge.retention import Clocks, Retention, RetentionSettings, estimate_disk
+from anomaly.edge.segment_name import mask_mark, segment_name
 from anomaly.edge.store import Store
 from anomaly.edge.store.durable import write_bytes
 from anomaly.errors import StoreFullError
@@ -45,8 +46,8 @@ def add_event(store: Store, start: float, *, held: bool = False, size: int = 10)
     return one.id
 
 
-def add_segment(store: Store, start: float, size: int = 10) -> Path:
-    path = Path("press") / f"{start:.0f}.mp4"
+def add_segment(store: Store, start: float, size: int = 10, mark: str = "") -> Path:
+    path = Path("press") / segment_name(start, mark)
     write_bytes(store.folder / "recording" / path, b"x" * size)
     store.add_segment("press", path, start, start + 10, 0.0, size, "h264")
     store.add_scores("press", [(start, 0.0, 1.0, 1.0)])
@@ -214,22 +215,25 @@ def test_a_store_opens_on_a_disk_that_is_full(small_disk: Path):
         )
 
 
-def test_the_recording_of_a_masked_camera_is_kept_only_for_clips_to_come(tmp_path: Path):
+def test_what_was_recorded_before_the_masks_is_kept_only_for_clips_to_come(tmp_path: Path):
     clock = Clock()
-    masked: list[str] = []
+    masked: dict[str, str] = {}
+    mark, other = (mask_mark([[(0, 0), (1, 0), (1, y)]]) for y in (1, 0.5))
     with Store(tmp_path) as store:
         event = store.start_event(
             camera="press", model="m", start_utc_s=NOW - 3000, start_pts_s=0.0, score=2.0, threshold=1.0,
             clip_state="pending",
         )  # fmt: skip
         store.end_event(event.id, NOW - 2990, 2.0)
+        painted, otherwise = (add_segment(store, NOW - 5000, mark=name) for name in (mark, other))
         spent, needed, fresh = (add_segment(store, NOW - age) for age in (4000, 3005, 60))
+        everything = (painted, otherwise, spent, needed, fresh)
         retention = Retention(store, clocks=clock.clocks, masked=lambda: masked)
         retention.tidy()
-        assert all(path.exists() for path in (spent, needed, fresh))  # nothing is masked: 24 hours
-        masked.append("press")
+        assert all(path.exists() for path in everything)  # nothing is masked: 24 hours
+        masked["press"] = mark
         retention.tidy()
-        assert [path.exists() for path in (spent, needed, fresh)] == [False, True, True]
+        assert [path.exists() for path in everything] == [True, False, False, True, True]
         store.set_clip(event.id, clip_state="ready", clip="clips/press/a.mp4")
         retention.tidy()
-        assert [path.exists() for path in (spent, needed, fresh)] == [False, False, True]
+        assert [path.exists() for path in everything] == [True, False, False, False, True]

@@ -99,7 +99,8 @@ def test_an_event_that_was_on_ends_where_its_scores_end(tmp_path: Path):
     assert sorted(told) == sorted([(one.id, "end"), (other.id, "end")])
 
 
-def test_files_and_rows_agree_after_a_start(tmp_path: Path):
+@pytest.mark.parametrize("mark", ["", ".m0123456789abcdef"])
+def test_files_and_rows_agree_after_a_start(tmp_path: Path, mark: str):
     with Store(tmp_path) as store:
         one = add_event(store, snapshot="snapshots/press/a.jpg")
         store.end_event(one.id, T0 + 1, 1.0)
@@ -109,7 +110,7 @@ def test_files_and_rows_agree_after_a_start(tmp_path: Path):
         (tmp_path / "clips/press/.b.mp4.7.part").write_bytes(b"x")
         unfinished = tmp_path / "recording/press/20260921/140010.250.mp4.part"
         write_bytes(unfinished, b"x")
-        lost = tmp_path / "recording/press/20260921/140000.250.mp4"
+        lost = tmp_path / f"recording/press/20260921/140000.250{mark}.mp4"
         write_bytes(lost, b"x" * 50)
         os.utime(lost, (T0 + 9.5, 1_789_999_210.0))
         store.add_segment("press", "press/20260921/gone.mp4", T0, T0 + 10, 0.0, 5, "h264")

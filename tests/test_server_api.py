@@ -11,6 +11,7 @@ import httpx
 import pytest
 from server_case import PASSWORD, Case, running
 
+from anomaly.edge.segment_name import mask_mark
 from anomaly.edge.server.accounts import ROLES, SCOPES
 from anomaly.edge.server.region_routes import regions_file
 from anomaly.regions import Regions
@@ -387,9 +388,18 @@ def test_the_recording_is_listed_and_played(case: Case, admin: httpx.Client):
     assert (segment["start_utc_s"], segment["codec"]) == (5000.0, "h264")
     assert str(name) not in str(told)
     assert admin.get(segment["url"], headers={"Range": "bytes=0-4"}).content == b"piece"
-    case.runner.masked.add("cam")
+    # Of a camera with masks only what was painted with just these is shown.
+    case.runner.masks["cam"] = mark = mask_mark([[(0, 0), (1, 0), (1, 1)]])
     refused = admin.get(segment["url"])
     assert (refused.status_code, b"piece" in refused.content) == (403, False)
+    painted = piece.with_name(f"120010.000.{mark}.mp4")
+    painted.write_bytes(b"painted")
+    case.store.add_segment("cam", name.with_name(painted.name), 5010.0, 5020.0, 10.0, 7, "h264")
+    told = admin.get("/api/cameras/cam/recording", params={"since": 5000, "until": 5020}).json()
+    [segment] = told["segments"]
+    assert admin.get(segment["url"]).content == b"painted"
+    case.runner.masks["cam"] = mask_mark([[(0, 0), (1, 0), (0, 1)]])
+    assert admin.get(segment["url"]).status_code == 403
     assert admin.get("/api/recordings/999").status_code == 404
     days = {"since": 0, "until": 90_000}
     assert admin.get("/api/cameras/cam/recording", params=days).status_code == 422

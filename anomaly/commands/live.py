@@ -22,6 +22,7 @@ from anomaly.edge.notify.troubles import SinkTroubles
 from anomaly.edge.pictures import Pictures
 from anomaly.edge.retention import Retention, RetentionSettings, estimate_disk
 from anomaly.edge.runner import Runner
+from anomaly.edge.segment_name import mask_mark
 from anomaly.edge.site import load_site, site_of
 from anomaly.edge.store import Store
 from anomaly.edge.store.database import connect
@@ -80,7 +81,11 @@ def run(config: RunConfig) -> None:
             store,
             settings,
             on_room=lambda room: _record(held, on=room.recording),
-            masked=lambda: [one.name for one in (held[0].site if held else site).cameras if one.black],
+            masked=lambda: {
+                one.name: mask_mark(one.black)
+                for one in (held[0].site if held else site).cameras
+                if one.black
+            },
         )
         clips = stack.enter_context(
             ClipMaker(

@@ -16,6 +16,7 @@ from anomaly.edge.blind import Coverage, operational_recall
 from anomaly.edge.health import CameraHealth
 from anomaly.edge.incidents import Incidents
 from anomaly.edge.pictures import Shot
+from anomaly.edge.segment_name import mask_mark
 from anomaly.edge.state import StateKeeper
 
 if TYPE_CHECKING:
@@ -261,6 +262,7 @@ class LiveCamera:
         return {
             "address": self.site.address.shown,
             "masked": bool(self.site.black),
+            "mask": mask_mark(self.site.black),
             "state": self._state(),
             "health": list(self._health.present),
             "connected": self.scored > 0 and not {"disconnected", "held"} & set(self._health.present),

@@ -13,7 +13,7 @@ from anomaly.edge.store import upkeep
 from anomaly.errors import StoreError, StoreFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from anomaly.edge.store import Store
@@ -29,7 +29,7 @@ _HOLD_S = 3600.0
 _LONG_OFF_S = _DAY_S
 #: What was recorded last stays even on a full disk: clips that wait are made from it.
 _LAST_S = 120.0
-#: What was recorded before a camera's privacy masks were set is not masked. It is kept for clips to be made from, no longer.
+#: What was recorded before a camera's privacy masks were set shows what they hide. It is kept for clips to be made from, no longer.
 _MASKED_S = 600.0
 #: What stopped for want of room goes on when there is this much more than needed.
 _ROOM_AGAIN = 1.1
@@ -104,7 +104,7 @@ class Retention:
         settings: what is kept.
         on_room: called, in the thread, with each `Room` in which something stopped or goes on again.
         clocks: for tests.
-        masked: names of the cameras with privacy masks now.
+        masked: the mark of the privacy masks of each camera that has some now (`anomaly.edge.segment_name`).
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Retention:
         settings: RetentionSettings | None = None,
         on_room: Callable[[Room], None] | None = None,
         clocks: Clocks | None = None,
-        masked: Callable[[], Collection[str]] = tuple,
+        masked: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._masked = masked
         self._store = store
@@ -202,8 +202,8 @@ class Retention:
     def _delete_old(self, now: float) -> None:
         settings = self._settings
         upkeep.delete_old_recording(self._store, now - settings.keep_hours * 3600)
-        for camera in self._masked():
-            upkeep.delete_spent_recording(self._store, camera, now - _MASKED_S)
+        for camera, mark in self._masked().items():
+            upkeep.delete_spent_recording(self._store, camera, now - _MASKED_S, mark)
         upkeep.delete_old_media(self._store, now - settings.clip_days * _DAY_S)
         upkeep.delete_old_rows(self._store, now - settings.event_days * _DAY_S)
 

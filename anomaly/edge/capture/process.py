@@ -30,6 +30,7 @@ from anomaly.edge.capture.retry import Retry
 from anomaly.edge.capture.settings import CaptureSettings
 from anomaly.edge.capture.shared import NewestFrame
 from anomaly.edge.capture.timing import RATE, TIME_BASE, StreamTime
+from anomaly.edge.segment_name import mask_mark
 from anomaly.footage import orientation
 from anomaly.footage.clock import SamplingGrid
 
@@ -99,7 +100,13 @@ class _Camera:
         self._recorder = (
             None
             if settings.recording is None
-            else Recorder(settings.recording, settings.camera, settings.segment_s, self.report)
+            else Recorder(
+                settings.recording,
+                settings.camera,
+                settings.segment_s,
+                self.report,
+                mask_mark(settings.black),
+            )
         )
         self._mask = PrivacyMask(settings.black)
         # Where there is something to hide, only what was painted is recorded.

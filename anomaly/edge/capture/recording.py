@@ -32,9 +32,13 @@ class Recorder:
         camera: name of the folder inside.
         segment_s: seconds to a segment, to the next keyframe.
         report: called with "segment", "recording_stopped" and "recording_resumed" and their details.
+        mark: of the privacy masks that were painted on what is written; it is part of the segments' names.
     """
 
-    def __init__(self, folder: Path, camera: str, segment_s: float, report: Callable[..., None]) -> None:
+    def __init__(
+        self, folder: Path, camera: str, segment_s: float, report: Callable[..., None], mark: str = ""
+    ) -> None:
+        self._mark = mark
         self._folder = folder
         self._camera = camera
         self._segment_s = segment_s
@@ -104,7 +108,9 @@ class Recorder:
         if time.monotonic() < self._not_before:
             return
         self._look = look or self._look
-        self._segment = Segment(self._folder, self._camera, source, parameters, packet, utc_s, self._offset_s)
+        self._segment = Segment(
+            self._folder, self._camera, source, parameters, packet, utc_s, self._offset_s, self._mark
+        )
 
     def _finish(self) -> None:
         segment, self._segment = self._segment, None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from av.video.stream import VideoStream
 from anomaly.edge.capture.masked import Encoded
 from anomaly.edge.capture.opening import Opened
 from anomaly.edge.capture.timing import RATE, TIME_BASE
+from anomaly.edge.segment_name import segment_name
 
 # A fragment is on disk after a second even if no keyframe came.
 _MUXER = {
@@ -42,6 +42,7 @@ class Segment:
         first: the keyframe; it is written by `write`.
         utc_s: when it arrived.
         before: `least_offset_s` of the segment before, in the same connection.
+        mark: of the privacy masks that were painted, see `anomaly.edge.segment_name`.
 
     Attributes:
         path: where it will be.
@@ -57,6 +58,7 @@ class Segment:
         first: Packet[Any],
         utc_s: float,
         before: float | None,
+        mark: str = "",
     ) -> None:
         assert first.pts is not None
         self._folder = folder
@@ -72,7 +74,7 @@ class Segment:
         self._last_dts: int | None = None
         self._end_pts = first.pts
         self._frames = 0
-        self.path = _free_path(folder / camera, utc_s)
+        self.path = _free_path(folder / camera, utc_s, mark)
         self._part = self.path.with_name(self.path.name + ".part")
         self._container = av.open(str(self._part), "w", format="mp4", options=_MUXER)
         self._container.metadata["comment"] = json.dumps(
@@ -236,15 +238,13 @@ def frame_size_marker(data: bytes) -> bytes:
     return data[at : at + 9] if at >= 0 else b""
 
 
-def _free_path(folder: Path, utc_s: float) -> Path:
+def _free_path(folder: Path, utc_s: float, mark: str) -> Path:
     """A name that no segment has; a clock that was set back comes to the same moment twice."""
     while True:
-        when = datetime.fromtimestamp(utc_s, UTC)
-        day = folder / f"{when:%Y%m%d}"
-        path = day / f"{when:%H%M%S}.{when.microsecond // 1000:03d}.mp4"
-        if not day.is_dir():
-            day.mkdir(parents=True)
-            sync_folder(day.parent)
+        path = folder / segment_name(utc_s, mark)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True)
+            sync_folder(folder)
         if not path.exists() and not path.with_name(path.name + ".part").exists():
             return path
         utc_s += 0.001

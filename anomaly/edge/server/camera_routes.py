@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
+from anomaly.edge.segment_name import mark_of
 from anomaly.edge.server.access import TheDoor, WhoOperates, WhoReads, WhoWatches, check
 from anomaly.edge.server.answers import plain, scores_out, segment_out
 from anomaly.edge.server.door import Door, door_of
@@ -31,6 +32,7 @@ from anomaly.edge.server.schemas import (
     Scores,
     UtcS,
 )
+from anomaly.edge.store.timeline import Segment
 
 router = APIRouter(prefix="/api/cameras", tags=["cameras"])
 health_router = APIRouter(prefix="/api/health", tags=["cameras"])
@@ -223,15 +225,25 @@ def scores(
 
 @router.get("/{camera}/recording")
 def recording(camera: str, door: TheDoor, who: WhoReads, since: UtcS, until: UtcS) -> Recording:
-    """The pieces of the rolling recording that overlap since <= time < until; a day at most."""
+    """The pieces of the rolling recording that overlap since <= time < until; a day at most.
+
+    Of a camera with privacy masks, those that were recorded under the masks that it has now.
+    """
     interval(since, until, most_s=86_400.0)
     return Recording(
         camera=camera,
         segments=[
             segment_out(segment, f"/api/recordings/{segment.id}")
             for segment in door.store.segments(camera, since, until)
+            if shown(door, segment)
         ],
     )
+
+
+def shown(door: Door, segment: Segment) -> bool:
+    """Whether a piece of the recording may be seen: nothing that the camera's masks hide now is in it."""
+    told = door.runner.status()["cameras"].get(segment.camera)
+    return told is None or not told["masked"] or mark_of(segment.path) == told["mask"]
 
 
 @health_router.get("")

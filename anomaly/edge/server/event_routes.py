@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, Response
 from anomaly.edge.server import media
 from anomaly.edge.server.access import TheDoor, Visitor, WhoEngineers, WhoReads, WhoReviews
 from anomaly.edge.server.answers import event_out, miss_out, verdict_out
-from anomaly.edge.server.camera_routes import interval
+from anomaly.edge.server.camera_routes import interval, shown
 from anomaly.edge.server.door import Door
 from anomaly.edge.server.schemas import (
     Done,
@@ -179,10 +179,10 @@ def segment(
     found = timeline.segments(door.store.connection(), recording, "id = ?", (segment_id,))
     if not found:
         raise HTTPException(404, "there is no such piece of a recording; it may be older than what is kept")
-    told = door.runner.status()["cameras"].get(found[0].camera)
-    if told is not None and told.get("masked"):
-        # What was recorded before the masks were set shows what is to be black.
-        raise HTTPException(403, "this camera has privacy masks: its clips are shown, its recording is not")
+    if not shown(door, found[0]):
+        raise HTTPException(
+            403, "this was recorded before the camera's privacy masks were set as they are now"
+        )
     if download:
         _exported(door, who, f"recording {segment_id}", found[0].camera)
     return media.send(

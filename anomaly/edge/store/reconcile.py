@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from anomaly.edge.segment_name import start_of
 from anomaly.edge.store import database, deletion, event, review, timeline
 from anomaly.errors import StoreError
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 #: Files that no row knows are moved here: not shown, not lost, removed by retention when they are old.
 ORPHANS = "orphans"
 _MEDIA = ("snapshots", "clips")
-_SEGMENT_NAME = re.compile(r"(\d{6})\.(\d{3})\.\w+")
 #: A file written for longer than this after its name's time was not one segment.
 _LONGEST_SEGMENT_S = 600.0
 
@@ -161,7 +160,7 @@ def _index_segments(connection: sqlite3.Connection, folder: Path, doomed: set[st
         relative = path.relative_to(recording)
         if relative.as_posix() in known or path.relative_to(folder).as_posix() in doomed:
             continue
-        start = _start_of(relative)
+        start = start_of(relative)
         if start is None:
             continue
         about = path.stat()
@@ -171,18 +170,6 @@ def _index_segments(connection: sqlite3.Connection, folder: Path, doomed: set[st
         timeline.add_segment(connection, segment)
         count += 1
     return count
-
-
-def _start_of(relative: Path) -> float | None:
-    """Time in a segment's name, `<camera>/<YYYYmmdd>/<HHMMSS.mmm>.mp4`; None for other files."""
-    match = _SEGMENT_NAME.fullmatch(relative.name)
-    if match is None:
-        return None
-    try:
-        second = datetime.strptime(relative.parts[1] + match[1], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    return second.timestamp() + int(match[2]) / 1000
 
 
 def _move_orphans(connection: sqlite3.Connection, folder: Path, doomed: set[str]) -> int:

@@ -73,8 +73,10 @@ def delete_recording(store: Store, count_bytes: int, *, spare_after: float | Non
     return _repeat(store, step)
 
 
-def delete_spent_recording(store: Store, camera: str, before_utc_s: float) -> int:
-    """Delete a camera's recording from before a time, but what a clip that is still to be made needs; how many."""
+def delete_spent_recording(store: Store, camera: str, before_utc_s: float, mark: str) -> int:
+    """Delete what was recorded of a camera before a time under other privacy masks than those of this mark, but what a
+    clip that is still to be made needs; how many.
+    """
 
     def step(connection: sqlite3.Connection) -> int:
         (needed,) = connection.execute(
@@ -87,8 +89,8 @@ def delete_spent_recording(store: Store, camera: str, before_utc_s: float) -> in
         return deletion.delete_segments(
             connection,
             store.folder,
-            "id IN (SELECT id FROM segments WHERE camera = ? AND end_utc_s < ? LIMIT ?)",
-            (camera, before, _STEP),
+            "id IN (SELECT id FROM segments WHERE camera = ? AND end_utc_s < ? AND path NOT LIKE ? LIMIT ?)",
+            (camera, before, f"%.{mark}.%", _STEP),
         )
 
     return _repeat(store, step)
