@@ -11,7 +11,6 @@ import argparse
 import os
 import re
 import sys
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -158,7 +157,8 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
     register()
 
     failures: list[Exception] = []
-    swept = _swept(overrides) if parsed.multirun else {}
+    swept = _swept(overrides) if parsed.multirun else set()
+    jobs: list[frozenset[str]] = []
 
     def job(config: Any) -> None:
         # Hydra prints its own account of an exception; ours is one line, so none may pass through it.
@@ -208,15 +208,16 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
                 from anomaly.commands.sweeps import unfinished
 
                 whole = Path(HydraConfig.get().runtime.output_dir).parent
-                config.also_tried += unfinished(whole, prod(swept.values())) - 1
+                config.also_tried += max(unfinished(whole, jobs) - 1, 0)
         import importlib
 
         module = importlib.import_module(f"anomaly.commands.{command.name}")
         module.run(OmegaConf.to_object(config))
 
     if parsed.multirun:
-        from anomaly.commands.sweeps import raise_first_failure, sweep_folder
+        from anomaly.commands.sweeps import jobs_of, raise_first_failure, sweep_folder
 
+        jobs = jobs_of(overrides)
         folder, overrides = sweep_folder(overrides)
     sys.argv = [sys.argv[0], *overrides]
     if parsed.multirun:
@@ -241,18 +242,12 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
         raise_first_failure(folder)
 
 
-def _swept(overrides: Sequence[str]) -> dict[str, int]:
-    """The keys that are given several values, and how many."""
+def _swept(overrides: Sequence[str]) -> set[str]:
+    """The keys that are given several values."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import Glob
 
-    values = {}
-    for one in OverridesParser.create().parse_overrides(list(overrides)):
-        if one.is_sweep_override():
-            if isinstance(one.value(), Glob):
-                raise UsageError(f"{one.input_line}: a sweep must know its jobs beforehand; list the values")
-            values[one.key_or_group] = len(list(one.sweep_string_iterator()))
-    return values
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return {one.key_or_group for one in parsed if one.is_sweep_override()}
 
 
 def _below_job_folder(command: Command, config: Any) -> None:

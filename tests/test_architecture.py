@@ -148,7 +148,6 @@ def test_errors_and_types_import_nothing_heavy_when_they_load():
             "anomaly",
             "argparse",
             "dataclasses",
-            "math",
             "os",
             "pathlib",
             "re",

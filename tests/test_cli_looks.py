@@ -60,6 +60,9 @@ def test_each_job_of_a_sweep_pays_for_all_of_them(
     assert [tried(tmp_path / "sweep" / str(job) / "threshold.json") for job in range(3)] == [3, 3, 3]
     calibrate(copy, small_model, "decider.smoothing_s=1")
     assert tried(in_model(copy)) == 3
+    # Jobs that an earlier sweep left in the folder are none of this one's.
+    calibrate(copy, small_model, "hydra.sweep.dir=sweep", "-m", "decider.smoothing_s=2,3")
+    assert [tried(tmp_path / "sweep" / str(job) / "threshold.json") for job in range(2)] == [5, 5]
 
 
 def test_fitting_again_in_the_same_place_forgets_no_look(copy: Path, small_model: SmallModel):

@@ -8,8 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 
 from anomaly.errors import AnomalyError, UsageError
 
@@ -39,9 +43,30 @@ def record_job(folder: Path, overrides: Sequence[str], error: tuple[str, int] | 
     (folder / _RECORD).write_text(text, encoding="utf-8")
 
 
-def unfinished(folder: Path, n_jobs: int) -> int:
-    """How many of a sweep's jobs have not ended well yet."""
-    return n_jobs - len(finished_jobs(folder))
+def jobs_of(overrides: Sequence[str]) -> list[frozenset[str]]:
+    """The overrides of each job that a command line sweeps over, as Hydra's own sweeper makes them.
+
+    Raises:
+        UsageError: a sweep whose values are not on the command line.
+    """
+    given = []
+    for one in OverridesParser.create().parse_overrides(list(overrides)):
+        key = one.get_key_element()
+        if key.startswith(("hydra.", "hydra/")):
+            continue
+        if not one.is_sweep_override():
+            given.append([f"{key}={one.get_value_element_as_str()}"])
+        elif isinstance(one.value(), Glob):
+            raise UsageError(f"{one.input_line}: a sweep must know its jobs beforehand; list the values")
+        else:
+            given.append([f"{key}={value}" for value in one.sweep_string_iterator()])
+    return [frozenset(job) for job in product(*given)]
+
+
+def unfinished(folder: Path, jobs: Sequence[frozenset[str]]) -> int:
+    """How many of these jobs have not ended well in a sweep's folder yet."""
+    done = {frozenset(overrides) for _, overrides in finished_jobs(folder)}
+    return sum(job not in done for job in jobs)
 
 
 def finished_jobs(folder: Path) -> list[tuple[Path, list[str]]]:
