@@ -159,6 +159,10 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
     failures: list[Exception] = []
     swept = _swept(overrides) if parsed.multirun else set()
     jobs: list[frozenset[str]] = []
+    if parsed.multirun and command.name == "calibrate":
+        from anomaly.commands.sweeps import jobs_of
+
+        jobs = jobs_of(overrides)
 
     def job(config: Any) -> None:
         # Hydra prints its own account of an exception; ours is one line, so none may pass through it.
@@ -174,7 +178,7 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
         # Perhaps in another process: what became of it is left in the job's folder.
         from hydra.core.hydra_config import HydraConfig
 
-        from anomaly.commands.sweeps import is_finished, record_job
+        from anomaly.commands.sweeps import is_finished, record_job, unfinished
 
         hydra_config = HydraConfig.get()
         place, own = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
@@ -183,6 +187,9 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
             return
         varied = [one for one in own if one.lstrip("+").partition("=")[0] in swept]
         print(f"job {hydra_config.job.num} in {place}: {' '.join(varied)}", file=sys.stderr)
+        if command.name == "calibrate":
+            # The best of all jobs will be taken: each pays for all, those before it by the model's looks.
+            config.also_tried += max(unfinished(place.parent, jobs) - 1, 0)
         try:
             execute(config)
         except Exception as error:
@@ -201,23 +208,14 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
             raise UsageError(f"{command.name} needs {wanted}; see `python -m anomaly {command.name} --help`")
         if parsed.multirun:
             _below_job_folder(command, config)
-            if command.name == "calibrate":
-                # The best of all jobs will be taken: each pays for all, those before it by the model's looks.
-                from hydra.core.hydra_config import HydraConfig
-
-                from anomaly.commands.sweeps import unfinished
-
-                whole = Path(HydraConfig.get().runtime.output_dir).parent
-                config.also_tried += max(unfinished(whole, jobs) - 1, 0)
         import importlib
 
         module = importlib.import_module(f"anomaly.commands.{command.name}")
         module.run(OmegaConf.to_object(config))
 
     if parsed.multirun:
-        from anomaly.commands.sweeps import jobs_of, raise_first_failure, sweep_folder
+        from anomaly.commands.sweeps import raise_first_failure, sweep_folder
 
-        jobs = jobs_of(overrides)
         folder, overrides = sweep_folder(overrides)
     sys.argv = [sys.argv[0], *overrides]
     if parsed.multirun:

@@ -236,3 +236,12 @@ def test_no_traceback_without_debug_and_one_with_it(tmp_path: Path):
     assert debug.status == 1
     assert "Traceback" in debug.err
     assert "NoFootageError" in debug.err
+
+
+def test_a_sweep_over_a_group_by_pattern_runs_where_nothing_is_certified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = invoke("fit", "--normal-videos", "nowhere", "--model", "m", "-m", "backbone=glob(efficientnet*)")
+    assert done.status == 1
+    assert "job 0: nowhere does not exist" in done.err
