@@ -223,8 +223,9 @@ class StreamingCoreset:
         room = len(rows) if size is None else size - len(drawn)
         new = np.arange(len(rows)) if distances is None else np.flatnonzero(distances > 0)
         if len(new) <= room:
-            # Gathered patches may be equal to each other.
-            return new[np.sort(np.unique(rows[new], axis=0, return_index=True)[1])]
+            if self._cover.gathering:  # then patches may be equal to each other
+                new = new[np.sort(np.unique(rows[new], axis=0, return_index=True)[1])]
+            return new
         if room < 1:
             return new[:0]
         picked = kcenter_select(

@@ -168,7 +168,8 @@ class Cover:
 
     def _reduce(self) -> None:
         """Keep the rows that greedy k-center picks; the others' patches go to the nearest of them."""
-        members = self.members() if self.gathering else None
+        if self.gathering:
+            self.ledger.enter(self.members())
         self.reductions += 1
         picked = kcenter_select(self.rows, self._kept, seed=self._seed + self.reductions, slack=self._slack)
         kept = np.sort(picked.indices)
@@ -178,8 +179,6 @@ class Cover:
         reach = np.zeros(len(kept), np.float32)
         np.maximum.at(reach, index[:, 0], self.reach + found[:, 0])
         self._origins = [self.origins.take(kept)]
-        if members is not None:
-            self.ledger.enter(members)
         self.ledger.remap(index[:, 0])
         for last in self._last.values():
             last[last >= 0] = index[last[last >= 0], 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, HTTPException, Query, WebSocket
@@ -234,16 +234,15 @@ def recording(camera: str, door: TheDoor, who: WhoReads, since: UtcS, until: Utc
         camera=camera,
         segments=[
             segment_out(segment, f"/api/recordings/{segment.id}")
-            for segment in door.store.segments(camera, since, until)
-            if shown(door, segment)
+            for segment in shown(door, camera, door.store.segments(camera, since, until))
         ],
     )
 
 
-def shown(door: Door, segment: Segment) -> bool:
-    """Whether a piece of the recording may be seen: nothing that the camera's masks hide now is in it."""
-    told = door.runner.status()["cameras"].get(segment.camera)
-    return told is None or not told["masked"] or mark_of(segment.path) == told["mask"]
+def shown(door: Door, camera: str, segments: Sequence[Segment]) -> list[Segment]:
+    """Those pieces of a camera's recording that may be seen: nothing that its masks hide now is in them."""
+    told = door.runner.status()["cameras"].get(camera)
+    return [one for one in segments if told is None or not told["mask"] or mark_of(one.path) == told["mask"]]
 
 
 @health_router.get("")

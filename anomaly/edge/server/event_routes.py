@@ -179,7 +179,7 @@ def segment(
     found = timeline.segments(door.store.connection(), recording, "id = ?", (segment_id,))
     if not found:
         raise HTTPException(404, "there is no such piece of a recording; it may be older than what is kept")
-    if not shown(door, found[0]):
+    if not shown(door, found[0].camera, found):
         raise HTTPException(
             403, "this was recorded before the camera's privacy masks were set as they are now"
         )
