@@ -24,6 +24,7 @@ import multiprocessing
 import os
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import threading
@@ -225,6 +226,13 @@ def watched(line: Line, count: int) -> Iterator[Connection | None]:
         process.join(_PATIENCE_S)
 
 
+def picture_in(message: bytes) -> bytes:
+    """The JPEG of a live message, which stands behind a header and the heatmap's cells."""
+    (length,) = struct.unpack_from(">I", message)
+    rows, columns = json.loads(message[4 : 4 + length])["grid"]
+    return message[4 + length + rows * columns :]
+
+
 def watch(url: str, token: str, count: int, told: Connection) -> None:
     """Entry of the watchers' process: take all that comes; of the first one's, note the number and the time."""
     import websockets
@@ -245,8 +253,8 @@ def watch(url: str, token: str, count: int, told: Connection) -> None:
             async for message in socket:
                 at = time.time()
                 if first and isinstance(message, bytes):
-                    picture = message[message.index(b"\xff\xd8\xff", 4) :]
-                    noted.append((number_in(cv2.imdecode(np.frombuffer(picture, np.uint8), 1)), at))  # type: ignore[arg-type]
+                    picture = cv2.imdecode(np.frombuffer(picture_in(message), np.uint8), 1)
+                    noted.append((number_in(picture), at))  # type: ignore[arg-type]
 
     async def answer() -> None:
         while watching < count or not noted:
@@ -282,6 +290,7 @@ def watchers(line: Line, camera: Camera, seconds: float, rounds: int, name: str)
                 runs[count].append(line.measure(seconds))
                 if told is not None:
                     told.send("?")
+                    assert told.poll(_PATIENCE_S), "the watchers do not answer"
                     late[count] += delays(camera, told.recv())
     found: report.Figures = {}
     alone = runs[0]
