@@ -406,6 +406,14 @@ def test_an_http_camera_is_timed_by_arrival(http_camera: str):
         assert watch.told("connected")[0].detail["codec"] == "mjpeg"
 
 
+def test_an_http_cameras_times_are_those_of_arrival_and_not_rounded_to_libavs_clock(http_camera: str):
+    with watched(http_camera + "/video", fps=None) as watch:
+        frames = watch.more_frames(20)
+        # Libav counts the time of motion JPEG in steps of 40 ms, at which every other frame of a sampling was lost.
+        apart = np.array([frame.pts_s - frame.received_ns / 1e9 for frame in frames])
+        assert np.ptp(apart) < 0.002
+
+
 def test_a_page_in_place_of_a_camera_leads_nowhere_else(http_camera: str):
     for path in ("/list.m3u8", "/list.ffconcat", "/garbage", "/elsewhere"):
         with watched(http_camera + path) as watch:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anomaly.errors import DamagedFootageError, FootageError, UsageError
-from anomaly.footage.clock import Clock, SamplingGrid
+from anomaly.footage.clock import Clock, Sampler
 from anomaly.footage.source import Source, duration_s, find_sources, probe, read_frame_at, read_frames
 
 CONTAINERS = [
@@ -88,17 +88,9 @@ def test_any_part_of_any_clip_is_what_its_timestamps_say(
     encoder = {"deadline": "realtime", "cpu-used": "8"} if codec == "libvpx-vp9" else {"g": "5"}
     path = tmp_path_factory.mktemp("vfr") / "a.mkv"
     source = source_of(write_clip(path, numbered(len(times)), codec=codec, times=times, encoder=encoder))
-    expected: list[int] = []
-    instant = 0
-    for i, time in enumerate(times):
-        if not start_s <= time < start_s + length_s:
-            continue
-        if fps is not None:
-            reached = int((time - start_s) * fps + min(0.1, 0.01 * fps))
-            if reached < instant:
-                continue
-            instant = reached + 1
-        expected.append(i)
+    sampler = Sampler(fps, start_s)
+    inside = [i for i, time in enumerate(times) if start_s <= time < start_s + length_s]
+    expected = [i for i in inside if sampler.takes(times[i])]
     frames = list(read_frames(source, fps=fps, start_s=start_s, end_s=start_s + length_s))
     assert [frame.index for frame in frames] == expected
     assert [number_of(frame.image) for frame in frames] == expected
@@ -274,12 +266,42 @@ def test_a_recorder_that_restarts_adds_its_time_and_a_stray_timestamp_does_not()
 
 @settings(suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.lists(st.floats(0.001, 3), min_size=1, max_size=60), st.floats(0.2, 60))
-def test_a_grid_takes_the_first_frame_and_at_most_fps_frames_a_second(steps: list[float], fps: float):
+def test_a_sampler_takes_the_first_frame_and_at_most_fps_frames_a_second(steps: list[float], fps: float):
     times = np.concatenate([[0.0], np.cumsum(steps)])
-    grid = SamplingGrid(fps, 0.0)
-    taken = [time for time in times if grid.takes(time)]
+    sampler = Sampler(fps, 0.0)
+    taken = [time for time in times if sampler.takes(time)]
     assert taken[0] == 0.0
     assert len(taken) <= int(times[-1] * fps + 0.1) + 1
+
+
+@pytest.mark.parametrize(
+    ("source", "fps"), [(30, 10), (25, 10), (12.5, 10), (10, 3), (29.97, 5), (59.94, 25)]
+)
+def test_of_a_steady_stream_the_frames_that_reach_the_instants_are_taken(source: float, fps: float):
+    times = np.arange(20_000) / source
+    sampler = Sampler(fps, 0.0)
+    taken = np.array([time for time in times if sampler.takes(time)])
+    instants = np.arange(len(taken)) / fps
+    late = taken - instants
+    assert late.min() >= -0.011
+    assert late.max() <= 1 / source + 1e-9
+    assert len(taken) == pytest.approx(times[-1] * fps, abs=1.5)
+
+
+@pytest.mark.parametrize("offset_s", [0.0, 0.01, 0.02, 0.05])
+def test_a_camera_that_jitters_at_the_rate_asked_for_loses_no_more_than_a_frame(offset_s: float):
+    times = np.arange(1000) / 10 + np.random.default_rng(0).uniform(-0.02, 0.02, 1000)
+    times[1:] -= offset_s
+    sampler = Sampler(10, times[0])
+    assert sum(sampler.takes(time) for time in times) >= 999
+
+
+def test_a_pause_is_not_made_up_for():
+    sampler = Sampler(10, 0.0)
+    times = [0.0, *(5 + np.arange(60) / 30)]
+    taken = np.diff([time for time in times if sampler.takes(time)])
+    assert len(taken) <= 1 + 21
+    assert sorted(taken)[1] > 0.09
 
 
 def test_real_footage_reads_as_its_readme_says(shared_data: Path):

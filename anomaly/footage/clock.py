@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # A step back of this much may be a new recording appended to the old one; a smaller one is a bad timestamp.
 RESTART_S = 1.0
+# Frames. Less than one: after a pause the frames behind it would come in pairs.
+_KEPT_CREDIT = 0.9
 
 
 class Clock:
@@ -55,27 +57,33 @@ class Clock:
         return last + self._period_s / 10
 
 
-class SamplingGrid:
-    """Instants start_s + k / fps. A frame is taken when its time reaches the next instant still open.
+class Sampler:
+    """Takes `fps` frames a second of a stream, and of one that is no faster than that every frame.
 
-    The grid is fixed, so that rounding never adds up to a drift. Timestamps are rounded to their container's
-    clock (Matroska: 1 ms) and cameras jitter, so a frame reaches an instant that is at most 10 ms, and at
-    most a tenth of the interval, ahead of it; each instant is used once, so there are never more than fps
-    frames a second.
+    Time earns credit, `fps` a second; a frame that is taken costs one. Of a steady stream these are the frames that
+    reach the instants start_s + k / fps. Timestamps are rounded to their container's clock (Matroska: 1 ms), so there is a first
+    credit of 10 ms, at most a tenth of the interval. Cameras jitter: what a late frame has left over counts for
+    the early one behind it. With a grid of instants one jittering about them would lose every other frame. Nearly
+    one frame's credit is kept and no more, so a pause is followed by one frame extra at most.
+
+    Args:
+        fps: frames a second; None takes every frame.
+        start_s: when the first credit is given.
     """
 
     def __init__(self, fps: float | None, start_s: float) -> None:
         self._fps = fps
         self._start_s = start_s
         self._early = 0.0 if fps is None else min(0.1, 0.01 * fps)
-        self._next = 0
+        # Counted from the start, so that rounding never adds up to a drift. The first frame costs nothing of it.
+        self._spent = -1.0
 
     def takes(self, time_s: float) -> bool:
         """Whether to take the frame shown at `time_s`; times must increase."""
         if self._fps is None:
             return True
-        reached = int((time_s - self._start_s) * self._fps + self._early)
-        if reached < self._next:
+        credit = (time_s - self._start_s) * self._fps + self._early - self._spent
+        if credit < 1.0:
             return False
-        self._next = reached + 1
+        self._spent += max(1.0, credit - _KEPT_CREDIT)
         return True

@@ -20,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 
 from anomaly.errors import DamagedFootageError, FootageError
 from anomaly.footage import orientation
-from anomaly.footage.clock import SamplingGrid
+from anomaly.footage.clock import Sampler
 from anomaly.footage.container import Video, open_video
 from anomaly.footage.damage import Damage
 from anomaly.footage.decode import decoded_frames
@@ -85,7 +85,7 @@ def read_video(
 ) -> Iterator[Frame]:
     """Frames of a video; see `anomaly.footage.source.read_frames`."""
     damage = Damage()
-    grid = SamplingGrid(fps, start_s)
+    sampler = Sampler(fps, start_s)
     reformatter = VideoReformatter()
     reached_s = 0.0
     frames = 0
@@ -95,7 +95,7 @@ def read_video(
                 break
             reached_s = picture.time_s
             frames += picture.whole
-            if picture.whole and picture.time_s >= start_s and grid.takes(picture.time_s):
+            if picture.whole and picture.time_s >= start_s and sampler.takes(picture.time_s):
                 image = _to_rgb(picture.frame, reformatter, picture.orientation)
                 yield Frame(image, picture.time_s, picture.index, source.name)
     except DamagedFootageError as error:

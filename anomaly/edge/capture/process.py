@@ -11,7 +11,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
-from fractions import Fraction
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,7 @@ from anomaly.edge.capture.shared import NewestFrame
 from anomaly.edge.capture.timing import RATE, TIME_BASE, StreamTime
 from anomaly.edge.segment_name import mask_mark
 from anomaly.footage import orientation
-from anomaly.footage.clock import SamplingGrid
+from anomaly.footage.clock import Sampler
 
 if TYPE_CHECKING:
     from anomaly.types import ImageArray
@@ -115,7 +114,7 @@ class _Camera:
         self._told: str | None = None
         self._connected = False
         self._last_s = newest.last_pts_s
-        self._grid: SamplingGrid | None = None
+        self._sampler: Sampler | None = None
         self._reformatter = VideoReformatter()
 
     def report(self, kind: str, **detail: Any) -> None:
@@ -208,7 +207,8 @@ class _Camera:
                     self._recorder.end_connection()
 
     def _read(self, source: Opened) -> None:
-        base = source.stream.time_base or Fraction(1, RATE)
+        # An arrival is not rounded to the clock of a stream that has none: libav gives Motion JPEG one of 40 ms.
+        base = (source.stream.time_base or TIME_BASE) if source.timed else TIME_BASE
         times = StreamTime(
             base,
             source.period,
@@ -226,8 +226,7 @@ class _Camera:
                 if source.timed:
                     placed = times.place(packet.dts, packet.pts, arrival)
                 else:
-                    pts = None if pace is not None else round(arrival / (base * RATE))
-                    placed = times.place(None, pts, arrival)
+                    placed = times.place(None, None if pace is not None else arrival, arrival)
                 if placed.note is not None:
                     self.report("timing", reason=placed.note)
                 packet.time_base = TIME_BASE
@@ -291,9 +290,9 @@ class _Camera:
         # Leading frames of a first keyframe, or a stray timestamp: time only grows.
         if pts_s <= self._last_s:
             return
-        if self._grid is None:
-            self._grid = SamplingGrid(self._settings.fps, pts_s)
-        if not self._grid.takes(pts_s):
+        if self._sampler is None:
+            self._sampler = Sampler(self._settings.fps, pts_s)
+        if not self._sampler.takes(pts_s):
             return
         image = self._painted(frame, lies) if painted is None else painted
         self._last_s = pts_s
