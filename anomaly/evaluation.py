@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anomaly.calibration import Decided, decide, event_outcomes, false_alarms, normal_windows
+from anomaly.calibration.budget import without
+from anomaly.calibration.events import searched_s
 from anomaly.errors import AnomalyError
 from anomaly.footage.masks import read_mask
 from anomaly.footage.source import read_frames
@@ -90,6 +92,9 @@ def evaluate(
         holdout = [
             replace(one, scores=_in_thresholds(one, threshold)) for one in holdout if one.camera in known
         ]
+    # The threshold, or its decider, was chosen on these stretches of the hold-out.
+    holdout = without(holdout, threshold.document.get("spent", ()))
+    ordinary = float(np.median(np.concatenate([one.scores for one in holdout]))) if holdout else None
     decided = {one.source.name: decide(one.series, threshold.decider) for one in scored}
     truth = {one.source.name: inside(footage, one) for one in scored}
     labels = np.concatenate([truth[name] for name in decided])
@@ -116,7 +121,7 @@ def evaluate(
     alarms: FalseAlarms | None = None
     if threshold.value is not None:
         value = 1.0 if threshold.document.get("cameras") else threshold.value
-        outcomes = tuple(event_outcomes(events, decided, value, slack_s, None))
+        outcomes = tuple(event_outcomes(events, decided, value, slack_s, None, ordinary))
         seen = [one for one in outcomes if one.outcome != "blind"]
         in_alarm = np.concatenate([one.in_alarm(value) for one in decided.values()])
         with_events = {event.video for event in events}
@@ -126,7 +131,8 @@ def evaluate(
             for name, one in decided.items()
             if name not in with_events and name not in familiar and not truth[name].any()
         ]
-        lengths = [event.end_s - event.start_s + 2 * slack_s for event in events if np.isfinite(event.end_s)]
+        lengths = [searched_s(event, decided[event.video].series, slack_s) for event in events]
+        lengths = [seconds for seconds in lengths if np.isfinite(seconds)]
         alarms = false_alarms(normal, value, windows=normal_windows(normal, lengths))
         figures |= {
             "event_recall": sum(one.caught for one in seen) / len(seen) if seen else None,

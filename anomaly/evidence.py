@@ -58,6 +58,8 @@ class Stretch:
         threshold: of its camera.
         scale: where cameras have scales of their own, that of this one; decisions are made on it.
         before: (time, smoothed score) of the frame before the first; None where the footage begins there.
+        excess: what the decider's score of these frames is above the event's own: an event that begins with its clip
+            is calibrated as if ordinary footage had gone before (`anomaly.calibration.event_scores`).
     """
 
     source: str
@@ -71,10 +73,15 @@ class Stretch:
     threshold: float
     scale: ScoreScale | None = None
     before: tuple[float, float] | None = None
+    excess: float = 0.0
 
     def caught(self, config: DeciderConfig) -> bool:
         """Whether it is an event that the reference catches."""
         return self.event is not None and self.decision_score(config) >= self.threshold
+
+    def on_scale(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Raw scores as the decider takes them."""
+        return scores if self.scale is None else self.scale.of(scores)
 
     def decision_score(
         self, config: DeciderConfig, scores: Sequence[float] | NDArray[np.float64] | None = None
@@ -91,10 +98,10 @@ class Stretch:
             state = DeciderState(*self.before, held=(self.before,))
         reached = 0.0
         raw = self.scores if scores is None else np.asarray(scores, np.float64)
-        for time_s, score in zip(self.times, raw if self.scale is None else self.scale.of(raw), strict=True):
+        for time_s, score in zip(self.times, self.on_scale(raw), strict=True):
             decision, state = decider.step(state, float(time_s), float(score))
             reached = decision.decision_score
-        return reached
+        return reached - self.excess
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,6 +264,7 @@ def _described(one: Stretch) -> dict[str, Any]:
         "threshold": one.threshold,
         "scale": None if one.scale is None else [one.scale.ordinary, one.scale.rare],
         "before": list(one.before) if one.before else None,
+        "excess": one.excess,
     }
 
 
@@ -274,6 +282,7 @@ def _stretch(entry: Mapping[str, Any], index: int, arrays: Mapping[str, NDArray[
         threshold=entry["threshold"],
         scale=None if entry["scale"] is None else ScoreScale(entry["scale"][0], entry["scale"][1]),
         before=None if before is None else (before[0], before[1]),
+        excess=entry.get("excess", 0.0),
     )
 
 

@@ -100,7 +100,11 @@ def collect_evidence(
             continue
         first, series = frames.start, decided[name].series
         before = (float(series.times[first - 1]), float(decided[name].smoothed[first - 1])) if first else None
-        events.append(replace(stretch, event=outcome.event, before=before))
+        stretch = replace(stretch, event=outcome.event, before=before)
+        if event_frames(outcome.event, series, calibration.tolerance_s).start == 0:
+            excess = stretch.decision_score(calibration.config) - outcome.score
+            stretch = replace(stretch, excess=max(excess, 0.0))
+        events.append(stretch)
     evidence = Evidence(
         folder=model.folder / FOLDER,
         runtime=runtime,

@@ -56,10 +56,10 @@ def checked_here(
             evidence, model.detector, export.name, tolerance=tolerance, lowering=lowered, progress=progress
         )
         doubt = ""
-        if not found.recheck.holds or found.new_alarms:
+        if not found.recheck.holds:
             doubt = (
-                f"on this device ({model.device}) {export.name} does not answer as where it was certified: scores of the "
-                f"evidence differ by up to {found.recheck.largest_difference:.2g}, {len(found.recheck.lost)} events are lost; export again here"
+                f"on this device ({model.device}) {export.name} does not answer as where it was certified: "
+                f"{found.recheck.why_not}; export again here"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, json.dumps({"doubt": doubt}).encode())

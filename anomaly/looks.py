@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,15 +27,20 @@ class Look:
 
     Attributes:
         setting: identity of all that was set: model, sampling rate, decider, what the threshold aims at.
-        clips: sha256 of the labelled files.
+        clips: sha256 of each labelled file, and identity of its labels: who leaves a clip out or labels it
+            otherwise after a look has tried another setting.
     """
 
     setting: str
-    clips: frozenset[str]
+    clips: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"setting": self.setting, "clips": sorted(self.clips)}
+        return {"setting": self.setting, "clips": dict(sorted(self.clips.items()))}
+
+    def within(self, other: Look) -> bool:
+        """Whether the other is the same look, perhaps with clips added."""
+        return self.setting == other.setting and self.clips.items() <= other.clips.items()
 
 
 def looks_at(folder: Path) -> list[Look]:
@@ -47,7 +52,7 @@ def looks_at(folder: Path) -> list[Look]:
     path = folder / LOOKS
     if not path.is_file():
         return []
-    return [Look(str(one["setting"]), frozenset(one["clips"])) for one in read_signed(path)["looks"]]
+    return [Look(str(one["setting"]), dict(one["clips"])) for one in read_signed(path)["looks"]]
 
 
 def remember(folder: Path, new: Iterable[Look]) -> None:
@@ -70,16 +75,26 @@ def looks_bytes(looks: Sequence[Look]) -> bytes:
 
 
 def joined(looks: Iterable[Look], new: Iterable[Look]) -> list[Look]:
-    """Both, each setting once with all its clips, in order of appearance."""
-    clips: dict[str, frozenset[str]] = {}
+    """Both, each once, without those that a later one contains: to go on with more clips is no other look."""
+    kept: list[Look] = []
     for one in [*looks, *new]:
-        clips[one.setting] = clips.get(one.setting, frozenset()) | one.clips
-    return [Look(setting, seen) for setting, seen in clips.items()]
+        if one not in kept:
+            kept = [*(other for other in kept if not other.within(one)), one]
+    return kept
 
 
-def settings_tried(looks: Sequence[Look], new: Iterable[str], clips: frozenset[str]) -> int:
-    """How many settings were compared on any of some clips, new ones included; 1 or more."""
-    return len({*new, *(one.setting for one in looks if one.clips & clips)}) or 1
+def settings_tried(looks: Iterable[Look], new: Iterable[Look], proving: Collection[str]) -> int:
+    """How many settings were compared on any of the clips that are to prove something, new ones included; 1 or more.
+
+    A look at one setting that the new look at it does not contain counts as another setting.
+
+    Args:
+        looks: what was looked at before.
+        new: what is about to be.
+        proving: sha256 of the clips.
+    """
+    met = [one for one in looks if not one.clips.keys().isdisjoint(proving)]
+    return len(joined(met, new)) or 1
 
 
 @contextmanager

@@ -36,6 +36,7 @@ class Recheck:
         tolerance: difference that is allowed.
         lost: events that were caught at calibration and are not any more.
         left_out: events of which no pictures are kept.
+        new_alarms: normal frames that reach the threshold and did not at calibration.
         versions: software that differs, in words.
     """
 
@@ -48,12 +49,32 @@ class Recheck:
     tolerance: float
     lost: tuple[str, ...]
     left_out: int
+    new_alarms: int
     versions: tuple[str, ...]
 
     @property
+    def why_not(self) -> str:
+        """Why the certificate does not hold, or cannot be told to; "" if it holds."""
+        if self.lost or not self.largest_difference <= self.tolerance:
+            return (
+                f"{len(self.lost)} of {self.n_events} events are not caught any more, scores differ by "
+                f"up to {self.largest_difference:.2g} (allowed {self.tolerance:g})"
+            )
+        if self.left_out:
+            return f"{self.left_out} events have no pictures in the evidence; calibrate with a larger evidence.max_mb"
+        if not self.n_events:
+            return "the evidence holds no event that was caught at calibration"
+        if self.new_alarms:
+            return (
+                f"{self.new_alarms} normal frames of the evidence reach the threshold now that did not "
+                "before: false alarms and chance hits were not measured so"
+            )
+        return ""
+
+    @property
     def holds(self) -> bool:
-        """Whether scores are within the tolerance, and every event is still caught."""
-        return not self.lost and self.largest_difference <= self.tolerance
+        """Whether every event was looked at and is still caught, nothing new alarms, and scores are within the tolerance."""
+        return not self.why_not
 
     def text(self) -> str:
         """In plain words."""
@@ -65,12 +86,12 @@ class Recheck:
             f"{kept} of {self.n_events} labelled events that were caught are still caught.",
         ]
         lines += [f"Not caught any more: {name}." for name in self.lost]
-        if self.left_out:
-            lines.append(
-                f"{self.left_out} more events have no pictures in the evidence; raise evidence.max_mb to keep them."
-            )
         lines += [f"Changed since: {version}." for version in self.versions]
-        lines.append("The certificate holds here." if self.holds else "The certificate does NOT hold here.")
+        lines.append(
+            "The certificate holds here."
+            if self.holds
+            else f"The certificate does NOT hold here. {self.why_not[0].upper()}{self.why_not[1:]}."
+        )
         return "\n".join(lines)
 
 
@@ -129,7 +150,7 @@ def judge(
         tolerance: allowed difference of a raw score from the reference.
         factor: of the calibration's thresholds, 1 or lower, under this runtime.
     """
-    largest, at, lost, caught, frames = -1.0, "", [], 0, 0
+    largest, at, lost, caught, frames, new = -1.0, "", [], 0, 0, 0
     for one, scores in zip(evidence.stretches, found, strict=True):
         differences = np.abs(scores - one.scores)
         worst = int(np.nan_to_num(differences, nan=np.inf).argmax())
@@ -143,6 +164,9 @@ def judge(
             reached = one.decision_score(evidence.decider, np.maximum(scores, 0)) if finite else -np.inf
             if not reached >= threshold * (1 - _NOISE):
                 lost.append(f"{one.event} ({reached:.4g}, the threshold is {threshold:.4g})")
+        if one.event is None:
+            before, now_on = one.on_scale(one.scores).max(), one.on_scale(scores).max()
+            new += bool(before < one.threshold and now_on >= one.threshold * factor)
     now = software()
     versions = tuple(
         f"{name} {version}, now {now.get(name, 'not installed')}"
@@ -159,5 +183,6 @@ def judge(
         tolerance,
         tuple(lost),
         evidence.left_out,
+        new,
         versions,
     )

@@ -30,12 +30,10 @@ class Rescored:
         recheck: scores and events held against the reference.
         factor: of the calibration's thresholds: 1, or a little lower, so that the events which lie on a threshold
             are still caught; never higher.
-        new_alarms: normal frames that reach the threshold and did not at calibration.
     """
 
     recheck: Recheck
     factor: float
-    new_alarms: int
 
 
 def rescore(
@@ -70,12 +68,7 @@ def rescore(
     lowest = min(reached, default=1.0)
     factor = min(1.0, lowest) if lowest >= 1 - lowering else 1.0
     found = judge(evidence, scores, runtime=name, tolerance=tolerance, factor=factor)
-    new = sum(
-        now[0] >= one.threshold * factor and one.scores[0] < one.threshold
-        for one, now in zip(evidence.stretches, scores, strict=True)
-        if one.event is None
-    )
-    return Rescored(found, factor, new)
+    return Rescored(found, factor)
 
 
 def reissue(model: Model, name: str, found: Rescored | None) -> str:
@@ -105,20 +98,7 @@ def reissue(model: Model, name: str, found: Rescored | None) -> str:
         )
     checked = found.recheck
     if not checked.holds:
-        return (
-            f"UNCERTIFIED: {len(checked.lost)} of {checked.n_events} events are not caught any more, scores differ by "
-            f"up to {checked.largest_difference:.2g} (allowed {checked.tolerance:g})"
-        )
-    if checked.left_out:
-        return (
-            f"UNCERTIFIED: {checked.left_out} events have no pictures in the evidence; calibrate with a larger "
-            "evidence.max_mb, then export again"
-        )
-    if found.new_alarms:
-        return (
-            f"UNCERTIFIED: {found.new_alarms} normal frames of the evidence reach the threshold now that did not "
-            "before: its false alarms and chance hits were not measured with this runtime"
-        )
+        return f"UNCERTIFIED: {checked.why_not}; export again once that is mended"
     recertified = {
         "reference": checked.reference,
         "frames": checked.n_frames,

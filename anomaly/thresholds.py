@@ -175,6 +175,7 @@ def _camera(cameras: CameraCalibrations, camera: str) -> dict[str, Any]:
         "by_itself": camera in cameras.own,
         "certificate": None if certificate is None else certificate.to_json(),
         "withheld": withheld,
+        "false_alarms": cameras.own[camera].false_alarms.text() if camera in cameras.own else "",
     }
 
 

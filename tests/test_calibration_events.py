@@ -63,6 +63,18 @@ def test_an_event_found_independently_counts_but_the_alarm_does_not_widen_it():
     assert not event.certifies
 
 
+def test_the_detectors_label_does_not_make_one_event_of_two_that_were_found_independently():
+    events = join_events(
+        [Interval("a", 0, 5, "x"), Interval("a", 100, 105, "y"), Interval("a", 4, 101, "z", "alarm"),
+         Interval("a", 200, 201, "z", "alarm"), Interval("a", 200.5, 202, "w", "proposed")]
+    )  # fmt: skip
+    assert [(one.start_s, one.end_s, one.labels, one.found) for one in events] == [
+        (0, 5, ("x", "z"), "independent"),
+        (100, 105, ("z", "y"), "independent"),
+        (200, 202, ("z", "w"), "alarm"),
+    ]
+
+
 def test_bad_intervals_and_gaps_are_refused():
     with pytest.raises(LabelsError, match=r"a: start_s 3 is not before end_s 3"):
         join_events([Interval("a", 3, 3, "x")])

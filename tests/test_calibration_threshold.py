@@ -18,6 +18,7 @@ from anomaly.calibration import (
     event_scores,
     recall_bound,
 )
+from anomaly.calibration.budget import without
 from anomaly.decider import DeciderConfig, alarms
 from anomaly.errors import CalibrationError, LabelsError, UsageError
 
@@ -84,6 +85,16 @@ def test_the_budget_is_spent_on_one_part_and_reported_on_another():
     half = calibrate(series, events, quiet + loud, CONFIG, budget_per_hour=100, max_chance_hit=1)
     assert whole.false_alarms.n_frames == 12000
     assert half.false_alarms.n_frames == 6000
+    (spent,) = half.spent
+    assert spent[0] != "loud"  # the loud half is told, the quiet one was spent
+    assert half.false_alarms.n_alarms > whole.false_alarms.n_alarms / 2
+    (left,) = without(quiet + loud, half.spent)
+    assert left.source == "loud"
+    assert whole.spent == ()
+    (one,) = normal_series(1)
+    cut = calibrate(series, events, [one], CONFIG, budget_per_hour=100, max_chance_hit=1)
+    (left,) = without([one], cut.spent)
+    assert len(left.times) == cut.false_alarms.n_frames < len(one.times) / 2
 
 
 def test_a_detector_that_always_alarms_gets_no_certificate():
@@ -282,6 +293,38 @@ def test_cameras_with_enough_events_get_their_own_certificate_and_the_others_the
     scaled = result.scales["bright"].apply(holdout[0]).scores
     assert np.median(scaled) == pytest.approx(1)
     assert np.quantile(scaled, 0.99) == pytest.approx(2)
+
+
+def test_the_pooled_certificate_does_not_speak_for_a_camera_that_alarms_by_chance():
+    calm, events = labelled_clips(70)
+    odd, odd_events = labelled_clips(4, seed=5)
+    calm = [Series("c" + s.source, s.times, s.scores, "calm") for s in calm]
+    odd = [Series("o" + s.source, s.times, s.scores, "odd") for s in odd]
+    events = [
+        Event(name + e.video, e.start_s, e.end_s, e.labels)
+        for name, some in (("c", events), ("o", odd_events))
+        for e in some
+    ]
+    holdout = [
+        Series(f"nc{i}", one.times, one.scores, "calm")
+        for i, one in enumerate(normal_series(1, seconds=600) * 6)
+    ]
+    quiet = Series("no", *_of(normal_series(1, seconds=600)), "odd")
+    loud = Series("no", *_of(holdout_with_alarms(15)), "odd")
+    fine = calibrate_cameras(calm + odd, events, [*holdout, quiet], CONFIG)
+    assert fine.pooled.certificate is not None
+    assert fine.proven("odd") == (fine.pooled.certificate, "")
+    result = calibrate_cameras(calm + odd, events, [*holdout, loud], CONFIG)
+    assert result.pooled.certificate is not None
+    certificate, why = result.proven("odd")
+    assert certificate is None
+    assert "of camera odd" in why
+    assert "by chance" in why
+    assert f"No certificate for odd: {why.partition(', ')[2]}" in result.text()
+
+
+def _of(series: list[Series]) -> tuple[np.ndarray, np.ndarray]:
+    return series[0].times, series[0].scores
 
 
 def test_a_camera_without_normal_footage_is_refused():

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from small_model import FPS, SmallModel, environment, invoke, succeed
 
 from anomaly.artifact import file_digest, read_signed, write_json
 from anomaly.errors import CorruptModelError
-from anomaly.evidence import load_evidence
+from anomaly.evidence import Evidence, load_evidence
 from anomaly.footage.source import find_sources, read_frames
 from anomaly.model import load_model
 from anomaly.recertification import recheck
@@ -70,7 +71,7 @@ def test_evidence_is_read_without_torch(small_model: SmallModel, tmp_path: Path)
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from anomaly.evidence import load_evidence\n"
+        "from anomaly.evidence import Evidence, load_evidence\n"
         "evidence = load_evidence(Path(sys.argv[1]))\n"
         "print(evidence.image(evidence.events[0].files[0]).shape, 'torch' in sys.modules)\n"
     )
@@ -140,6 +141,46 @@ def test_an_event_that_is_lost_is_named(small_model: SmallModel):
     assert len(nothing.lost) == 3
 
 
+def test_an_event_that_begins_with_its_clip_is_checked_as_it_was_calibrated(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    footage = small_model.footage
+    header, *rows = footage.labeled_csv.read_text().splitlines()
+    labels = tmp_path / "labels.csv"
+    cells = [row.split(",") for row in rows if "normal" not in row]
+    labels.write_text(
+        "\n".join([header, *(f"{video},0,{end_s},{label}" for video, _, end_s, label in cells)]) + "\n"
+    )
+    succeed("calibrate", "--model", copy, "--labeled", labels, "--videos", footage.labeled, FPS,
+            "decider.smoothing_s=2")  # fmt: skip
+    evidence = load_evidence(copy)
+    scores = {
+        one["event"]["video"]: one["score"]
+        for one in read_signed(copy / "thresholds" / "torch-fp32.json")["events"]
+    }
+    assert {one.source: one.decision_score(evidence.decider) for one in evidence.events} == pytest.approx(
+        scores
+    )
+    assert recheck(evidence, _same(evidence), runtime="here").holds
+    assert recheck(evidence, _same(evidence, -0.009), runtime="elsewhere").lost
+
+
+def _same(evidence: Evidence, more: float = 0.0) -> Callable[[object], list[float]]:
+    stretches = iter(evidence.stretches)
+    return lambda images: list(next(stretches).scores + more)
+
+
+def test_nothing_to_look_at_is_no_certificate(small_model: SmallModel):
+    evidence = load_evidence(small_model.folder)
+    none = replace(evidence, stretches=evidence.normal)
+    found = recheck(none, _same(none), runtime="here")
+    assert not found.holds
+    assert "holds no event" in found.text()
+    loud = recheck(evidence, lambda images: [9.0] * len(images), runtime="here", tolerance=99)
+    assert loud.new_alarms == len(evidence.normal) > 0
+    assert not loud.holds
+
+
 def test_a_model_does_without_its_evidence_and_the_check_says_what_is_missing(copy: Path):
     shutil.rmtree(copy / "evidence")
     load_model(copy, offline=True)
@@ -168,6 +209,9 @@ def test_evidence_stays_within_its_bytes_and_says_what_it_left_out(copy: Path, s
     assert size < 600_000
     evidence = load_evidence(copy)
     assert evidence.left_out == 3 - len(evidence.events) > 0
+    done = invoke("calibrate", "--model", copy, "--check")
+    assert done.status == 1
+    assert f"{evidence.left_out} events have no pictures in the evidence" in done.message
     shutil.rmtree(copy / "evidence")
     succeed("calibrate", *arguments, "evidence.max_mb=0")
     assert not (copy / "evidence").exists()

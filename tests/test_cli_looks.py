@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,10 +99,60 @@ def test_an_evaluation_is_a_look(
     assert tried(in_model(copy)) == number
 
 
+@pytest.mark.parametrize(
+    ("edit", "number"),
+    [
+        (lambda rows: rows[:1] + rows[2:], 2),  # a clip that scored low is left out
+        (lambda rows: [rows[0], _moved(rows[1]), *rows[2:]], 2),
+        (lambda rows: rows, 1),
+    ],
+    ids=["a clip less", "a label moved", "the same"],
+)
+def test_labels_that_are_edited_after_a_look_are_another_setting(
+    copy: Path, small_model: SmallModel, tmp_path: Path, edit: Callable[[list[str]], list[str]], number: int
+):
+    calibrate(copy, small_model)
+    labels = _relabelled(small_model, tmp_path, edit)
+    succeed(
+        "calibrate", "--model", copy, "--labeled", labels, "--videos", small_model.footage.labeled,
+        "--target-recall", 0.5, "evidence.max_mb=0", FPS,
+    )  # fmt: skip
+    assert tried(in_model(copy)) == number
+
+
+def test_what_was_seen_as_the_detectors_own_cannot_be_certified_for_nothing_later(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    shutil.rmtree(copy / "thresholds")
+    (copy / "looks.json").unlink()
+    own = _relabelled(
+        small_model, tmp_path, lambda rows: [rows[0] + ",found", *(row + ",alarm" for row in rows[1:])]
+    )
+    for smoothing in (0, 1):
+        succeed(
+            "calibrate", "--model", copy, "--labeled", own, "--videos", small_model.footage.labeled,
+            "evidence.max_mb=0", FPS, f"decider.smoothing_s={smoothing}",
+        )  # fmt: skip
+    calibrate(copy, small_model)
+    assert tried(in_model(copy)) == 3
+
+
+def _relabelled(small_model: SmallModel, folder: Path, edit: Callable[[list[str]], list[str]]) -> Path:
+    rows = small_model.footage.labeled_csv.read_text().splitlines()
+    path = folder / "edited.csv"
+    path.write_text("\n".join(edit(rows)) + "\n")
+    return path
+
+
+def _moved(row: str) -> str:
+    video, start_s, end_s, label = row.split(",")[:4]
+    return ",".join([video, f"{float(start_s) + 0.2:g}", end_s, label])
+
+
 def test_other_banks_of_the_model_keep_the_looks(copy: Path, tmp_path: Path, small_model: SmallModel):
     other = Path(shutil.copytree(copy, tmp_path / "other"))
     (known,) = looks_at(copy)
-    new = Look("another", frozenset({"a clip"}))
+    new = Look("another", {"a clip": "its labels"})
     remember(other, [new])
     succeed("bank", "merge", "--models", copy, other, "--model", tmp_path / "both", "size=100")
     assert looks_at(tmp_path / "both") == [known, new]

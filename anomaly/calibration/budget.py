@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from anomaly.calibration.false_alarms import NormalWindows
     from anomaly.calibration.series import Decided, Series
 
+#: Source, and the stretch [start_s, end_s) of it; None = to its end. A series is cut once, so it is a beginning.
+Spent: TypeAlias = tuple[str, float, float | None]
 #: Thresholds tried: this many of the highest peaks, and as many spread over the rest.
 _LEVELS = 500
 
@@ -46,6 +48,28 @@ def split_holdout(holdout: Sequence[Series], guard_s: float) -> tuple[list[Serie
         (spend, report)[side].append(one)
         lengths[side] += float(one.seconds.sum()) or 1.0
     return spend, report
+
+
+def spent_on(holdout: Sequence[Series], reported: Sequence[Series]) -> tuple[Spent, ...]:
+    """The stretches of a hold-out that are not among what is reported on, the guard between included."""
+    begins = {one.source: float(one.times[0]) for one in reported}
+    spent = []
+    for one in holdout:
+        start_s, end_s = float(one.times[0]), begins.get(one.source)
+        if end_s is None or end_s > start_s:
+            spent.append((one.source, start_s, end_s))
+    return tuple(spent)
+
+
+def without(holdout: Sequence[Series], spent: Iterable[Spent]) -> list[Series]:
+    """A hold-out without the stretches that a threshold or a setting was chosen on."""
+    ends = {source: math.inf if end_s is None else end_s for source, _, end_s in spent}
+    left = []
+    for one in holdout:
+        first = int(np.searchsorted(one.times, ends.get(one.source, -math.inf)))
+        if first < len(one.times):
+            left.append(one.part(slice(first, None)) if first else one)
+    return left
 
 
 def threshold_for_budget(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anomaly.calibration.budget import without
 from anomaly.calibration.certificate import events_needed, percent
-from anomaly.calibration.events import Event
-from anomaly.calibration.false_alarms import false_alarms
+from anomaly.calibration.checks import chance_verdict
+from anomaly.calibration.events import Event, searched_s
+from anomaly.calibration.false_alarms import FalseAlarms, false_alarms, normal_windows
 from anomaly.calibration.result import Calibration
 from anomaly.calibration.series import Series, by_source, decide
-from anomaly.calibration.threshold import calibrate
+from anomaly.calibration.threshold import calibrate, kind_outcomes
 from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError
 
@@ -84,6 +86,8 @@ class CameraCalibrations:
         own: cameras whose own events prove the target: their own threshold and certificate.
         assumption: what the pooled certificate takes for granted, and each pooled camera's figures.
         labelled: cameras with an event that proves something; of the others nothing is certified.
+        by_chance: why the pooled certificate does not speak for a camera whose own normal footage reaches the pooled
+            threshold too often.
     """
 
     scales: Mapping[str, ScoreScale]
@@ -91,6 +95,7 @@ class CameraCalibrations:
     own: Mapping[str, Calibration]
     assumption: str
     labelled: frozenset[str]
+    by_chance: Mapping[str, str] = field(default_factory=dict)
 
     def proven(self, camera: str) -> tuple[Certificate | None, str]:
         """The certificate that speaks for a camera, or None and why there is none."""
@@ -99,12 +104,33 @@ class CameraCalibrations:
                 None,
                 f"no anomaly of camera {camera} was labelled, so nothing is known of those it will catch",
             )
+        if camera in self.by_chance:
+            return None, self.by_chance[camera]
         result = self.own.get(camera, self.pooled)
         return result.certificate, result.withheld
 
     def threshold(self, camera: str) -> float:
         """The threshold of a camera, on the shared scale."""
         return self.own.get(camera, self.pooled).threshold
+
+    def factor(self, camera: str) -> float:
+        """What brings a camera's scores, on the shared scale, to where its own threshold is the pooled one."""
+        return self.pooled.threshold / self.threshold(camera)
+
+    def apply(self, series: Series) -> Series:
+        """Raw scores of one camera, so that the pooled threshold decides as the camera's own does."""
+        scaled = self.scales[series.camera].apply(series)
+        return replace(scaled, scores=scaled.scores * self.factor(series.camera))
+
+    def as_decided(self) -> Calibration:
+        """The pooled calibration with each event as its camera's own threshold decides it, for one page of all."""
+        by_own = {
+            one.event: replace(one, score=one.score * self.factor(camera))
+            for camera, own in self.own.items()
+            for one in own.events
+        }
+        events = tuple(by_own.get(one.event, one) for one in self.pooled.events)
+        return replace(self.pooled, events=events, kinds=kind_outcomes(events))
 
     def text(self) -> str:
         """All of it in plain words."""
@@ -140,10 +166,12 @@ def calibrate_cameras(
     needed = events_needed(
         options.get("target_recall", 0.95), options.get("confidence", 0.95), options.get("settings_tried", 1)
     )
-    own, told, labelled = {}, [], set()
+    seen = {one.event for one in pooled.events if one.outcome != "blind"}
+    own: dict[str, Calibration] = {}
+    told, labelled, by_chance = [], set(), {}
     for camera in cameras:
         mine = [event for event in events if camera_of.get(event.video) == camera]
-        proving = [event for event in mine if event.certifies]
+        proving = [event for event in mine if event.certifies and event in seen]
         by_clip = options.get("count", "clip") == "clip"
         n = len({event.video for event in proving}) if by_clip else len(proving)
         normal = [one for one in holdout if one.camera == camera]
@@ -161,10 +189,15 @@ def calibrate_cameras(
         rows = [one for one in pooled.events if camera_of[one.event.video] == camera]
         caught = sum(one.caught for one in rows)
         share = f" ({percent(caught / len(rows))})" if rows else ""
-        price = false_alarms([decide(one, config) for one in normal], pooled.threshold)
+        price, why = price_on(normal, pooled, labeled, options.get("max_chance_hit", 0.10))
+        doubt = ""
+        if not proving:
+            doubt = f" Nothing is certified for {camera}: no anomaly of it was labelled."
+        elif why:
+            by_chance[camera] = f"of camera {camera}, {why}"
+            doubt = f" No certificate for {camera}: {why}"
         told.append(
-            f"Camera {camera}: {caught} of {len(rows)} labelled events caught{share}; {price.text()}"
-            + ("" if proving else f" Nothing is certified for {camera}: no anomaly of it was labelled.")
+            f"Camera {camera}: {caught} of {len(rows)} labelled events caught{share}; {price.text()}{doubt}"
         )
     assumption = ""
     if told:
@@ -172,7 +205,35 @@ def calibrate_cameras(
             "The pooled certificate speaks for the cameras together, and for one of them only if its "
             f"anomalies stand out from its normal footage as much as the others' do. {' '.join(told)}"
         )
-    return CameraCalibrations(scales, pooled, own, assumption, frozenset(labelled))
+    return CameraCalibrations(scales, pooled, own, assumption, frozenset(labelled), by_chance)
+
+
+def price_on(
+    normal: Sequence[Series], pooled: Calibration, labeled: Sequence[Series], max_chance_hit: float = 0.10
+) -> tuple[FalseAlarms, str]:
+    """What a pooled threshold costs on one camera.
+
+    Args:
+        normal: the camera's own normal footage, on the shared scale.
+        pooled: the calibration of all cameras together.
+        labeled: what it was calibrated on.
+        max_chance_hit: as for `calibrate`.
+
+    Returns:
+        (false alarms, why the pooled certificate does not speak for this camera, "" if it does).
+    """
+    named = by_source(labeled)
+    lengths = [
+        searched_s(one.event, named[one.event.video], pooled.tolerance_s)
+        for one in pooled.events
+        if one.event.certifies and one.outcome != "blind"
+    ]
+    reported = [decide(one, pooled.config) for one in without(normal, pooled.spent)]
+    windows = normal_windows(reported, lengths)
+    price = false_alarms(reported, pooled.threshold, windows=windows)
+    if pooled.certificate is None or not (price.chance_hit_rate or 0.0) > max_chance_hit:
+        return price, ""
+    return price, chance_verdict(price, windows, pooled.certificate, pooled.threshold, max_chance_hit)
 
 
 def fit_scales(labeled: Sequence[Series], holdout: Sequence[Series]) -> dict[str, ScoreScale]:

@@ -100,7 +100,8 @@ def join_events(intervals: Iterable[Interval], gap_s: float = 0.0) -> list[Event
 
     Intervals labelled as normal (`NORMAL_LABELS`) are left out. Where labels found independently and
     labels proposed by the detector meet, the event counts as found independently and lasts from
-    the first to the last independent one: the detector's own alarm must not widen its window.
+    the first to the last independent one: the detector's own alarm must neither widen its window nor
+    make one event of two.
 
     Raises:
         UsageError: a negative gap.
@@ -108,19 +109,30 @@ def join_events(intervals: Iterable[Interval], gap_s: float = 0.0) -> list[Event
     """
     if not gap_s >= 0:
         raise UsageError(f"labels.gap_s={gap_s} is negative; give seconds, 0 or more")
-    groups: list[list[Interval]] = []
-    reach = 0.0
     anomalies = [one for one in intervals if one.label.strip().casefold() not in NORMAL_LABELS]
-    for one in sorted(anomalies, key=lambda one: (one.video, one.start_s, one.end_s)):
+    for one in anomalies:
         if not one.start_s < one.end_s:
             raise LabelsError(f"{one.video}: start_s {one.start_s} is not before end_s {one.end_s}")
-        if groups and groups[-1][0].video == one.video and one.start_s <= reach + gap_s:
-            groups[-1].append(one)
-            reach = max(reach, one.end_s)
-        else:
-            groups.append([one])
-            reach = one.end_s
-    return [_event(group) for group in groups]
+    groups = _joined((one for one in anomalies if one.found in CERTIFYING), gap_s)
+    spans: dict[str, list[tuple[float, float, list[Interval]]]] = {}
+    for group in groups:
+        end_s = max(one.end_s for one in group)
+        spans.setdefault(group[0].video, []).append((group[0].start_s - gap_s, end_s + gap_s, group))
+    apart = []
+    for one in anomalies:
+        if one.found in CERTIFYING:
+            continue
+        met = [
+            g
+            for start_s, end_s, g in spans.get(one.video, ())
+            if one.start_s <= end_s and start_s <= one.end_s
+        ]
+        for group in met:
+            group.append(one)
+        if not met:
+            apart.append(one)
+    events = [_event(group) for group in (*groups, *_joined(apart, gap_s))]
+    return sorted(events, key=lambda event: (event.video, event.start_s, event.end_s))
 
 
 def event_scores(
@@ -177,6 +189,11 @@ def event_frames(event: Event, series: Series, tolerance_s: float = 0.0) -> slic
     return slice(int(bounds[0]), int(bounds[1]))
 
 
+def searched_s(event: Event, series: Series, tolerance_s: float) -> float:
+    """Seconds in which an alarm counts for an event; 0 for a single picture."""
+    return 0.0 if len(series.times) == 1 else event.end_s - event.start_s + 2 * tolerance_s
+
+
 def event_outcomes(
     events: Sequence[Event],
     decided: Mapping[str, Decided],
@@ -225,6 +242,24 @@ def counting_units(events: Sequence[Event], scores: NDArray[np.float64], count: 
     return np.array(list(hardest.values()))
 
 
+def _joined(intervals: Iterable[Interval], gap_s: float) -> list[list[Interval]]:
+    """Runs of intervals that overlap, or lie at most `gap_s` apart, in order of video and time."""
+    groups: list[list[Interval]] = []
+    reach = 0.0
+    for one in sorted(intervals, key=_by_time):
+        if groups and groups[-1][0].video == one.video and one.start_s <= reach + gap_s:
+            groups[-1].append(one)
+            reach = max(reach, one.end_s)
+        else:
+            groups.append([one])
+            reach = one.end_s
+    return groups
+
+
+def _by_time(one: Interval) -> tuple[str, float, float]:
+    return one.video, one.start_s, one.end_s
+
+
 def _event(group: Sequence[Interval]) -> Event:
     certifying = [one for one in group if one.found in CERTIFYING]
     members = certifying or group
@@ -234,7 +269,7 @@ def _event(group: Sequence[Interval]) -> Event:
         video=group[0].video,
         start_s=min(one.start_s for one in members),
         end_s=max(one.end_s for one in members),
-        labels=tuple(dict.fromkeys(one.label for one in group)),
+        labels=tuple(dict.fromkeys(one.label for one in sorted(group, key=_by_time))),
         found=found,
     )
 

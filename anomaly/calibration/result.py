@@ -12,6 +12,7 @@ from anomaly.calibration.events import Count, EventOutcome
 from anomaly.calibration.false_alarms import FalseAlarms
 
 if TYPE_CHECKING:
+    from anomaly.calibration.budget import Spent
     from anomaly.decider import DeciderConfig
 
 
@@ -66,6 +67,7 @@ class Calibration:
         tolerance_s, count, settings_tried: as given.
         by_hand: whether the threshold was given, not worked out.
         frame_recall: share of the frames inside events that are in alarm; nan where there is none.
+        spent: normal footage that the threshold or a setting was chosen on, and that no false alarms may be reported on.
     """
 
     threshold: float
@@ -82,6 +84,7 @@ class Calibration:
     settings_tried: int = 1
     by_hand: bool = False
     frame_recall: float = math.nan
+    spent: tuple[Spent, ...] = ()
 
     def text(self) -> str:
         """All of it in plain words, one thing a line."""

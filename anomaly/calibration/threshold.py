@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from anomaly.calibration import checks
-from anomaly.calibration.budget import split_holdout, threshold_for_budget
+from anomaly.calibration.budget import Spent, spent_on, split_holdout, threshold_for_budget
 from anomaly.calibration.certificate import CERTIFYING, certify, just_below, threshold_rank
 from anomaly.calibration.events import (
     Count,
@@ -20,6 +20,7 @@ from anomaly.calibration.events import (
     event_outcomes,
     event_scores,
     frame_recall,
+    searched_s,
 )
 from anomaly.calibration.false_alarms import MINIMUM_S, false_alarms, normal_windows
 from anomaly.calibration.result import Calibration, KindOutcome, OperatingPoint
@@ -110,7 +111,8 @@ def calibrate(
     for_recall = just_below(lowest)
 
     spend: list[Decided] = []
-    lengths = [_window_s(event, decided[event.video], tolerance_s) for event in events]
+    spent: tuple[Spent, ...] = ()
+    lengths = [searched_s(event, decided[event.video].series, tolerance_s) for event in events]
     windows = normal_windows(normal, lengths)
     if budget_per_hour is not None and sum(one.series.seconds.sum() for one in normal) >= 2 * MINIMUM_S:
         parts = [[decide(one, config) for one in part] for part in split_holdout(holdout, guard_s)]
@@ -120,6 +122,7 @@ def calibrate(
             windows.of(counted), max_chance_hit
         ):
             (spend, normal), windows = parts, reported
+            spent = spent_on(holdout, [one.series for one in normal])
     for_budget = None
     if budget_per_hour is not None:
         for_budget = threshold_for_budget(
@@ -196,6 +199,7 @@ def calibrate(
         settings_tried=settings_tried,
         by_hand=threshold is not None,
         frame_recall=frame_recall(events, decided, chosen.threshold),
+        spent=spent,
     )
 
 
@@ -233,11 +237,6 @@ def _certifying(events: Sequence[Event]) -> list[Event]:
     if any(event.certifies for event in events):
         return list(events)
     return [replace(event, found=CERTIFYING[0]) for event in events]
-
-
-def _window_s(event: Event, decided: Decided, tolerance_s: float) -> float:
-    single = len(decided.series.times) == 1
-    return 0.0 if single else event.end_s - event.start_s + 2 * tolerance_s
 
 
 def _covers(events: Sequence[Event], scores: NDArray[np.float64]) -> str:

@@ -70,7 +70,9 @@ def run(config: CalibrateConfig) -> None:
     setting = setting_of(config, model, config.footage.fps, decider)
     options = {**options_of(config.calibration), "count": count, "tolerance_s": config.labels.slack_s}
     before = looks_before(model, config.footage.fps)
-    options["settings_tried"] = config.also_tried + settings_tried(before, [setting], labeled.proving)
+    options["settings_tried"] = config.also_tried + settings_tried(
+        before, [Look(setting, labeled.seen)], labeled.proving
+    )
     cameras: CameraCalibrations | None = None
     each = by_camera(config.calibration, labeled.footage.cameras)
     if each and labeled.footage.cameras:
@@ -87,7 +89,10 @@ def run(config: CalibrateConfig) -> None:
         {**asdict(interval), "end_s": finite(interval.end_s)} for interval in labeled.footage.intervals
     ]
     # Before anybody sees what came out.
-    keep_looks(model.folder, [Look(setting, labeled.proving)])
+    keep_looks(model.folder, [Look(setting, labeled.seen)])
+    if config.out is None:
+        # What was kept for an earlier threshold says nothing of this one.
+        shutil.rmtree(model.folder / FOLDER, ignore_errors=True)
     path = save_calibration(
         model,
         result,
@@ -108,8 +113,8 @@ def run(config: CalibrateConfig) -> None:
         _keep_evidence(config, model, result, labeled)
     if config.out is None or config.report:
         if cameras is not None:
-            scales = cameras.scales
-            series, holdout = ([scales[one.camera].apply(one) for one in part] for part in (series, holdout))
+            result = cameras.as_decided()
+            series, holdout = ([cameras.apply(one) for one in part] for part in (series, holdout))
         _report(config, model, result, read_signed(path), labeled.footage.sources, series, holdout)
     if config.out is None:
         console.say(
@@ -149,10 +154,10 @@ def check(config: CalibrateConfig) -> None:
     console.say(threshold.headline())
     if not found.holds:
         raise CalibrationError(
-            f"the certificate does not hold with {found.runtime} here: {len(found.lost)} of {found.n_events} events "
-            f"lost, scores differ by up to {found.largest_difference:.2g}; calibrate again on this machine"
+            f"the certificate does not hold with {found.runtime} here: {found.why_not}; calibrate again on this machine"
         )
-    if not threshold.certified:
+    cameras = threshold.document.get("cameras", {}).values()
+    if not threshold.certified and (threshold.doubt or not any(one["certificate"] for one in cameras)):
         raise CalibrationError(f"there is no certificate to hold: {threshold.headline()}")
 
 
@@ -217,8 +222,6 @@ def options_of(settings: CalibrationSettings) -> dict[str, Any]:
 
 
 def _keep_evidence(config: CalibrateConfig, model: Model, result: Calibration, labeled: ScoredLabels) -> None:
-    # What was kept for an earlier threshold says nothing of this one.
-    shutil.rmtree(model.folder / FOLDER, ignore_errors=True)
     if not config.evidence.max_mb > 0:
         return
     with console.counter("keeping the evidence", None) as advance:

@@ -44,7 +44,7 @@ def run(config: EvaluateConfig) -> None:
     )
     # What is calibrated later on these clips, with another setting, was chosen knowing this.
     shown_with = threshold.document.get("setting") or unset(model, config.footage.fps)
-    keep_looks(model.folder, [Look(shown_with, labeled.proving)])
+    keep_looks(model.folder, [Look(shown_with, labeled.seen)])
     videos = [one.source for one in labeled.scored]
     found.figures["frames_per_second"] = measure_rate(model, videos[0], config.footage.fps)
     console.table(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anomaly.artifact import digest_of
 from anomaly.calibration import Event, join_events
+from anomaly.calibration.certificate import CERTIFYING, CHOSE
 from anomaly.calibration.checks import some
 from anomaly.commands import console
 from anomaly.errors import FootageError, LabelsError, UsageError
@@ -18,7 +19,7 @@ from anomaly.looks import looks_at, remember
 from anomaly.scoring import Scored, score_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from anomaly.calibration import Series
     from anomaly.config import FootageConfig, LabelsConfig
@@ -45,9 +46,31 @@ class ScoredLabels:
 
     @property
     def proving(self) -> frozenset[str]:
-        """sha256 of the files with events that certify: whoever sees a result on them has had a look."""
+        """sha256 of the files with events that certify."""
         clips = {one.source.name: one.digest for one in self.scored}
         return frozenset(clips[event.video] for event in self.events if event.certifies)
+
+    @property
+    def seen(self) -> dict[str, str]:
+        """sha256 of each file with an event, and identity of its events: whoever sees a result on them has had a look."""
+        return seen_in(self.events, {one.source.name: one.digest for one in self.scored})
+
+
+def seen_in(events: Sequence[Event], clips: Mapping[str, str]) -> dict[str, str]:
+    """What a look at some events sees, for `anomaly.looks.Look`.
+
+    Args:
+        events: labelled.
+        clips: sha256 of each file by the name of its source.
+    """
+    told: dict[str, list[Any]] = {}
+    for event in events:
+        # What a study sets aside to choose with was found as independently as before.
+        certifies = event.found in (*CERTIFYING, CHOSE)
+        told.setdefault(clips[event.video], []).append(
+            {**event.to_json(), "video": "", "found": "" if certifies else event.found}
+        )
+    return {clip: digest_of(one) for clip, one in told.items()}
 
 
 def looks_before(model: Model, fps: float | None) -> list[Look]:

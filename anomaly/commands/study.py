@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly.calibration import CameraCalibrations, calibrate, fit_scales
+from anomaly.calibration.budget import spent_on
+from anomaly.calibration.cameras import price_on
 from anomaly.calibration.certificate import CERTIFYING, CHOSE, percent
 from anomaly.commands import console
 from anomaly.commands.calibrate import by_camera, count_of, decider_of, options_of, setting_of
@@ -112,6 +114,7 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
         tolerance_s=config.labels.slack_s,
         settings_tried=tried,
     )
+    result = replace(result, spent=(*spent_on(holdout, report), *result.spent))
     lines = [
         f"{len(settings)} decider settings at {len(table.thresholds)} thresholds, on {table.n_events} labelled "
         f"{'clips' if config.labels.count == 'clip' else 'events'} and {60 * table.hours:.1f} min of normal footage.",
@@ -122,7 +125,8 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     keep_looks(folder, looks)
     write_study(_place(config, folder), f"Threshold study of {folder.name}", lines, rows, target)
     if config.study.apply:
-        _apply(model, result, config, {**threshold.document, "setting": setting}, len(settings), how)
+        document = {**threshold.document, "setting": setting}
+        _apply(model, result, config, document, len(settings), how, labeled, holdout)
 
 
 def _apply(
@@ -132,6 +136,8 @@ def _apply(
     document: Mapping[str, Any],
     tried: int,
     how: str,
+    labeled: Sequence[Series],
+    holdout: Sequence[Series],
 ) -> None:
     scales = camera_scales(document)
     if document["hangs_on"]["scoring"] != model.scoring_digest:
@@ -149,7 +155,7 @@ def _apply(
         clips=document["clips"],
         familiar=document["familiar"],
         chosen=f"the best of {tried} settings in a study; {how}",
-        cameras=_pooled(scales, result, read_series(model.folder, "labeled")) if scales else None,
+        cameras=_pooled(scales, result, labeled, holdout) if scales else None,
     )
     # It was kept for the frames that the other setting needs.
     shutil.rmtree(model.folder / FOLDER, ignore_errors=True)
@@ -174,7 +180,10 @@ def _on_shared_scale(series: list[Series], scales: Mapping[str, ScoreScale]) -> 
 
 
 def _pooled(
-    scales: Mapping[str, ScoreScale], result: Calibration, labeled: Sequence[Series]
+    scales: Mapping[str, ScoreScale],
+    result: Calibration,
+    labeled: Sequence[Series],
+    holdout: Sequence[Series],
 ) -> CameraCalibrations:
     """One threshold for all cameras on their shared scale."""
     assumption = (
@@ -183,7 +192,12 @@ def _pooled(
     )
     camera = {one.source: one.camera for one in labeled}
     proving = frozenset(camera[one.event.video] for one in result.events if one.event.certifies)
-    return CameraCalibrations(scales, result, {}, assumption, proving)
+    prices = {
+        name: price_on([one for one in holdout if one.camera == name], result, labeled) for name in scales
+    }
+    by_chance = {name: f"of camera {name}, {why}" for name, (_, why) in prices.items() if why}
+    assumption += "".join(f" No certificate for {name}: {why}" for name, (_, why) in prices.items() if why)
+    return CameraCalibrations(scales, result, {}, assumption, proving, by_chance)
 
 
 def _study_sweep(config: StudyConfig) -> None:
@@ -207,7 +221,7 @@ def _study_sweep(config: StudyConfig) -> None:
         found = score_labeled(
             model, config.labeled, config.videos, config.footage, config.labels, grids=False
         )
-        looks.append(Look(setting_of(config, model, config.footage.fps, decider), found.proving))
+        looks.append(Look(setting_of(config, model, config.footage.fps, decider), found.seen))
         labeled, normal = apart([one.series for one in found.scored], found.events, found.familiar)
         holdout = read_series(place, "holdout")
         if by_camera(config.calibration, found.footage.cameras):

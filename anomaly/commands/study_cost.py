@@ -11,7 +11,7 @@ from anomaly.calibration.budget import split_holdout
 from anomaly.calibration.certificate import CHOSE
 from anomaly.calibration.false_alarms import MINIMUM_S
 from anomaly.commands.calibrate import setting_of
-from anomaly.commands.labeled import looks_before
+from anomaly.commands.labeled import looks_before, seen_in
 from anomaly.errors import CalibrationError
 from anomaly.looks import Look, settings_tried
 
@@ -74,14 +74,19 @@ def count_looks(
     def digest(decider: DeciderConfig, *more: Any) -> str:
         return setting_of(config, model, document["fps"], decider, *more)
 
-    def clips(events: Sequence[Event]) -> frozenset[str]:
-        return frozenset(document["clips"][event.video] for event in events if event.certifies)
+    def seen(some: Sequence[Event]) -> dict[str, str]:
+        return seen_in(some, document["clips"])
+
+    def proving(some: Sequence[Event]) -> frozenset[str]:
+        return frozenset(document["clips"][event.video] for event in some if event.certifies)
 
     looks, tried = looks_before(model, document["fps"]), [digest(one) for one in settings]
     if len(settings) == 1 or config.study.protect == "correct":
-        new = [Look(one, clips(prove)) for one in tried]
-        return new, settings_tried(looks, tried, clips(prove)), digest(best)
+        new = [Look(one, seen(prove)) for one in tried]
+        return new, settings_tried(looks, new, proving(prove)), digest(best)
     chosen = digest(best, "split", config.study.seed, config.study.share, sorted(tried))
     earlier = [one for one in looks if one.setting != document["setting"]]
-    new = [*(Look(one, clips(choose)) for one in tried), Look(chosen, clips(prove))]
-    return new, settings_tried(earlier, [chosen], clips(prove)), chosen
+    certifying = [event for event in prove if event.certifies]
+    final = Look(chosen, seen(certifying))
+    new = [*(Look(one, seen(choose)) for one in tried), final]
+    return new, settings_tried(earlier, [final], proving(prove)), chosen

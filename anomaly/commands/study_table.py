@@ -33,13 +33,16 @@ def table_of(
 ) -> Study:
     """The study; with bands for `looked_at` such studies together."""
     confidence = config.calibration.confidence
+    # Of the clips that choose: those that certify take no part in it, by no threshold either.
+    choosing = {event.video for event in events}
+    scores = [*holdout, *(one for one in labeled if one.source in choosing)]
     with console.counter("trying settings", len(settings)) as advance:
         return study(
             labeled,
             events,
             holdout,
             settings,
-            threshold_grid([*holdout, *labeled], config.study.thresholds),
+            threshold_grid(scores, config.study.thresholds),
             count=count_of(config.labels),
             tolerance_s=config.labels.slack_s,
             confidence=1 - (1 - confidence) / looked_at,

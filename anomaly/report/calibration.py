@@ -15,6 +15,7 @@ from anomaly.errors import CalibrationError
 from anomaly.report.cards import moment_card, number, span
 from anomaly.report.charts import Curve, recall_curves, score_over_time, score_strip
 from anomaly.report.page import facts_list, page, section, table
+from anomaly.thresholds import camera_scales
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,13 +53,14 @@ def calibration_page(
     """
     by_name = {source.name: source for source in sources}
     decided = {one.source: decide(one, calibration.config) for one in labeled}
+    heat = _HeatThreshold(calibration, document)
     name = str(model.description["name"])
     parts = [_verdict(calibration), *_cameras(document)]
     parts += _in_short(calibration)
     parts += _learned(model)
     parts += _curves(calibration, labeled, holdout)
-    parts += _events(model, calibration, by_name, decided)
-    parts += _false_alarms(model, calibration, by_name, decided, holdout)
+    parts += _events(model, calibration, by_name, decided, heat)
+    parts += _false_alarms(model, calibration, by_name, decided, holdout, heat)
     parts += _every_event(calibration, decided)
     parts += _stands_on(model, document, labels)
     parts.append(section("Read and accepted"))
@@ -88,7 +90,7 @@ def _cameras(document: Mapping[str, Any]) -> list[str]:
     rows = []
     for camera, own in document["cameras"].items():
         certificate = own["certificate"]
-        proven = "none" if certificate is None else percent(certificate["recall"])
+        proven = f"none: {own['withheld']}" if certificate is None else percent(certificate["recall"])
         events = "" if certificate is None else str(certificate["n_events"])
         rows.append(
             (
@@ -101,9 +103,15 @@ def _cameras(document: Mapping[str, Any]) -> list[str]:
         )
     return [
         section("Cameras", document["assumption"]),
+        *(
+            f"<p>{escape(camera)}: {escape(own['false_alarms'])}</p>"
+            for camera, own in document["cameras"].items()
+            if own["false_alarms"]
+        ),
         table(("camera", "threshold", "recall certified", "from events", "certificate"), rows),
         "<p class=soft>Scores and thresholds are on a scale that the cameras share: 1 is a camera's ordinary "
-        "normal frame, 2 its 1-in-100 normal frame.</p>",
+        "normal frame, 2 its 1-in-100 normal frame. Below, the scores of a camera with a threshold of its own are in proportion "
+        "to it, so that one line stands for all thresholds.</p>",
     ]
 
 
@@ -212,8 +220,26 @@ def _curves(calibration: Calibration, labeled: Sequence[Series], holdout: Sequen
     return parts
 
 
+class _HeatThreshold:
+    """The raw score at which a source alarms, which its heatmap is coloured by."""
+
+    def __init__(self, calibration: Calibration, document: Mapping[str, Any]) -> None:
+        self._one = calibration.threshold
+        self._cameras = {
+            camera: scale.raw(document["cameras"][camera]["threshold"])
+            for camera, scale in camera_scales(document).items()
+        }
+
+    def of(self, one: Decided) -> float:
+        return self._cameras.get(one.series.camera, self._one)
+
+
 def _events(
-    model: Model, calibration: Calibration, by_name: Mapping[str, Source], decided: Mapping[str, Decided]
+    model: Model,
+    calibration: Calibration,
+    by_name: Mapping[str, Source],
+    decided: Mapping[str, Decided],
+    heat: _HeatThreshold,
 ) -> list[str]:
     ranked = sorted((one for one in calibration.events if one.score == one.score), key=lambda one: one.score)
     missed = [one for one in ranked if not one.caught]
@@ -224,10 +250,10 @@ def _events(
             section("Missed", f"{len(missed)} of {len(ranked)} labelled events stay below the threshold.")
         )
         for one in missed[:_MOST_PICTURES]:
-            parts += _event_card(model, calibration, one, by_name, decided)
+            parts += _event_card(model, calibration, one, by_name, decided, heat)
     parts.append(section("Nearest to being missed", "The labelled events that are caught by the least."))
     for one in near:
-        parts += _event_card(model, calibration, one, by_name, decided)
+        parts += _event_card(model, calibration, one, by_name, decided, heat)
     return parts
 
 
@@ -237,6 +263,7 @@ def _event_card(
     outcome: EventOutcome,
     by_name: Mapping[str, Source],
     decided: Mapping[str, Decided],
+    heat: _HeatThreshold,
 ) -> list[str]:
     one = decided[outcome.event.video]
     times = one.series.times
@@ -251,7 +278,7 @@ def _event_card(
     ]
     if outcome.normal_share is not None:
         facts.append(("looks normal", f"{percent(outcome.normal_share)} of normal stretches score as high"))
-    return moment_card(model, by_name[outcome.event.video], moment, calibration.threshold, facts)
+    return moment_card(model, by_name[outcome.event.video], moment, heat.of(one), facts)
 
 
 def _false_alarms(
@@ -260,6 +287,7 @@ def _false_alarms(
     by_name: Mapping[str, Source],
     decided: Mapping[str, Decided],
     holdout: Sequence[Series],
+    heat: _HeatThreshold,
 ) -> list[str]:
     """Alarms that touch no label: those of the labelled footage with pictures, those of the hold-out listed."""
     found: list[tuple[float, str, float, bool]] = []
@@ -288,7 +316,7 @@ def _false_alarms(
     for score, source, time_s, here in [one for one in found if one[3]][:_MOST_PICTURES]:
         assert here
         parts += moment_card(
-            model, by_name[source], time_s, calibration.threshold, [("score", f"{score:.4g}")]
+            model, by_name[source], time_s, heat.of(decided[source]), [("score", f"{score:.4g}")]
         )
     rows = [(source, f"{time_s:.1f} s", f"{score:.4g}") for score, source, time_s, _ in found[:40]]
     parts.append(table(("source", "time", "score"), rows))
