@@ -88,5 +88,7 @@ def count_looks(
     earlier = [one for one in looks if one.setting != document["setting"]]
     certifying = [event for event in prove if event.certifies]
     final = Look(chosen, seen(certifying))
-    new = [*(Look(one, seen(choose)) for one in tried), final]
+    # No certificate was to be had on the part that chooses: a setting that was looked at with all is no other one.
+    partly = (Look(one, seen(choose)) for one in tried)
+    new = [*(one for one in partly if not any(one.within(other) for other in looks)), final]
     return new, settings_tried(earlier, [final], proving(prove)), chosen
