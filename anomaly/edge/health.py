@@ -116,7 +116,8 @@ class CameraHealth:
             return [Trouble(report.kind, True, utc_s, detail), Trouble(report.kind, False, utc_s)]
         if report.kind == "recording_stopped":
             return self._begin("recording", utc_s, detail)
-        if report.kind == "recording_resumed":
+        # A process that was started anew does not know that the one before it had stopped recording.
+        if report.kind in ("recording_resumed", "segment"):
             return self._over(("recording",), utc_s)
         return []
 
