@@ -208,7 +208,7 @@ def setting_of(
     """
     aims = {key: value for key, value in asdict(config.calibration).items() if key != "threshold"}
     events = {key: value for key, value in asdict(config.labels).items() if key != "unlisted"}
-    return digest_of([model.scoring_digest, fps, asdict(decider), aims, events, *more])
+    return digest_of([model.scoring_digest, model.runtime, fps, asdict(decider), aims, events, *more])
 
 
 def options_of(settings: CalibrationSettings) -> dict[str, Any]:
