@@ -88,13 +88,21 @@ def grid(n=3):
 def test_a_study_tells_what_calibration_would_find():
     series, events = labelled_clips(40)
     events = [*events, Event("clip003", 8, 9, ("late",)), Event("clip004", 8, 9, ("own",), "alarm")]
+    # Cut where the anomaly begins: at its height in its first frame.
+    times = np.arange(0, 3, 0.1)
+    series.append(Series("cut", times, np.where(times < 0.4, 2.0, 0.5)))
+    events.append(Event("cut", 0, 0.4, ("late",)))
     holdout = normal_series()
+    ordinary = float(np.median(np.concatenate([one.scores for one in holdout])))
     thresholds = threshold_grid(series + holdout, 50)
     table = study(series, events, holdout, grid(), thresholds, tolerance_s=0.5)
-    assert table.n_events == 40
+    assert table.n_events == 41
     for index in (0, 3, 5):
         config = table.settings[index]
-        scores = event_scores(events, {one.source: decide(one, config) for one in series}, 0.5)
+        decided = {one.source: decide(one, config) for one in series}
+        scores = event_scores(events, decided, 0.5, ordinary)
+        if config.smoothing_s:
+            assert (scores < event_scores(events, decided, 0.5))[-1]  # what began with its clip had no time to rise
         units = counting_units(events, scores, "clip")
         expected = [(units >= threshold).mean() for threshold in table.thresholds]
         np.testing.assert_allclose(table.recall[index], expected, atol=1e-9)

@@ -16,9 +16,9 @@ import numpy as np
 from scipy import stats
 
 from anomaly.calibration.certificate import recall_bound
-from anomaly.calibration.events import Count, Event, event_frames
-from anomaly.calibration.series import Series, by_source
-from anomaly.calibration.sweep import Footage, reached_levels, sweep
+from anomaly.calibration.events import Count, Event, event_frames, event_scores
+from anomaly.calibration.series import Series, by_source, decide
+from anomaly.calibration.sweep import Footage, reached_levels, rounded_down, sweep
 from anomaly.errors import CalibrationError, LabelsError
 
 if TYPE_CHECKING:
@@ -131,7 +131,8 @@ def study(
             f"a study needs settings ({len(settings)}), thresholds ({len(levels)}) and normal series "
             f"({len(holdout)}); give one or more of each"
         )
-    windows = _EventWindows(labeled, events, count, tolerance_s)
+    ordinary = float(np.median(np.concatenate([one.scores for one in holdout])))
+    windows = _EventWindows(labeled, events, count, tolerance_s, ordinary)
     normal = Footage(holdout)
     n_alarms = np.empty((len(settings), len(levels)), dtype=np.int64)
     alarm_seconds = np.empty(n_alarms.shape)
@@ -202,7 +203,12 @@ class _EventWindows:
     """The frames of each event that counts, in one array of footage."""
 
     def __init__(
-        self, labeled: Sequence[Series], events: Sequence[Event], count: Count, tolerance_s: float
+        self,
+        labeled: Sequence[Series],
+        events: Sequence[Event],
+        count: Count,
+        tolerance_s: float,
+        ordinary: float,
     ) -> None:
         named = by_source(labeled)
         unknown = [str(event) for event in events if event.video not in named]
@@ -228,6 +234,13 @@ class _EventWindows:
             slice(begin[event.video] + one.start, begin[event.video] + one.stop)
             for event, one in zip(counted, frames, strict=True)
         ]
+        self.tolerance_s, self.ordinary = tolerance_s, ordinary
+        # Scored as calibration scores them: as if ordinary footage had gone before (`event_scores`).
+        self.at_begin = [
+            (i, event, named[event.video])
+            for i, (event, one) in enumerate(zip(counted, frames, strict=True))
+            if one.start == 0
+        ]
         keys = [event.video if count == "clip" else str(i) for i, event in enumerate(counted)]
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         self.unit = np.array([numbers[key] for key in keys])
@@ -237,6 +250,11 @@ class _EventWindows:
         """(t,) units missed at each threshold."""
         reached = reached_levels(self.footage, config, thresholds)
         scores = np.array([int(reached[one].max(initial=0)) for one in self.windows])
+        levels = rounded_down(thresholds)
+        for i, event, series in self.at_begin:
+            decided = {event.video: decide(series, config)}
+            (score,) = event_scores([event], decided, self.tolerance_s, self.ordinary)
+            scores[i] = np.searchsorted(levels, np.float32(score), side="right")
         hardest = np.full(self.n_units, len(thresholds))
         np.minimum.at(hardest, self.unit, scores)
         return np.cumsum(np.bincount(hardest, minlength=len(thresholds) + 1))[:-1]

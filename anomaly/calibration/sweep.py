@@ -87,9 +87,7 @@ class Footage:
     def _reached(self, smoothing_s: float, levels: tuple[float, ...]) -> NDArray[np.unsignedinteger[Any]]:
         """How many of the ascending levels each smoothed score reaches, in the smallest integers."""
         dtype = np.uint8 if len(levels) < 256 else np.uint16 if len(levels) < 65536 else np.uint32
-        exact = np.array(levels)
-        rounded = exact.astype(np.float32)
-        down = np.where(rounded > exact, np.nextafter(rounded, np.float32(-np.inf)), rounded)
+        down = rounded_down(np.array(levels))
         smoothed = self.smoothed(smoothing_s)
         if self.single.any():
             smoothed = np.where(self.single, self.scores.astype(np.float32), smoothed)
@@ -140,6 +138,12 @@ def sweep(footage: Footage, config: DeciderConfig, thresholds: NDArray[np.float6
     seconds = np.bincount(on, weights=footage.seconds, minlength=size)
     # A sum in another order may end a hair under none.
     return Sweep(n_alarms, np.maximum(seconds.sum() - np.cumsum(seconds)[:-1], 0.0), reached)
+
+
+def rounded_down(levels: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Thresholds as float32, none above what it was."""
+    rounded = levels.astype(np.float32)
+    return np.where(rounded > levels, np.nextafter(rounded, np.float32(-np.inf)), rounded)
 
 
 def reached_levels(
