@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_model import FPS, Done, SmallModel, invoke, succeed
 
-from anomaly.artifact import read_signed
+from anomaly.artifact import archive_bytes, read_signed
 from anomaly.calibration.certificate import percent
 from anomaly.footage.source import read_frames
 from anomaly.footage.sources import find_sources
@@ -204,6 +204,45 @@ def test_overlapping_labels_are_one_event_and_told(copy: Path, small_model: Smal
     (event,) = threshold(copy)["events"]
     assert (event["event"]["start_s"], event["event"]["end_s"]) == (1.0, 6.0)
     assert event["event"]["labels"] == ["a + b"]
+
+
+def test_how_far_apart_labels_are_one_event_is_a_setting(copy: Path, small_model: SmallModel, tmp_path: Path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text(HEADER + "labeled_01.mp4,1,2,a\nlabeled_01.mp4,4,5,b\n")
+    for gap_s, spans in ((1, [(1.0, 2.0), (4.0, 5.0)]), (2.5, [(1.0, 5.0)])):
+        done = calibrate(copy, labels, "--videos", small_model.footage.labeled, f"labels.gap_s={gap_s}")
+        assert done.status == 0, done.err
+        events = [one["event"] for one in threshold(copy)["events"]]
+        assert [(event["start_s"], event["end_s"]) for event in events] == spans
+
+
+def test_where_recall_and_budget_conflict_both_ends_are_told_and_recall_wins_unless_told_otherwise(
+    copy: Path, small_model: SmallModel
+):
+    # Normal footage of which a part scores above the anomalies: no threshold serves both.
+    with np.load(copy / "scores.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    count = sum(name.startswith("holdout/") and name.endswith("/scores") for name in arrays)
+    for i in range(count):
+        times = np.arange(0, 120, 0.2)
+        arrays[f"holdout/{i}/times"] = times
+        arrays[f"holdout/{i}/scores"] = np.where(times % 20 < 2, 50.0, 0.9)
+    (copy / "scores.npz").write_bytes(archive_bytes(arrays))
+    footage = small_model.footage
+    budget = ("--videos", footage.labeled, "calibration.false_alarms_per_hour=1")
+    done = calibrate(copy, footage.labeled_csv, *budget)
+    assert done.status == 0, done.err
+    recall = threshold(copy)
+    done = calibrate(copy, footage.labeled_csv, *budget, "calibration.recall_wins=false")
+    assert done.status == 0, done.err
+    cheap = threshold(copy)
+    ends = [(end["serves"], end["threshold"]) for end in recall["conflict"]]
+    assert ends == [("recall", recall["threshold"]), ("budget", cheap["threshold"])]
+    assert recall["threshold"] < 50 < cheap["threshold"]
+    assert recall["false_alarms"]["per_hour"] > 100
+    assert cheap["false_alarms"]["n_alarms"] == 0
+    missed = [event["outcome"] for event in cheap["events"]]
+    assert missed == ["missed"] * len(missed)
 
 
 def test_what_was_learned_as_normal_cannot_be_certified_as_an_anomaly(

@@ -21,6 +21,7 @@ from anomaly.evidence import Evidence, load_evidence
 from anomaly.footage.source import find_sources, read_frames
 from anomaly.model import load_model
 from anomaly.recertification import recheck
+from anomaly.thresholds import load_threshold
 
 
 @pytest.fixture
@@ -115,6 +116,41 @@ def test_a_changed_bank_is_uncertified_everywhere_and_fails_the_check(
     assert "UNCERTIFIED: not what it was calibrated with: bank" in out
     assert "UNCERTIFIED" in (tmp_path / "p.html").read_text()
     assert json.loads((tmp_path / "f.json").read_text())["certified_recall"] is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("top_share", 0.5, "bank"),
+        ("scale", 2.0, "bank"),
+        ("weights", {"sha256": "another"}, "backbone"),
+        ("backbone", {"name": "another"}, "backbone"),
+        ("input_size", [64, 64], "preprocessing"),
+        ("projection", {"explained": 0.5}, "preprocessing"),
+    ],
+)
+def test_whatever_of_the_model_a_decision_hangs_on_is_named_where_it_differs(
+    small_model: SmallModel, key: str, value: object, named: str
+):
+    model = load_model(small_model.folder, offline=True)
+    assert not load_threshold(model, fps=5.0).doubt
+    (branch,) = model.description["branches"]
+    other = {**model.description, "branches": [{**branch, key: value}]}
+    doubt = load_threshold(replace(model, description=other), fps=5.0).doubt
+    assert f"not what it was calibrated with: {named}; calibrate again" in doubt
+
+
+def test_other_regions_and_another_decider_are_named(copy: Path, small_model: SmallModel, tmp_path: Path):
+    document = read_signed(copy / "model.json")
+    document["regions"] = {**document["regions"], "ignore": [[[0, 0], [0.1, 0], [0.1, 0.1]]]}
+    write_json(copy / "model.json", document)
+    path = copy / "thresholds" / "torch-fp32.json"
+    threshold = read_signed(path)
+    threshold["decider"]["smoothing_s"] = 3.0
+    write_json(path, threshold)
+    clip = small_model.footage.test / "test_01.mp4"
+    out = succeed("score", "--model", copy, "--source", clip, "--out", tmp_path / "s.csv", FPS)
+    assert "UNCERTIFIED: not what it was calibrated with: regions, decider; calibrate again" in out
 
 
 def test_an_event_that_is_lost_is_named(small_model: SmallModel):
