@@ -107,7 +107,7 @@ def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgot
     told = {one["source"] for one in description["fitted_on"]}
     bank, losses = before, []
     for clip in clips:
-        # Held-out footage is in no row; its frames may be evidence, and are told as what was fitted on.
+        # Held-out footage may be in no row; its frames may be evidence, and are told as what was fitted on.
         if clip in bank.sources or not (clip in shown or clip in told):
             bank, lost = forget_source(bank, clip)
             losses.append(lost)

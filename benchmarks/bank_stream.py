@@ -19,9 +19,10 @@ import numpy as np
 # The package of that name, not memory_bank.py beside this file.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from anomaly.config import BankConfig
 from memory_bank import StreamingCoreset
 
-FPS, SIDE, DIM, SIZE = 10, 20, 100, 10_000
+FPS, SIDE, DIM = 10, 20, 100
 PATCHES = SIDE * SIDE
 WAVES = 128
 CROSSING = 50  # frames until a thing has crossed the picture and the next one comes
@@ -65,7 +66,7 @@ def crossing(frame: int, look: np.ndarray, turn: np.ndarray) -> tuple[np.ndarray
 def main() -> None:
     hours = float(sys.argv[1])
     rng = np.random.default_rng(0)
-    coreset = StreamingCoreset(dim=DIM, size=SIZE)
+    coreset = StreamingCoreset(dim=DIM, size=BankConfig().size)
     row, column = np.divmod(np.arange(PATCHES), SIDE)
     y, x = (row / SIDE).astype(np.float32), (column / SIDE).astype(np.float32)
     place = np.stack([y, x], axis=1)

@@ -172,23 +172,39 @@ def _keep(bank: MemoryBank, kept: NDArray[np.int64]) -> tuple[MemoryBank, Floats
     return changed, distances[:, 0]
 
 
-def add_rows(bank: MemoryBank, extra: MemoryBank, radius: float = 0.0) -> MemoryBank:
+def add_rows(
+    bank: MemoryBank, extra: MemoryBank, radius: float = 0.0, size: int | None = None
+) -> tuple[MemoryBank, float]:
     """The bank and those rows of another that it does not cover.
+
+    No row goes, so no patch is further from the result than it was from the bank.
 
     Args:
         bank: stays as it is; its rows keep their numbers in the result.
         extra: normal patches to add, as a bank of their own.
         radius: rows of `extra` within this distance (the metric's units) of a row are only counted.
+        size: most rows of the result; those of `extra` that are furthest from all others come first. None = all.
+
+    Returns:
+        The grown bank, and how far a row of `extra` is from it at most (the metric's units).
 
     Raises:
-        MemoryBankError: banks that do not fit each other, or a negative radius.
+        MemoryBankError: banks that do not fit each other, a negative radius, or a size below the bank's.
     """
     if not radius >= 0:
         raise MemoryBankError(f"radius must be 0 or more, got {radius}")
+    if size is not None and size < len(bank):
+        raise MemoryBankError(f"a bank of {len(bank)} rows cannot grow to {size}; give as many or more")
     union = _joined([bank, extra])
     distances = nearest(extra.working, bank.working)[0][:, 0]
-    new = kcenter_select(extra.working, radius=from_metric(radius, bank.metric), distances=distances).indices
-    return _keep(union, np.concatenate([np.arange(len(bank)), len(bank) + np.sort(new)]))[0]
+    picked = np.empty(0, np.int64)
+    room = None if size is None else size - len(bank)
+    if room != 0:
+        picked = kcenter_select(
+            extra.working, room, from_metric(radius, bank.metric), distances=distances
+        ).indices
+    grown, moved = _keep(union, np.concatenate([np.arange(len(bank)), len(bank) + np.sort(picked)]))
+    return grown, _metric(float(moved.max()), bank.metric)
 
 
 def forget_source(bank: MemoryBank, source: str) -> tuple[MemoryBank, Forgotten]:

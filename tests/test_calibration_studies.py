@@ -102,7 +102,9 @@ def test_a_study_tells_what_calibration_would_find():
         decided = {one.source: decide(one, config) for one in series}
         scores = event_scores(events, decided, 0.5, ordinary)
         if config.smoothing_s:
-            assert (scores < event_scores(events, decided, 0.5))[-1]  # what began with its clip had no time to rise
+            assert (scores < event_scores(events, decided, 0.5))[
+                -1
+            ]  # what began with its clip had no time to rise
         units = counting_units(events, scores, "clip")
         expected = [(units >= threshold).mean() for threshold in table.thresholds]
         np.testing.assert_allclose(table.recall[index], expected, atol=1e-9)

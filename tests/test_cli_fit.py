@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
@@ -35,10 +36,12 @@ def described(folder: Path) -> dict:
 def test_it_says_what_it_did(small_model: SmallModel):
     told, about = small_model.fit_out, described(small_model.folder)
     frames = about["fit"]["frames"]
-    assert 4 * 7 * 4 <= frames <= 4 * 8 * 4  # four clips of 10 s, a fifth held out, four frames a second
+    # Four clips of 10 s, four frames a second; a fifth is held out, and learned once it has been scored.
+    assert 4 * 8 * 4 < frames <= 4 * 10 * 4
+    assert 4 * 1 * 4 <= about["fit"]["holdout_frames_learned"] <= 4 * 2 * 4
     assert about["fit"]["patches"] == 60 * frames
     for part in (f"{frames} frames of 4 sources", f"{60 * frames:,} patches", "bank", "coverage", "hold-out",
-                 "score median 1.00", "more footage?", "time", "model_fit_review.html",
+                 "score median 1.00", "then learned", "more footage?", "time", "model_fit_review.html",
                  "python -m anomaly calibrate"):  # fmt: skip
         assert part in told
     assert about["sampling"] == {"fps": 5.0, "fit_fps": 4.0}
@@ -46,12 +49,64 @@ def test_it_says_what_it_did(small_model: SmallModel):
     assert about["branches"][0]["bank"]["rows"] == len(bank_of(small_model.folder)) <= 1000
 
 
-def test_held_out_time_is_not_in_the_bank(small_model: SmallModel):
+def held_out_of(model: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Times and scores of the hold-out by source, as the fit stored them."""
+    with np.load(model / "scores.npz", allow_pickle=False) as scores:
+        return {
+            str(name): (scores[f"holdout/{i}/times"], scores[f"holdout/{i}/scores"])
+            for i, name in enumerate(scores["holdout/sources"])
+        }
+
+
+def scored_again(model: Path, folder: Path, out: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Scores that the model as saved gives the frames of its hold-out, by source."""
+    succeed("score", "--model", model, "--source", folder, "--out", out)
+    found: dict[str, list[tuple[float, float]]] = {}
+    with out.open(newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["source"], []).append((float(row["time_s"]), float(row["score"])))
+    again = {}
+    for name, (times, _) in held_out_of(model).items():
+        seconds, scores = np.array(found[name]).T
+        again[name] = times, scores[np.abs(seconds[None] - times[:, None]).argmin(axis=1)]
+    return again
+
+
+def test_held_out_time_is_measured_before_it_is_learned(small_model: SmallModel, tmp_path: Path):
     origins = bank_of(small_model.folder).origins
-    with np.load(small_model.folder / "scores.npz", allow_pickle=False) as scores:
-        starts = [scores[f"holdout/{i}/times"].min() for i in range(4)]
-    for source, start in enumerate(starts):
-        assert origins.time_s[origins.source == source].max() < start
+    sources = bank_of(small_model.folder).sources
+    held = held_out_of(small_model.folder)
+    starts = np.array([held[name][0].min() for name in sources])
+    of_holdout = origins.time_s >= starts[origins.source]
+    assert 0 < of_holdout.sum() <= 200  # a fifth of a thousand rows, and behind those that were there before
+    assert not of_holdout[: -of_holdout.sum()].any()
+    again = scored_again(small_model.folder, small_model.footage.normal, tmp_path / "scores.csv")
+    for name, (_, scores) in held.items():
+        # What is told of the hold-out is what the bank said that had not seen it: no frame scores higher now.
+        assert (again[name][1] <= scores + 1e-4).all()
+    told = np.concatenate([scores for _, scores in held.values()])
+    assert np.median(np.concatenate([scores for _, scores in again.values()])) < 0.99 * np.median(told)
+
+
+def test_held_out_time_can_stay_out_of_the_bank(small_model: SmallModel, tmp_path: Path):
+    model = tmp_path / "m"
+    told = succeed("fit", "--normal-videos", small_model.footage.normal, "--model", model, *FIT,
+                   "fit.learn_holdout=false")  # fmt: skip
+    assert "then learned" not in told
+    assert described(model)["fit"]["holdout_frames_learned"] == 0
+    origins, held = bank_of(model).origins, held_out_of(model)
+    for source, name in enumerate(bank_of(model).sources):
+        assert origins.time_s[origins.source == source].max() < held[name][0].min()
+    again = scored_again(model, small_model.footage.normal, tmp_path / "scores.csv")
+    for name, (_, scores) in held.items():
+        np.testing.assert_allclose(again[name][1], scores, rtol=1e-3)
+
+
+def test_what_is_scored_by_neighbours_does_not_learn_the_hold_out(small_model: SmallModel, tmp_path: Path):
+    # There a further row can raise a score, and the false alarms told would be too few.
+    model = tmp_path / "m"
+    succeed("fit", "--normal-videos", small_model.footage.normal, "--model", model, *FIT, "bank.reweight=9")
+    assert described(model)["fit"]["holdout_frames_learned"] == 0
 
 
 def test_the_same_footage_and_seed_give_the_same_bank_in_another_process(
@@ -290,7 +345,7 @@ def test_a_folder_of_mixed_sizes_takes_the_usual_one(tmp_path: Path):
     succeed("fit", "--normal-videos", folder, "--model", tmp_path / "m", *settings)
     about = described(tmp_path / "m")
     assert about["branches"][0]["input_size"] == [128, 192]
-    assert len(about["fitted_on"]) + len(about["fit"]["holdout_sources"]) == 6
+    assert len(about["fitted_on"]) == 6
 
 
 def test_a_text_file_named_mp4_is_named_and_not_followed(small_model: SmallModel, tmp_path: Path):

@@ -99,11 +99,32 @@ def test_banks_that_do_not_fit_are_not_merged_or_added(other: dict, text: str) -
 
 def test_added_rows_are_covered_and_the_old_keep_their_numbers() -> None:
     bank, extra = coreset_of("a").finish(), coreset_of("b").finish()
-    grown = add_rows(bank, extra, radius=2.0)
+    grown, furthest = add_rows(bank, extra, radius=2.0)
     np.testing.assert_array_equal(grown.rows[: len(bank)], bank.rows)
-    assert grown.search(extra.rows)[0].max() <= 2.0001
+    assert furthest <= 2.0001
+    assert furthest == pytest.approx(grown.search(extra.rows)[0].max(), rel=1e-5)
     assert len(grown) < len(bank) + len(extra)
     assert grown.counts.sum() == bank.counts.sum() + extra.counts.sum()
+
+
+def test_a_bank_grows_to_a_size_by_the_rows_that_it_covers_worst() -> None:
+    bank, extra = coreset_of("a", size=60).finish(), coreset_of("b", size=100).finish()
+    queries = np.random.default_rng(5).standard_normal((500, DIM), dtype=np.float32) * 3
+    grown, furthest = add_rows(bank, extra, size=80)
+    assert len(grown) == 80
+    np.testing.assert_array_equal(grown.rows[:60], bank.rows)
+    assert (grown.search(queries)[0] <= bank.search(queries)[0] + 1e-5).all()
+    # The first to be added is the one that the bank covers worst, and no other twenty cover the rest better by half.
+    worst = bank.search(extra.rows)[0].argmax()
+    assert (grown.rows[60:] == extra.rows[worst]).all(axis=1).any()
+    assert furthest == pytest.approx(grown.search(extra.rows)[0].max(), rel=1e-5)
+    assert furthest < bank.search(extra.rows)[0].max()
+    same, left = add_rows(bank, extra, size=60)
+    np.testing.assert_array_equal(same.rows, bank.rows)
+    assert left == pytest.approx(bank.search(extra.rows)[0].max(), rel=1e-5)
+    assert same.counts.sum() == bank.counts.sum() + extra.counts.sum()
+    with pytest.raises(MemoryBankError, match="60 rows cannot grow to 59"):
+        add_rows(bank, extra, size=59)
 
 
 def test_forgotten_source_leaves_no_trace_and_takes_only_its_own_rows() -> None:

@@ -57,6 +57,7 @@ def run(config: FitConfig) -> None:
         fps=config.fit.fps,
         score_fps=config.footage.fps,
         holdout=config.fit.holdout,
+        learn_holdout=config.fit.learn_holdout,
         guard_s=config.fit.guard_s,
         dims=config.projection.dims,
         level=config.projection.level,
@@ -235,6 +236,7 @@ def _facts(config: FitConfig, sources: list[Source], report: FitReport) -> dict[
             "coverage": asdict(report.coverage) if report.coverage else None,
             "gain_of_second_half": finite(report.gain_of_second_half),
             "holdout_sources": sorted(report.holdout),
+            "holdout_frames_learned": report.relearned,
             "holdout_sha256": [file_digest(by_name[name].path) for name in sorted(report.holdout)],
             "seconds": report.seconds,
         },
@@ -281,6 +283,14 @@ def _tell(
                 f"patches {report.holdout_mean_distance:.2f} on average, {report.holdout_largest_distance:.2f} at most",
             )
         )
+        if report.relearned:
+            rows.append(
+                (
+                    "then learned",
+                    f"{report.relearned} frames of the hold-out, after their scores were taken: rows were only added, so "
+                    "normal footage scores as it says there or lower (fit.learn_holdout=false leaves them out)",
+                )
+            )
     else:
         rows.append(
             ("hold-out", "nothing was held out (too little footage): false alarms cannot be measured")

@@ -26,6 +26,7 @@ class FitSettings:
 
     fps: float | None = 5.0  # frames a second that are learned from
     holdout: float = 0.2  # share of the normal footage kept aside
+    learn_holdout: bool = True  # add rows of what was kept aside, once it has been scored
     guard_s: float = 2.0  # seconds left out between learned and held-out blocks of one clip
     except_margin_s: float = 1.0  # seconds left out around labelled intervals (--except)
     drop: list[str] = field(default_factory=list)  # clip@start-end, seconds

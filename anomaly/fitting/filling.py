@@ -57,6 +57,16 @@ class Tally:
         learned["frames"] = int(learned["frames"]) + 1
         learned["last_s"] = frame.pts_s
 
+    def take_in(self, other: Tally) -> None:
+        """What was learned apart from this."""
+        self.frames += other.frames
+        self.patches += other.patches
+        self.damaged += [message for message in other.damaged if message not in self.damaged]
+        for name, facts in other.sources.items():
+            known = self.sources.setdefault(name, {"frames": 0, "last_s": 0.0})
+            known["frames"] = int(known["frames"]) + int(facts["frames"])
+            known["last_s"] = max(float(known["last_s"]), float(facts["last_s"]))
+
 
 def learn_projection(
     backbone: Backbone,
@@ -97,6 +107,23 @@ def new_coreset(projection: Projection, options: FitOptions) -> StreamingCoreset
     )
 
 
+def learner(
+    coreset: StreamingCoreset, grid: tuple[int, int], counts: NDArray[np.bool_]
+) -> Callable[[Frame, NDArray[np.float32]], int]:
+    """What adds the patches of one frame, projected, (gh * gw, d), to a coreset and says how many: those that count."""
+    patch = np.flatnonzero(counts).astype(np.int32)
+    y, x = (place[counts] for place in patch_places(grid))
+
+    def learn(frame: Frame, patches: NDArray[np.float32]) -> int:
+        coreset.add(
+            patches[counts], source=frame.source, frame=frame.index, time_s=frame.pts_s, y=y, x=x, patch=patch,
+            camera=frame.camera,
+        )  # fmt: skip
+        return len(patch)
+
+    return learn
+
+
 def fill(
     coreset: StreamingCoreset,
     tally: Tally,
@@ -119,16 +146,11 @@ def fill(
         fps: frames a second that are learned; None = all.
         after_batch: called after every batch.
     """
-    patch = np.flatnonzero(counts).astype(np.int32)
-    y, x = (place[counts] for place in patch_places(backbone.grid))
+    learn = learner(coreset, backbone.grid, counts)
     for batch in read_ahead(batches(_numbered(spans, reader, fps, tally.span, tally.frame), backbone.batch)):
-        features = projection.apply(backbone.extract([frame.image for _, frame in batch]))[:, counts]
-        for (number, frame), rows in zip(batch, features, strict=True):
-            coreset.add(
-                rows, source=frame.source, frame=frame.index, time_s=frame.pts_s, y=y, x=x, patch=patch,
-                camera=frame.camera,
-            )  # fmt: skip
-            tally.count(number, frame, len(patch))
+        features = projection.apply(backbone.extract([frame.image for _, frame in batch]))
+        for (number, frame), patches in zip(batch, features, strict=True):
+            tally.count(number, frame, learn(frame, patches))
         tally.damaged = list(reader.damaged)
         after_batch()
     tally.damaged = list(reader.damaged)

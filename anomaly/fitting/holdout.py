@@ -1,4 +1,9 @@
-"""What a fitted detector says of the normal footage that was held out, and the scale that follows from it."""
+"""What a fitted detector says of the normal footage that was held out, the scale that follows, and what is learned then.
+
+Footage that is kept aside to measure on is footage that the detector has not seen. So once it has been scored,
+what the bank covers worst of it is added. No row is taken out for it, hence no frame can score higher than it would have
+with the bank that was measured: the false alarms told are those of a detector that knew less.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +14,72 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anomaly.detector import Recent, rescaled
+from anomaly.fitting.filling import Tally, learner, new_coreset
 from anomaly.footage.batching import batches, read_ahead
+from anomaly.footage.clock import Sampler
+from memory_bank import MemoryBank, StreamingCoreset, add_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from anomaly.detector import Branch, Detector
     from anomaly.fitting.options import FitOptions, FitReport
     from anomaly.fitting.reading import Reader
     from anomaly.splits import Span
+    from anomaly.types import Frame
 
 #: Held-out frames on which half of the bank is compared with all of it, and on which every patch is measured.
 _COMPARED_FRAMES = 200
 #: Without a hold-out, so many spans of what was learned give the scale.
 _SPANS_WITHOUT_HOLDOUT = 20
+#: Of the hold-out so many candidates for each row that may join the bank: many lie where it has rows already.
+_CANDIDATES = 2
+
+
+def rows_before_holdout(options: FitOptions, held: Sequence[Span]) -> FitOptions:
+    """The options by which the bank is filled before the hold-out is scored: with room for rows of that."""
+    if not _learns(options, held) or options.radius is not None:
+        return options
+    room = min(round(options.bank_size * options.holdout), options.bank_size - 1)
+    return replace(options, bank_size=options.bank_size - room)
+
+
+def _learns(options: FitOptions, held: Sequence[Span]) -> bool:
+    # A re-weighted score falls where a patch's nearest row has near neighbours: there more rows may raise scores.
+    return options.learn_holdout and bool(held) and not options.reweight
 
 
 def measure_holdout(
     detector: Detector,
+    bank: MemoryBank,
     held: Sequence[Span],
     learned: Sequence[Span],
+    filled: Tally,
     reader: Reader,
     options: FitOptions,
     report: FitReport,
     tell: Callable[[str, float, float | None], None],
 ) -> Detector:
-    """Score the held-out frames and set the scale, so that an ordinary normal frame scores 1."""
+    """Score the held-out frames, set the scale, so that an ordinary normal frame scores 1, and learn them then.
+
+    Args:
+        detector: with the bank filled.
+        bank: as it was filled: float32 also where the detector keeps half precision.
+        held, learned: spans; without any held the scale comes from some of the learned.
+        filled: what the bank was filled with; what is learned here joins it.
+        reader: reads them.
+        options: of the fit.
+        report: what is found goes in.
+        tell: progress.
+
+    Returns:
+        The detector on its scale, with the rows that the hold-out added.
+    """
     branch = detector.branches[0]
+    aside = _candidates(branch, bank, options) if _learns(options, held) else None
+    counts = detector.regions.patch_mask(*branch.backbone.grid).ravel()
+    learn = learner(aside, branch.backbone.grid, counts) if aside else None
+    tally = Tally()
     half = with_half_the_bank(branch)
     recent, recent_half = Recent(), Recent()
     raw: dict[str, list[tuple[float, float]]] = {}
@@ -47,11 +91,13 @@ def measure_holdout(
     spans, fps = (held, options.score_fps) if held else (learned[:_SPANS_WITHOUT_HOLDOUT], options.fps)
     total = sum(reader.expected(span, fps) for span in spans)
     apart = max(1, round(total / _COMPARED_FRAMES))
-    frames = (frame for span in spans for frame in reader.frames(span, fps))
+    frames = _sampled(spans, reader, fps, options.fps)
     for batch in read_ahead(batches(frames, branch.backbone.batch)):
-        patches = branch.patches([frame.image for frame in batch])
+        patches = branch.patches([frame.image for frame, _ in batch])
         looks = detector.compare(branch, patches, recent)
-        for position, (frame, look) in enumerate(zip(batch, looks, strict=True)):
+        for position, ((frame, chosen), look) in enumerate(zip(batch, looks, strict=True)):
+            if learn and chosen:
+                tally.count(0, frame, learn(frame, patches[position]))
             raw.setdefault(frame.source, []).append((frame.pts_s, look.score))
             if len(full_scores) % apart == 0 and look.counts.any():
                 means.append(float(look.distances[look.counts].mean()))
@@ -74,7 +120,37 @@ def measure_holdout(
         for name, series in raw.items():
             times, scores = np.array(series).T
             report.holdout[name] = times, scores / scale
+    if aside and tally.frames:
+        branch = replace(branch, bank=_grown(bank, aside, options, report))
+        report.relearned = tally.frames
+        filled.take_in(tally)
     return detector.with_branches([rescaled(branch, scale)])
+
+
+def _sampled(
+    spans: Sequence[Span], reader: Reader, fps: float | None, learned_fps: float | None
+) -> Iterator[tuple[Frame, bool]]:
+    """Frames at one rate, each with whether it is among those at the rate of what is learned."""
+    for span in spans:
+        sampler = Sampler(learned_fps, span.start_s)
+        for frame in reader.frames(span, fps):
+            yield frame, sampler.takes(frame.pts_s)
+
+
+def _candidates(branch: Branch, bank: MemoryBank, options: FitOptions) -> StreamingCoreset:
+    """An empty coreset for what of the hold-out may join the bank."""
+    room = max(options.bank_size - len(bank), 1)
+    return new_coreset(branch.projection, replace(options, bank_size=_CANDIDATES * room))
+
+
+def _grown(bank: MemoryBank, aside: StreamingCoreset, options: FitOptions, report: FitReport) -> MemoryBank:
+    """The bank with what it covered worst of the hold-out."""
+    extra = aside.finish()
+    grown, furthest = add_rows(bank, extra, size=None if options.radius else options.bank_size)
+    if report.coverage is not None:
+        bound = max(report.coverage.largest_bound, furthest + aside.coverage.largest_bound)
+        report.coverage = replace(report.coverage, largest_bound=bound)
+    return grown.as_float16() if options.half else grown
 
 
 def with_half_the_bank(branch: Branch) -> Branch | None:

@@ -22,6 +22,7 @@ class FitOptions:
     fps: float | None = 5.0
     score_fps: float | None = 10.0
     holdout: float = 0.2
+    learn_holdout: bool = True
     guard_s: float = 2.0
     dims: int = 100
     level: float = 0.5
@@ -83,7 +84,8 @@ class FitReport:
     Attributes:
         sources: name, frames learned, seconds and codec of each source used.
         frames, patches: learned from.
-        coverage: how far fitted patches are from their nearest row, in distance before scaling.
+        coverage: how far fitted patches are from their nearest row, in distance before scaling; measured on what was
+            learned before the hold-out, which brings rows nearer and never further.
         scale: distance that a score of 1 stands for.
         holdout: per source: times (n,) and scores (n,) of held-out frames.
         holdout_mean_distance, holdout_largest_distance: of held-out patches to their nearest row,
@@ -91,6 +93,7 @@ class FitReport:
         gain_of_second_half: by what share the second half of the learned footage lowered the
             hold-out scores; near 0 = more footage would add little.
         damaged: messages about files that could not be read, or not to the end.
+        relearned: held-out frames that were learned after they had been scored.
         notes: what else the person should know, a line each.
         seconds: wall time.
     """
@@ -104,6 +107,7 @@ class FitReport:
     holdout_mean_distance: float = math.nan
     holdout_largest_distance: float = math.nan
     gain_of_second_half: float = math.nan
+    relearned: int = 0
     damaged: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0

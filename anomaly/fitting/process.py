@@ -12,7 +12,7 @@ from anomaly.detector import Branch, Detector
 from anomaly.fitting.checkpoint import Checkpoint
 from anomaly.fitting.filling import Tally, fill, learn_projection, new_coreset, nothing_left
 from anomaly.fitting.finished import FinishedShards
-from anomaly.fitting.holdout import measure_holdout
+from anomaly.fitting.holdout import measure_holdout, rows_before_holdout
 from anomaly.fitting.options import FitOptions, FitReport
 from anomaly.fitting.reading import Reader, probe_all, typical_size
 from anomaly.fitting.shards import fill_in_shards
@@ -87,8 +87,9 @@ def fit(
     durations = {name: info.duration_s for name, info in infos.items()}
     reader = Reader(durations, excluded, options.refuse_damage, report.damaged)
     learned, held = plan_holdout(usable, durations, options.holdout, options.guard_s, options.seed)
+    first = rows_before_holdout(options, held)
     bound_to = (
-        _bound_to(usable, excluded, spec, weights, size, device, regions, options, projection)
+        _bound_to(usable, excluded, spec, weights, size, device, regions, first, projection)
         if checkpoint is not None
         else {}
     )
@@ -102,7 +103,7 @@ def fit(
         if finished and known is None:
             finished.keep_projection(projection)
         bank, coverage, tally = fill_in_shards(
-            backbone, weights, projection, counts, learned, reader, options, finished, tell
+            backbone, weights, projection, counts, learned, reader, first, finished, tell
         )
         report.coverage = coverage
     else:
@@ -110,16 +111,15 @@ def fit(
         if checkpoint is not None:
             keeper = Checkpoint(checkpoint, bound_to, options.checkpoint_s, report.notes.append)
         projection, bank, tally = _fill(
-            backbone, projection, counts, learned, reader, options, report, keeper, tell
+            backbone, projection, counts, learned, reader, first, report, keeper, tell
         )
-    report.sources, report.frames, report.patches = tally.sources, tally.frames, tally.patches
     report.damaged += [message for message in tally.damaged if message not in report.damaged]
-    if options.half:
-        bank = bank.as_float16()
-    branch = Branch("appearance", backbone, projection, bank, 1.0, options.top_share, options.reweight)
+    stored = bank.as_float16() if options.half else bank
+    branch = Branch("appearance", backbone, projection, stored, 1.0, options.top_share, options.reweight)
     detector = measure_holdout(
-        Detector([branch], regions, decider), held, learned, reader, options, report, tell
+        Detector([branch], regions, decider), bank, held, learned, tally, reader, options, report, tell
     )
+    report.sources, report.frames, report.patches = tally.sources, tally.frames, tally.patches
     report.seconds = time.perf_counter() - started
     return detector, report
 
@@ -179,7 +179,8 @@ def _bound_to(
     settings = {
         name: value
         for name, value in asdict(options).items()
-        if name not in {"checkpoint_s", "score_fps", "refuse_damage", "place_weight", "reweight"}
+        if name
+        not in {"checkpoint_s", "learn_holdout", "score_fps", "refuse_damage", "place_weight", "reweight"}
     }
     stats = [(source.name, source.path.stat()) for source in sources]
     return {

@@ -152,13 +152,7 @@ def fill_in_shards(
         raise nothing_left()
     total = Tally()
     for _, tally in results:
-        total.frames += tally.frames
-        total.patches += tally.patches
-        total.damaged += [message for message in tally.damaged if message not in total.damaged]
-        for name, facts in tally.sources.items():
-            known = total.sources.setdefault(name, {"frames": 0, "last_s": 0.0})
-            known["frames"] = int(known["frames"]) + int(facts["frames"])
-            known["last_s"] = max(float(known["last_s"]), float(facts["last_s"]))
+        total.take_in(tally)
     with _fixed_threads():
         bank, coverage = merge_parts(parts)
     return bank, coverage, total

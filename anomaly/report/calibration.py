@@ -152,9 +152,12 @@ def _learned(model: Model) -> list[str]:
     told = model.description
     fitted = told["fitted_on"]
     branch = told["branches"][0]
+    held_out = ", ".join(told["fit"]["holdout_sources"][:12]) or "nothing"
+    if told["fit"].get("holdout_frames_learned"):
+        held_out += " (learned too, after the scores were taken that false alarms are counted on)"
     facts = [
         ("learned on", f"{told['created_utc']}, from {told['fit']['frames']} frames of {len(fitted)} sources"),
-        ("held out", ", ".join(told["fit"]["holdout_sources"][:12]) or "nothing"),
+        ("held out", held_out),
         ("backbone", f"{branch['backbone']['name']} at {branch['input_size'][0]} x {branch['input_size'][1]} pixels"),
         ("memory bank", f"{branch['bank']['rows']} normal patches"),
     ]  # fmt: skip
