@@ -159,7 +159,8 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
     failures: list[Exception] = []
     swept = _swept(overrides) if parsed.multirun else set()
     jobs: list[frozenset[str]] = []
-    if parsed.multirun and command.name == "calibrate":
+    compares = parsed.multirun and command.name in ("calibrate", "study")
+    if compares:
         from anomaly.commands.sweeps import jobs_of
 
         jobs = jobs_of(overrides)
@@ -187,7 +188,7 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
             return
         varied = [one for one in own if one.lstrip("+").partition("=")[0] in swept]
         print(f"job {hydra_config.job.num} in {place}: {' '.join(varied)}", file=sys.stderr)
-        if command.name == "calibrate":
+        if compares:
             # The best of all jobs will be taken: each pays for all, those before it by the model's looks.
             config.also_tried += max(unfinished(place.parent, jobs) - 1, 0)
         try:

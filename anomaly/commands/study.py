@@ -70,8 +70,8 @@ def collect_jobs(folder: Path) -> None:
             target = max([target, *_targets(overrides)])
     if rows:
         line = (
-            f"{len(rows)} settings of a sweep. Each job certified its own as if it were the only one: whoever takes the "
-            "best after a look here has compared them all, and calibrates on labels that no job has seen."
+            f"{len(rows)} settings of a sweep. The certificate of each job pays for all jobs: whoever takes the best "
+            "after a look here has compared them all."
         )
         rows = [for_all(row, len(rows)) for row in rows]
         write_study(folder, "Study over a sweep", [line], ranked(rows), target or 0.95)

@@ -83,7 +83,8 @@ def count_looks(
     looks, tried = looks_before(model, document["fps"]), [digest(one) for one in settings]
     if len(settings) == 1 or config.study.protect == "correct":
         new = [Look(one, seen(prove)) for one in tried]
-        return new, settings_tried(looks, new, proving(prove)), digest(best)
+        others = config.also_tried * len(settings)
+        return new, others + settings_tried(looks, new, proving(prove)), digest(best)
     chosen = digest(best, "split", config.study.seed, config.study.share, sorted(tried))
     earlier = [one for one in looks if one.setting != document["setting"]]
     certifying = [event for event in prove if event.certifies]
@@ -91,4 +92,4 @@ def count_looks(
     # No certificate was to be had on the part that chooses: a setting that was looked at with all is no other one.
     partly = (Look(one, seen(choose)) for one in tried)
     new = [*(one for one in partly if not any(one.within(other) for other in looks)), final]
-    return new, settings_tried(earlier, [final], proving(prove)), chosen
+    return new, config.also_tried + settings_tried(earlier, [final], proving(prove)), chosen

@@ -126,6 +126,7 @@ class StudyConfig:
     labeled: str | None = None
     videos: str | None = None
     out: str | None = None
+    also_tried: int = 0  # as for `calibrate`: other studies that are compared with this one
     device: str = "auto"
     footage: FootageConfig = field(default_factory=FootageConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)
