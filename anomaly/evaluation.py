@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Frames that the rate is measured on: enough to be past the warm-up, few enough not to wait for.
 _RATE_FRAMES = 40
+#: A threshold of 0 alarms always; scores are given in units of it all the same.
+_SMALLEST = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +94,13 @@ def evaluate(
         holdout = [
             replace(one, scores=_in_thresholds(one, threshold)) for one in holdout if one.camera in known
         ]
-    # The threshold, or its decider, was chosen on these stretches of the hold-out.
-    holdout = without(holdout, threshold.document.get("spent", ()))
     ordinary = float(np.median(np.concatenate([one.scores for one in holdout]))) if holdout else None
+    # The threshold, or its decider, was chosen on these stretches of the hold-out.
+    holdout = [
+        left
+        for one in holdout
+        for left in without([one], threshold.of(one.source, one.camera).document.get("spent", ()))
+    ]
     decided = {one.source.name: decide(one.series, threshold.decider) for one in scored}
     truth = {one.source.name: inside(footage, one) for one in scored}
     labels = np.concatenate([truth[name] for name in decided])
@@ -132,7 +138,6 @@ def evaluate(
             if name not in with_events and name not in familiar and not truth[name].any()
         ]
         lengths = [searched_s(event, decided[event.video].series, slack_s) for event in events]
-        lengths = [seconds for seconds in lengths if np.isfinite(seconds)]
         alarms = false_alarms(normal, value, windows=normal_windows(normal, lengths))
         figures |= {
             "event_recall": sum(one.caught for one in seen) / len(seen) if seen else None,
@@ -159,7 +164,7 @@ def evaluate(
 def _in_thresholds(series: Series, threshold: Threshold) -> NDArray[np.float64]:
     """Scores in units of their camera's threshold: 1 alarms, and cameras can be compared."""
     own = threshold.of(series.source, series.camera)
-    return own.scaled(series.scores) / (own.value or 1.0)
+    return own.scaled(series.scores) / (1.0 if own.value is None else max(own.value, _SMALLEST))
 
 
 def _certified_recall(threshold: Threshold, scored: Sequence[Scored]) -> float | None:

@@ -76,8 +76,8 @@ class Recheck:
         """Whether every event was looked at and is still caught, nothing new alarms, and scores are within the tolerance."""
         return not self.why_not
 
-    def text(self) -> str:
-        """In plain words."""
+    def text(self, certified: bool = True) -> str:
+        """In plain words; `certified`: whether there is a certificate."""
         kept = self.n_events - len(self.lost)
         lines = [
             f"Scored {self.n_frames} frames of the evidence again with {self.runtime}; the reference is {self.reference}.",
@@ -87,8 +87,13 @@ class Recheck:
         ]
         lines += [f"Not caught any more: {name}." for name in self.lost]
         lines += [f"Changed since: {version}." for version in self.versions]
+        holds = (
+            "The certificate holds"
+            if certified
+            else "There is no certificate; the threshold decides as it did"
+        )
         lines.append(
-            "The certificate holds here."
+            f"{holds} here."
             if self.holds
             else f"The certificate does NOT hold here. {self.why_not[0].upper()}{self.why_not[1:]}."
         )

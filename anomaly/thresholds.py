@@ -81,7 +81,11 @@ class Threshold:
                 "the cameras' folders, or calibrate with its footage"
             )
         certificate = Certificate.from_json(own["certificate"]) if own["certificate"] else None
-        document = {**self.document, "withheld": own.get("withheld", "")}
+        document = {
+            **self.document,
+            "withheld": own.get("withheld", ""),
+            "spent": own.get("spent", self.document.get("spent", ())),
+        }
         return replace(
             self,
             value=own["threshold"],
@@ -175,6 +179,7 @@ def _camera(cameras: CameraCalibrations, camera: str) -> dict[str, Any]:
         "by_itself": camera in cameras.own,
         "certificate": None if certificate is None else certificate.to_json(),
         "withheld": withheld,
+        "spent": [list(one) for one in cameras.own.get(camera, cameras.pooled).spent],
         "false_alarms": cameras.own[camera].false_alarms.text() if camera in cameras.own else "",
     }
 

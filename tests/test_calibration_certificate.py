@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from anomaly.calibration import Certificate, certify, events_needed, just_below, recall_bound, threshold_rank
+from anomaly.calibration.certificate import percent
 from anomaly.errors import SchemaError, UsageError
 
 levels = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99])
@@ -83,7 +84,29 @@ def test_a_target_of_one_is_answered_with_what_can_be_proven():
     certificate = certify(100, 1.0, 0.95)
     assert certificate.recall == pytest.approx(0.05**0.01)
     assert certificate.more_events_needed is None
-    assert "no number of examples can prove that" in certificate.text()
+    assert (
+        "no number of examples can prove that. The threshold is set to catch every labelled one"
+        in certificate.text()
+    )
+    raised = certify(100, 1.0, 0.95, n_missed=3).text()
+    assert "no number of examples can prove that. This threshold misses 3 of the labelled events." in raised
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [
+        (0.05 ** (1 / 6), "60.7 %"), (0.95, "95 %"), (0.57, "57 %"), (0.0, "0 %"), (0.9496, "94.96 %"), (0.94996, "94.996 %"),
+        (0.9999, "99.99 %"), (0.99951, "99.95 %"), (0.9504, "95 %"), (0.3649, "36.5 %"),
+    ],
+)  # fmt: skip
+def test_no_whole_percent_is_told_that_is_not_reached(share, told):
+    assert percent(share) == told
+
+
+def test_one_event_too_few_for_the_target_does_not_read_as_if_it_were_reached():
+    text = certify(58, 0.95, 0.95).text()
+    assert text.startswith("At least 94.97 % of anomalies")
+    assert "You asked for 95 %: not proven. 1 more" in text
 
 
 @pytest.mark.parametrize("confidence", [1.0, 0.0, 1.2, float("nan")])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -293,6 +295,26 @@ def test_cameras_with_enough_events_get_their_own_certificate_and_the_others_the
     scaled = result.scales["bright"].apply(holdout[0]).scores
     assert np.median(scaled) == pytest.approx(1)
     assert np.quantile(scaled, 0.99) == pytest.approx(2)
+
+
+def test_a_camera_whose_threshold_is_nothing_is_told_and_does_not_divide_by_it():
+    series, events = labelled_clips(60)
+    camera = [replace(one, camera="a") for one in series]
+    holdout = [replace(one, camera="a") for one in normal_series()]
+    result = calibrate_cameras(camera, events, holdout, CONFIG)
+    nothing = replace(result, own={"a": replace(result.own["a"], threshold=0.0)})
+    assert np.isfinite(nothing.apply(holdout[0]).scores).all()
+    assert (nothing.apply(holdout[0]).scores >= nothing.pooled.threshold).mean() > 0.98
+
+
+def test_an_event_that_lasts_to_the_end_of_its_clip_has_the_length_of_what_is_there():
+    series, events = labelled_clips(60)
+    open_ended = [replace(event, end_s=math.inf) for event in events]
+    to_the_end = [replace(event, end_s=10.0) for event in events]
+    found, expected = (calibrate(series, some, normal_series(), CONFIG) for some in (open_ended, to_the_end))
+    assert found.certificate == expected.certificate
+    assert found.threshold == expected.threshold
+    assert found.false_alarms.chance_hit_rate == expected.false_alarms.chance_hit_rate
 
 
 def test_the_pooled_certificate_does_not_speak_for_a_camera_that_alarms_by_chance():

@@ -59,6 +59,7 @@ def run(model: Path, labels: Path, small_model: SmallModel, *more: object) -> Do
 def test_too_little_normal_footage_to_see_chance_gives_no_certificate_and_says_what_would(
     copy: Path, labels: Path, small_model: SmallModel
 ):
+    (copy / "looks.json").unlink()  # of a calibration with other normal clips
     done = run(copy, labels, small_model)
     assert done.status == 0, done.err
     assert "No certificate: the normal footage held out has room for 1 stretch of 7 s" in done.out

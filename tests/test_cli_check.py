@@ -118,6 +118,17 @@ def test_a_changed_bank_is_uncertified_everywhere_and_fails_the_check(
     assert json.loads((tmp_path / "f.json").read_text())["certified_recall"] is None
 
 
+def test_a_check_claims_no_certificate_where_there_is_none(copy: Path):
+    path = copy / "thresholds" / "torch-fp32.json"
+    document = read_signed(path)
+    write_json(path, {**document, "certificate": None, "withheld": "chance could not be measured"})
+    done = invoke("calibrate", "--model", copy, "--check")
+    assert done.status == 1
+    assert "The certificate holds" not in done.out
+    assert "There is no certificate; the threshold decides as it did here." in done.out
+    assert "chance could not be measured" in done.message
+
+
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [

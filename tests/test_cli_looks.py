@@ -104,9 +104,11 @@ def test_an_evaluation_is_a_look(
     [
         (lambda rows: rows[:1] + rows[2:], 2),  # a clip that scored low is left out
         (lambda rows: [rows[0], _moved(rows[1]), *rows[2:]], 2),
+        # A budget is spent on normal clips, and chance is told by them.
+        (lambda rows: [row for row in rows if "normal" not in row], 2),
         (lambda rows: rows, 1),
     ],
-    ids=["a clip less", "a label moved", "the same"],
+    ids=["a clip less", "a label moved", "normal clips left out", "the same"],
 )
 def test_labels_that_are_edited_after_a_look_are_another_setting(
     copy: Path, small_model: SmallModel, tmp_path: Path, edit: Callable[[list[str]], list[str]], number: int

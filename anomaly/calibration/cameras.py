@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from anomaly.calibration.certificate import Certificate
 
 
+_SMALLEST = 1e-9
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreScale:
     """Puts raw scores of one camera on a scale that cameras share.
@@ -114,8 +117,11 @@ class CameraCalibrations:
         return self.own.get(camera, self.pooled).threshold
 
     def factor(self, camera: str) -> float:
-        """What brings a camera's scores, on the shared scale, to where its own threshold is the pooled one."""
-        return self.pooled.threshold / self.threshold(camera)
+        """What brings a camera's scores, on the shared scale, to where its own threshold is the pooled one.
+
+        A threshold of 0, which alarms always, counts as the smallest that does not divide by it.
+        """
+        return max(self.pooled.threshold, _SMALLEST) / max(self.threshold(camera), _SMALLEST)
 
     def apply(self, series: Series) -> Series:
         """Raw scores of one camera, so that the pooled threshold decides as the camera's own does."""

@@ -130,7 +130,11 @@ class Certificate:
         elif self.more_events_needed is None:
             lines.append(
                 "You asked for 100 %: no number of examples can prove that. "
-                "The threshold is set to catch every labelled one; each further one raises the figure."
+                + (
+                    f"This threshold misses {self.n_missed_allowed} of the labelled {self.unit}s."
+                    if self.n_missed_allowed
+                    else "The threshold is set to catch every labelled one; each further one raises the figure."
+                )
             )
         else:
             lines.append(
@@ -215,8 +219,11 @@ def just_below(score: float) -> float:
 
 
 def percent(share: float) -> str:
-    """0.607 as "60.7 %", 0.95 as "95 %"."""
-    return f"{100 * share:.1f}".removesuffix(".0") + " %"
+    """0.607 as "60.7 %", 0.95 as "95 %"; never a whole percent that is not reached: 0.9497 as "94.97 %"."""
+    exact, digits = 100 * share, 1
+    while digits < 6 and (told := round(exact, digits)) == round(exact) and told - exact > 1e-9:
+        digits += 1
+    return f"{exact:.{digits}f}".removesuffix(".0") + " %"
 
 
 def _more_events(n: int, missed: int, target: float, confidence: float, tried: int) -> int | None:

@@ -190,8 +190,11 @@ def event_frames(event: Event, series: Series, tolerance_s: float = 0.0) -> slic
 
 
 def searched_s(event: Event, series: Series, tolerance_s: float) -> float:
-    """Seconds in which an alarm counts for an event; 0 for a single picture."""
-    return 0.0 if len(series.times) == 1 else event.end_s - event.start_s + 2 * tolerance_s
+    """Seconds in which an alarm counts for an event, to the end of its footage at most; 0 for a single picture."""
+    if len(series.times) == 1:
+        return 0.0
+    end_s = event.end_s if math.isfinite(event.end_s) else float(series.times[-1] + series.step_s)
+    return max(end_s - event.start_s, 0.0) + 2 * tolerance_s
 
 
 def event_outcomes(

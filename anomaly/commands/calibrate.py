@@ -150,13 +150,13 @@ def check(config: CalibrateConfig) -> None:
             tolerance=config.evidence.tolerance,
             progress=advance,
         )
-    console.say(found.text())
+    cameras = threshold.document.get("cameras", {}).values()
+    console.say(found.text(threshold.certificate is not None or any(one["certificate"] for one in cameras)))
     console.say(threshold.headline())
     if not found.holds:
         raise CalibrationError(
             f"the certificate does not hold with {found.runtime} here: {found.why_not}; calibrate again on this machine"
         )
-    cameras = threshold.document.get("cameras", {}).values()
     if not threshold.certified and (threshold.doubt or not any(one["certificate"] for one in cameras)):
         raise CalibrationError(f"there is no certificate to hold: {threshold.headline()}")
 

@@ -52,18 +52,23 @@ class ScoredLabels:
 
     @property
     def seen(self) -> dict[str, str]:
-        """sha256 of each file with an event, and identity of its events: whoever sees a result on them has had a look."""
-        return seen_in(self.events, {one.source.name: one.digest for one in self.scored})
+        """sha256 of each file, and identity of its events: whoever sees a result on them has had a look."""
+        clips = {one.source.name: one.digest for one in self.scored}
+        return seen_in(self.events, clips, clips.keys() - {event.video for event in self.events})
 
 
-def seen_in(events: Sequence[Event], clips: Mapping[str, str]) -> dict[str, str]:
+def seen_in(
+    events: Sequence[Event], clips: Mapping[str, str], normal: Collection[str] = ()
+) -> dict[str, str]:
     """What a look at some events sees, for `anomaly.looks.Look`.
 
     Args:
         events: labelled.
         clips: sha256 of each file by the name of its source.
+        normal: names of those without an event: a budget is spent on them, and whether chance is rare is asked of
+            them, so that whoever changes them after a look has tried another setting.
     """
-    told: dict[str, list[Any]] = {}
+    told: dict[str, list[Any]] = {clips[name]: [] for name in normal}
     for event in events:
         # What a study sets aside to choose with was found as independently as before.
         certifies = event.found in (*CERTIFYING, CHOSE)

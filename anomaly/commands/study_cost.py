@@ -70,12 +70,13 @@ def count_looks(
     The calibration that a study starts from is its way in and not one of those it was chosen from, where the
     events that certify took no part in the choice.
     """
+    normal = document["clips"].keys() - {event.video for event in prove}
 
     def digest(decider: DeciderConfig, *more: Any) -> str:
         return setting_of(config, model, document["fps"], decider, *more)
 
     def seen(some: Sequence[Event]) -> dict[str, str]:
-        return seen_in(some, document["clips"])
+        return seen_in(some, document["clips"], normal)
 
     def proving(some: Sequence[Event]) -> frozenset[str]:
         return frozenset(document["clips"][event.video] for event in some if event.certifies)
