@@ -1,4 +1,4 @@
-"""Figures of a calibrated model on labelled footage it was not calibrated on."""
+"""Figures of a calibrated model on labelled footage."""
 
 from __future__ import annotations
 
@@ -89,18 +89,14 @@ def evaluate(
     """
     certified = _certified_recall(threshold, scored)
     if threshold.document.get("cameras"):
-        known = threshold.document["cameras"]
+        cameras = threshold.document["cameras"]
         scored = [replace(one, scores=_in_thresholds(one.series, threshold)) for one in scored]
         holdout = [
-            replace(one, scores=_in_thresholds(one, threshold)) for one in holdout if one.camera in known
+            replace(one, scores=_in_thresholds(one, threshold)) for one in holdout if one.camera in cameras
         ]
     ordinary = float(np.median(np.concatenate([one.scores for one in holdout]))) if holdout else None
     # The threshold, or its decider, was chosen on these stretches of the hold-out.
-    holdout = [
-        left
-        for one in holdout
-        for left in without([one], threshold.of(one.source, one.camera).document.get("spent", ()))
-    ]
+    holdout = [left for one in holdout for left in _unspent(one, threshold)]
     decided = {one.source.name: decide(one.series, threshold.decider) for one in scored}
     truth = {one.source.name: inside(footage, one) for one in scored}
     labels = np.concatenate([truth[name] for name in decided])
@@ -114,6 +110,17 @@ def evaluate(
         "n_events": len(events),
     }
     notes: list[str] = []
+    calibrated_on = threshold.document.get("clips", {})
+    known = {one.source.name for one in scored if one.digest in calibrated_on.values()}
+    if known:
+        notes.append(
+            f"{len(known)} of these {len(scored)} sources were calibrated on: what is measured on them is no independent test."
+        )
+    own = sum(not event.certifies for event in events)
+    if own:
+        notes.append(
+            f"{own} of {len(events)} events were found with the detector's help: of what it misses they say nothing."
+        )
     both = bool(labels.any()) and not bool(labels.all())
     if not both:
         notes.append("All frames are of one class: no AUROC can be given.")
@@ -133,9 +140,10 @@ def evaluate(
         with_events = {event.video for event in events}
         normal = [decide(one, threshold.decider) for one in holdout]
         normal += [
-            one
+            decide(left, threshold.decider)
             for name, one in decided.items()
             if name not in with_events and name not in familiar and not truth[name].any()
+            for left in (_unspent(one.series, threshold) if name in known else [one.series])
         ]
         lengths = [searched_s(event, decided[event.video].series, slack_s) for event in events]
         alarms = false_alarms(normal, value, windows=normal_windows(normal, lengths))
@@ -159,6 +167,11 @@ def evaluate(
         figures |= dict.fromkeys((*names, "alarm_time_share", "chance_hit_rate", "threshold"), None)
     figures |= _pixel_figures(footage.masks, scored, grid)
     return Evaluation(figures, decided, truth, outcomes, alarms, tuple(notes))
+
+
+def _unspent(series: Series, threshold: Threshold) -> list[Series]:
+    """What of a normal series the threshold of its camera was not chosen on."""
+    return without([series], threshold.of(series.source, series.camera).document.get("spent", ()))
 
 
 def _in_thresholds(series: Series, threshold: Threshold) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The first start of an exported graph on a device: its certificate is checked on the evidence, once."""
+"""The first start of a model on a device: its certificate is checked on the evidence, once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING
 
 from anomaly.artifact import digest_of, write_file
 from anomaly.evidence import has_evidence, load_evidence
+from anomaly.model import software
 from anomaly.reissue import rescore
 from anomaly.scoring import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
+    from anomaly.evidence import Evidence
     from anomaly.model import Model
     from anomaly.thresholds import Threshold
+
+#: Scores may differ by so much, at least; 1 = the score of an ordinary normal frame.
+_TOLERANCE = 0.01
+#: As in `recertification`: scores that differ by the order of a sum must not lose the lowest event.
+_NOISE = 1e-4
 
 
 def checked_here(
@@ -24,43 +32,68 @@ def checked_here(
 ) -> Threshold:
     """The threshold, in doubt where the evidence comes out otherwise on this device.
 
-    What was found is remembered in the user's cache by export, device, processor and versions, so that only the
-    first start takes the time. A model run with torch, without a certificate, or without evidence is left as it is.
+    What was found is remembered in the user's cache by export or scoring digest, device, processor and versions, so that
+    only the first start takes the time, and where a model was calibrated not even that. A model without a certificate or
+    without evidence is left as it is.
 
     Args:
         model: loaded.
         threshold: of the model under its runtime.
         progress: called with the number of frames scored since the last call.
     """
-    export = model.choice.export
-    if export is None or not threshold.certified or not has_evidence(model.folder):
+    if not threshold.certified or not has_evidence(model.folder):
         return threshold
     evidence = load_evidence(model.folder)
     if not evidence.stretches:
         return threshold
-    facts = [
-        export.document["digest"],
-        model.device,
-        platform.machine(),
-        platform.processor(),
-        platform.node(),
-    ]
-    path = cache_folder() / "checked" / f"{digest_of([*facts, export.installed_version()])}.json"
+    path = _remembered(model)
     try:
         doubt = str(json.loads(path.read_text(encoding="utf-8"))["doubt"])
     except (OSError, ValueError, KeyError):
-        tolerance = max(export.document["tolerance"] or float("inf"), 0.01)
-        # As much as the threshold was lowered when the certificate was issued for this runtime.
-        lowered = 1.0 - threshold.document.get("recertified", {}).get("threshold_factor", 1.0) + 1e-4
-        found = rescore(
-            evidence, model.detector, export.name, tolerance=tolerance, lowering=lowered, progress=progress
-        )
-        doubt = ""
-        if not found.recheck.holds:
-            doubt = (
-                f"on this device ({model.device}) {export.name} does not answer as where it was certified: "
-                f"{found.recheck.why_not}; export again here"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps({"doubt": doubt}).encode())
+        wrong = _wrong_here(model, threshold, evidence, progress)
+        doubt = f"on this device ({model.device}) {model.runtime} does not answer as where it was certified: {wrong}"
+        _remember(path, doubt if wrong else "")
+        doubt = doubt if wrong else ""
     return replace(threshold, doubt=doubt) if doubt else threshold
+
+
+def calibrated_here(model: Model) -> None:
+    """Remember that the model answers on this device as where it was certified: it was certified here."""
+    _remember(_remembered(model), "")
+
+
+def _wrong_here(
+    model: Model, threshold: Threshold, evidence: Evidence, progress: Callable[[int], None]
+) -> str:
+    """What is wrong with the model on this device; "" if nothing."""
+    export = model.choice.export
+    if export is None:
+        found = rescore(
+            evidence, model.detector, model.runtime, tolerance=_TOLERANCE, lowering=_NOISE, progress=progress
+        ).recheck
+        # Events without pictures were certified by this runtime itself: here nothing speaks against them.
+        differs = found.lost or not found.largest_difference <= found.tolerance or found.new_alarms
+        return f"{found.why_not}; calibrate again here" if differs else ""
+    tolerance = max(export.document["tolerance"] or float("inf"), _TOLERANCE)
+    # As much as the threshold was lowered when the certificate was issued for this runtime.
+    lowered = 1.0 - threshold.document.get("recertified", {}).get("threshold_factor", 1.0) + _NOISE
+    found = rescore(
+        evidence, model.detector, export.name, tolerance=tolerance, lowering=lowered, progress=progress
+    ).recheck
+    return "" if found.holds else f"{found.why_not}; export again here"
+
+
+def _remembered(model: Model) -> Path:
+    export = model.choice.export
+    what = (
+        [model.scoring_digest, model.runtime, software()]
+        if export is None
+        else [export.document["digest"], export.installed_version()]
+    )
+    facts = [*what, model.device, platform.machine(), platform.processor(), platform.node()]
+    return cache_folder() / "checked" / f"{digest_of(facts)}.json"
+
+
+def _remember(path: Path, doubt: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, json.dumps({"doubt": doubt}).encode())

@@ -27,8 +27,8 @@ class Look:
 
     Attributes:
         setting: identity of all that was set: model, sampling rate, decider, what the threshold aims at.
-        clips: sha256 of each labelled file, and identity of its labels: who leaves a clip out or labels it
-            otherwise after a look has tried another setting.
+        clips: sha256 of each labelled file, and identity of its labels: who leaves a clip out, adds one or labels
+            one otherwise after a look has tried another setting.
     """
 
     setting: str
@@ -39,7 +39,7 @@ class Look:
         return {"setting": self.setting, "clips": dict(sorted(self.clips.items()))}
 
     def within(self, other: Look) -> bool:
-        """Whether the other is the same look, perhaps with clips added."""
+        """Whether the other saw all that this one did."""
         return self.setting == other.setting and self.clips.items() <= other.clips.items()
 
 
@@ -75,18 +75,18 @@ def looks_bytes(looks: Sequence[Look]) -> bytes:
 
 
 def joined(looks: Iterable[Look], new: Iterable[Look]) -> list[Look]:
-    """Both, each once, without those that a later one contains: to go on with more clips is no other look."""
+    """Both, each once. With clips added it is another look: who adds until he likes what he sees chose when to stop."""
     kept: list[Look] = []
     for one in [*looks, *new]:
         if one not in kept:
-            kept = [*(other for other in kept if not other.within(one)), one]
+            kept.append(one)
     return kept
 
 
 def settings_tried(looks: Iterable[Look], new: Iterable[Look], proving: Collection[str]) -> int:
     """How many settings were compared on any of the clips that are to prove something, new ones included; 1 or more.
 
-    A look at one setting that the new look at it does not contain counts as another setting.
+    A look at one setting with other clips counts as another setting.
 
     Args:
         looks: what was looked at before.

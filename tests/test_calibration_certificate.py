@@ -107,6 +107,7 @@ def test_one_event_too_few_for_the_target_does_not_read_as_if_it_were_reached():
     text = certify(58, 0.95, 0.95).text()
     assert text.startswith("At least 94.97 % of anomalies")
     assert "You asked for 95 %: not proven. 1 more" in text
+    assert certify(597, 0.995, 0.95).text().startswith("At least 99.499 % of anomalies")
 
 
 @pytest.mark.parametrize("confidence", [1.0, 0.0, 1.2, float("nan")])

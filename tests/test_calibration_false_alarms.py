@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import poisson
 from score_series import normal_series
 
 from anomaly.calibration import Series, decide, false_alarms, normal_windows
-from anomaly.calibration.budget import split_holdout, threshold_for_budget
+from anomaly.calibration.budget import spent_on, split_holdout, threshold_for_budget, without
 from anomaly.calibration.false_alarms import poisson_bounds
 from anomaly.decider import DeciderConfig, alarms
 
@@ -132,6 +134,18 @@ def test_a_budget_that_allows_the_split_alarms_of_an_endless_one_does_not_lower_
     ]  # from 0.1 down: one endless alarm, 60 pieces an hour
     windows = normal_windows(holdout, [2.0])
     assert threshold_for_budget(holdout, 60.0, windows=windows, max_chance_hit=0.1) >= 1.0
+
+
+def test_footage_of_one_name_in_two_places_counts_as_spent_where_one_is():
+    first, second, third = normal_series(3)
+    twin = replace(second, source=first.source)
+    assert spent_on([first, twin, third], [twin]) == (
+        (first.source, 0.0, None),
+        (first.source, 0.0, None),
+        ("normal2", 0.0, None),
+    )
+    assert without([first, twin, third], spent_on([first, twin, third], [twin])) == []
+    assert spent_on([first, twin, third], [first, twin]) == (("normal2", 0.0, None),)
 
 
 def test_a_budget_needs_a_minute_of_footage():

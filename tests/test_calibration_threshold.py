@@ -297,6 +297,41 @@ def test_cameras_with_enough_events_get_their_own_certificate_and_the_others_the
     assert np.quantile(scaled, 0.99) == pytest.approx(2)
 
 
+def test_the_pooled_certificate_does_not_speak_for_a_camera_whose_own_events_contradict_it():
+    seen, events = labelled_clips(200)
+    blind, missed = labelled_clips(3, seed=5, height=0.0)
+    seen = [replace(one, camera="seen") for one in seen]
+    blind = [replace(one, source=f"x{one.source}", camera="blind") for one in blind]
+    missed = [replace(event, video=f"x{event.video}") for event in missed]
+    holdout = [replace(one, camera=("seen", "blind", "seen")[i]) for i, one in enumerate(normal_series())]
+    result = calibrate_cameras([*seen, *blind], [*events, *missed], holdout, CONFIG, target_recall=0.95)
+    assert "Camera blind: 0 of 3" in result.assumption
+    certificate, why = result.proven("blind")
+    assert certificate is None
+    assert why.startswith(
+        "of camera blind, 0 of 3 labelled clips are caught: at 95 % no more than 63.2 % of its anomalies"
+    )
+    assert result.proven("seen")[0] is not None
+    assert "No certificate for blind" in result.assumption
+
+
+def test_pictures_are_certified_as_pictures_and_chance_is_asked_of_single_frames():
+    chance = np.random.default_rng(0)
+    pictures = [Series(f"p{i}", np.zeros(1), np.array([2.0 + chance.random()])) for i in range(60)]
+    events = [Event(one.source, 0, 1, ("dent",)) for one in pictures]
+    # One frame in five is as high as an anomaly; smoothed over two seconds none is.
+    scores = np.where(np.arange(6000) % 5 == 0, 3.0, 1.0)
+    holdout = [Series("n", np.arange(6000) / 10, scores)]
+    result = calibrate(pictures, events, holdout, DeciderConfig(smoothing_s=2.0))
+    assert result.false_alarms.chance_hit_rate == pytest.approx(0.2, abs=0.01)
+    assert result.certificate is None
+    calm = calibrate(pictures, events, normal_series(), DeciderConfig(smoothing_s=2.0))
+    assert (
+        "All were single pictures: of video, where scores are smoothed, they prove nothing."
+        in calm.certificate.text()
+    )
+
+
 def test_a_camera_whose_threshold_is_nothing_is_told_and_does_not_divide_by_it():
     series, events = labelled_clips(60)
     camera = [replace(one, camera="a") for one in series]

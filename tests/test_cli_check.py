@@ -17,7 +17,7 @@ from small_model import FPS, SmallModel, environment, invoke, succeed
 
 from anomaly.artifact import file_digest, read_signed, write_json
 from anomaly.errors import CorruptModelError
-from anomaly.evidence import Evidence, load_evidence
+from anomaly.evidence import Evidence, load_evidence, save_evidence
 from anomaly.footage.source import find_sources, read_frames
 from anomaly.model import load_model
 from anomaly.recertification import recheck
@@ -162,6 +162,31 @@ def test_other_regions_and_another_decider_are_named(copy: Path, small_model: Sm
     clip = small_model.footage.test / "test_01.mp4"
     out = succeed("score", "--model", copy, "--source", clip, "--out", tmp_path / "s.csv", FPS)
     assert "UNCERTIFIED: not what it was calibrated with: regions, decider; calibrate again" in out
+
+
+def test_the_first_start_on_another_device_is_compared_once_with_what_was_kept(
+    copy: Path, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clip = small_model.footage.test / "test_01.mp4"
+    arguments = ("score", "--model", copy, "--source", clip, "--out", tmp_path / "s.csv", FPS)
+    assert "UNCERTIFIED" not in succeed(*arguments)
+    # Another machine remembers nothing of the calibration.
+    monkeypatch.setenv("ANOMALY_CACHE", str(tmp_path / "elsewhere"))
+    assert "UNCERTIFIED" not in succeed(*arguments)
+    (remembered,) = (tmp_path / "elsewhere" / "checked").glob("*.json")
+    assert json.loads(remembered.read_text()) == {"doubt": ""}
+    # And one whose scores are not those that were kept.
+    evidence = load_evidence(copy)
+    stretches = tuple(replace(one, scores=one.scores + np.float32(0.2)) for one in evidence.stretches)
+    images = {
+        f"{path.parent.name}/{path.name}" if path.parent.name != "evidence" else path.name: path.read_bytes()
+        for path in (copy / "evidence").rglob("*.png")
+    }
+    save_evidence(replace(evidence, stretches=stretches), images)
+    assert "UNCERTIFIED" not in succeed(*arguments)  # looked at once
+    remembered.unlink()
+    out = succeed(*arguments)
+    assert "UNCERTIFIED: on this device (cpu) torch-fp32 does not answer as where it was certified" in out
 
 
 def test_an_event_that_is_lost_is_named(small_model: SmallModel):

@@ -122,6 +122,18 @@ def test_labels_that_are_edited_after_a_look_are_another_setting(
     assert tried(in_model(copy)) == number
 
 
+def test_clips_added_after_a_look_are_another(copy: Path, small_model: SmallModel, tmp_path: Path):
+    # Whoever adds until he likes what he sees has chosen when to stop.
+    (copy / "looks.json").unlink()
+    for left_out, number in ((2, 1), (1, 2), (0, 3)):
+        labels = _relabelled(small_model, tmp_path, lambda rows, n=left_out: [*rows[: 4 - n], *rows[4:]])
+        succeed(
+            "calibrate", "--model", copy, "--labeled", labels, "--videos", small_model.footage.labeled,
+            "--target-recall", 0.5, "evidence.max_mb=0", FPS,
+        )  # fmt: skip
+        assert tried(in_model(copy)) == number
+
+
 def test_what_was_seen_as_the_detectors_own_cannot_be_certified_for_nothing_later(
     copy: Path, small_model: SmallModel, tmp_path: Path
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -51,8 +52,15 @@ def split_holdout(holdout: Sequence[Series], guard_s: float) -> tuple[list[Serie
 
 
 def spent_on(holdout: Sequence[Series], reported: Sequence[Series]) -> tuple[Spent, ...]:
-    """The stretches of a hold-out that are not among what is reported on, the guard between included."""
+    """The stretches of a hold-out that are not among what is reported on, the guard between included.
+
+    Where footage that was held out and labelled footage share a name and one of them is spent, both count as spent.
+    """
     begins = {one.source: float(one.times[0]) for one in reported}
+    names = Counter(one.source for one in holdout)
+    for name, left in Counter(one.source for one in reported).items():
+        if left < names[name]:
+            del begins[name]
     spent = []
     for one in holdout:
         start_s, end_s = float(one.times[0]), begins.get(one.source)

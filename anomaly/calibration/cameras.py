@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import stats
 
 from anomaly.calibration.budget import without
 from anomaly.calibration.certificate import events_needed, percent
@@ -89,8 +90,8 @@ class CameraCalibrations:
         own: cameras whose own events prove the target: their own threshold and certificate.
         assumption: what the pooled certificate takes for granted, and each pooled camera's figures.
         labelled: cameras with an event that proves something; of the others nothing is certified.
-        by_chance: why the pooled certificate does not speak for a camera whose own normal footage reaches the pooled
-            threshold too often.
+        unspoken: why the pooled certificate does not speak for a camera: its own normal footage reaches the pooled
+            threshold too often, or its own labelled events contradict it.
     """
 
     scales: Mapping[str, ScoreScale]
@@ -98,7 +99,7 @@ class CameraCalibrations:
     own: Mapping[str, Calibration]
     assumption: str
     labelled: frozenset[str]
-    by_chance: Mapping[str, str] = field(default_factory=dict)
+    unspoken: Mapping[str, str] = field(default_factory=dict)
 
     def proven(self, camera: str) -> tuple[Certificate | None, str]:
         """The certificate that speaks for a camera, or None and why there is none."""
@@ -107,8 +108,8 @@ class CameraCalibrations:
                 None,
                 f"no anomaly of camera {camera} was labelled, so nothing is known of those it will catch",
             )
-        if camera in self.by_chance:
-            return None, self.by_chance[camera]
+        if camera in self.unspoken:
+            return None, self.unspoken[camera]
         result = self.own.get(camera, self.pooled)
         return result.certificate, result.withheld
 
@@ -174,7 +175,7 @@ def calibrate_cameras(
     )
     seen = {one.event for one in pooled.events if one.outcome != "blind"}
     own: dict[str, Calibration] = {}
-    told, labelled, by_chance = [], set(), {}
+    told, labelled, unspoken = [], set(), {}
     for camera in cameras:
         mine = [event for event in events if camera_of.get(event.video) == camera]
         proving = [event for event in mine if event.certifies and event in seen]
@@ -195,12 +196,12 @@ def calibrate_cameras(
         rows = [one for one in pooled.events if camera_of[one.event.video] == camera]
         caught = sum(one.caught for one in rows)
         share = f" ({percent(caught / len(rows))})" if rows else ""
-        price, why = price_on(normal, pooled, labeled, options.get("max_chance_hit", 0.10))
+        price, why = price_on(camera, normal, pooled, labeled, options.get("max_chance_hit", 0.10))
         doubt = ""
         if not proving:
             doubt = f" Nothing is certified for {camera}: no anomaly of it was labelled."
         elif why:
-            by_chance[camera] = f"of camera {camera}, {why}"
+            unspoken[camera] = f"of camera {camera}, {why}"
             doubt = f" No certificate for {camera}: {why}"
         told.append(
             f"Camera {camera}: {caught} of {len(rows)} labelled events caught{share}; {price.text()}{doubt}"
@@ -211,15 +212,20 @@ def calibrate_cameras(
             "The pooled certificate speaks for the cameras together, and for one of them only if its "
             f"anomalies stand out from its normal footage as much as the others' do. {' '.join(told)}"
         )
-    return CameraCalibrations(scales, pooled, own, assumption, frozenset(labelled), by_chance)
+    return CameraCalibrations(scales, pooled, own, assumption, frozenset(labelled), unspoken)
 
 
 def price_on(
-    normal: Sequence[Series], pooled: Calibration, labeled: Sequence[Series], max_chance_hit: float = 0.10
+    camera: str,
+    normal: Sequence[Series],
+    pooled: Calibration,
+    labeled: Sequence[Series],
+    max_chance_hit: float = 0.10,
 ) -> tuple[FalseAlarms, str]:
-    """What a pooled threshold costs on one camera.
+    """What a pooled threshold costs on one camera, and whether what is known of that camera speaks against it.
 
     Args:
+        camera: its name.
         normal: the camera's own normal footage, on the shared scale.
         pooled: the calibration of all cameras together.
         labeled: what it was calibrated on.
@@ -237,9 +243,34 @@ def price_on(
     reported = [decide(one, pooled.config) for one in without(normal, pooled.spent)]
     windows = normal_windows(reported, lengths)
     price = false_alarms(reported, pooled.threshold, windows=windows)
-    if pooled.certificate is None or not (price.chance_hit_rate or 0.0) > max_chance_hit:
+    if pooled.certificate is None:
         return price, ""
-    return price, chance_verdict(price, windows, pooled.certificate, pooled.threshold, max_chance_hit)
+    if (price.chance_hit_rate or 0.0) > max_chance_hit:
+        return price, chance_verdict(price, windows, pooled.certificate, pooled.threshold, max_chance_hit)
+    return price, _contradicted(camera, pooled, pooled.certificate, labeled)
+
+
+def _contradicted(
+    camera: str, pooled: Calibration, certificate: Certificate, labeled: Sequence[Series]
+) -> str:
+    """Why a camera's own events speak against the pooled certificate: the most that they allow is less; else ""."""
+    of = {one.source: one.camera for one in labeled}
+    caught: dict[str, bool] = {}
+    for index, one in enumerate(pooled.events):
+        if one.event.certifies and one.outcome != "blind" and of[one.event.video] == camera:
+            unit = one.event.video if pooled.count == "clip" else str(index)
+            caught[unit] = caught.get(unit, True) and one.caught
+    n, n_caught = len(caught), sum(caught.values())
+    if n_caught == n:
+        return ""
+    # Clopper and Pearson's other end, at the same confidence.
+    most = float(stats.beta.ppf(certificate.confidence, n_caught + 1, n - n_caught))
+    if most >= certificate.recall:
+        return ""
+    return (
+        f"{n_caught} of {n} labelled {pooled.count}s are caught: at {percent(certificate.confidence)} no more than "
+        f"{percent(most)} of its anomalies, less than the {percent(certificate.recall)} of all cameras together."
+    )
 
 
 def fit_scales(labeled: Sequence[Series], holdout: Sequence[Series]) -> dict[str, ScoreScale]:

@@ -107,12 +107,11 @@ class Certificate:
         """The certificate for someone who never heard of a confidence bound."""
         per_repeat = 100 * (1 - self.confidence)
         things = "one labelled anomaly" if self.n_events == 1 else f"{self.n_events} labelled anomalies"
-        sentence = f"At least {percent(self.recall)} of anomalies like the {things} will be caught."
+        recall = percent(self.recall, None if self.reaches_target else self.target_recall)
+        sentence = f"At least {recall} of anomalies like the {things} will be caught."
         if self.unit == "clip":
             clips = "one labelled clip" if self.n_events == 1 else f"{self.n_events} labelled clips"
-            sentence = (
-                f"In at least {percent(self.recall)} of clips like the {clips}, every anomaly will be caught."
-            )
+            sentence = f"In at least {recall} of clips like the {clips}, every anomaly will be caught."
         lines = [
             sentence,
             f"How sure: had you labelled other anomalies of the same kinds, again and again, at most "
@@ -218,10 +217,11 @@ def just_below(score: float) -> float:
     return max(0.0, float(np.nextafter(np.float32(score), np.float32(-np.inf))))
 
 
-def percent(share: float) -> str:
-    """0.607 as "60.7 %", 0.95 as "95 %"; never a whole percent that is not reached: 0.9497 as "94.97 %"."""
+def percent(share: float, below: float | None = None) -> str:
+    """0.607 as "60.7 %", 0.95 as "95 %"; never a whole percent, nor `below`, that is not reached: 0.9497 as "94.97 %"."""
     exact, digits = 100 * share, 1
-    while digits < 6 and (told := round(exact, digits)) == round(exact) and told - exact > 1e-9:
+    marks = {float(round(exact)), 100 * (below or 0.0)}
+    while digits < 6 and round(exact, digits) - exact > 1e-9 and round(exact, digits) in marks:
         digits += 1
     return f"{exact:.{digits}f}".removesuffix(".0") + " %"
 

@@ -201,6 +201,7 @@ def normal_windows(holdout: Sequence[Decided], lengths_s: Sequence[float]) -> No
     """
     rounded = [0.0 if length <= 0 else 1.1 ** math.ceil(math.log(length, 1.1) - 1e-9) for length in lengths_s]
     pieces = [piece for one in holdout for piece in _pieces(one)]
+    stills = [(one.series.times, one.series.scores) for one in holdout]
     longest = max((float(times[-1] - times[0]) for times, _ in pieces), default=0.0)
     sampled: dict[float, tuple[NDArray[np.float64], int, float]] = {}
     for length in set(rounded):
@@ -208,7 +209,9 @@ def normal_windows(holdout: Sequence[Decided], lengths_s: Sequence[float]) -> No
         part_s = min(length / parts, longest)
         room = sum(_room(times, part_s) for times, _ in pieces) / parts
         # Pictures say nothing of how often a stretch of video is hit.
-        sampled[length] = _window_maxima(pieces, part_s), parts, room if length == 0 or longest > 0 else 0.0
+        # A picture is not smoothed, so neither is what it is compared with.
+        maxima = _window_maxima(stills if length == 0 else pieces, part_s)
+        sampled[length] = maxima, parts, room if length == 0 or longest > 0 else 0.0
     scores, parts_of, rooms = (
         zip(*(sampled[length] for length in rounded), strict=True) if rounded else ((),) * 3
     )

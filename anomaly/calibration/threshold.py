@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -142,7 +142,7 @@ def calibrate(
             settings_tried=settings_tried * (len(units) if raised and serves == "hand" else 1),
             unit=unit,
         )
-        certificate = replace(certificate, covers=_covers(certifying, scores))
+        certificate = replace(certificate, covers=_covers(certifying, scores, decided))
         return OperatingPoint(
             serves,
             threshold,
@@ -239,10 +239,15 @@ def _certifying(events: Sequence[Event]) -> list[Event]:
     return [replace(event, found=CERTIFYING[0]) for event in events]
 
 
-def _covers(events: Sequence[Event], scores: NDArray[np.float64]) -> str:
+def _covers(events: Sequence[Event], scores: NDArray[np.float64], decided: Mapping[str, Decided]) -> str:
     """Which anomalies the certificate speaks of."""
     counted = [e for e, score in zip(events, scores, strict=True) if e.certifies and not np.isnan(score)]
     kinds = Counter(label for event in counted for label in event.labels)
     listed = checks.some([f"{n} {label}" for label, n in kinds.most_common()])
     these = "the one" if len(counted) == 1 else f"these {len(counted)}"
-    return f"for anomalies drawn like {these} labelled ({listed}); other kinds are not covered."
+    pictures = sum(len(decided[event.video].series.times) == 1 for event in counted)
+    still = ""
+    if pictures:
+        which = "All" if pictures == len(counted) else f"{pictures}"
+        still = f" {which} were single pictures: of video, where scores are smoothed, they prove nothing."
+    return f"for anomalies drawn like {these} labelled ({listed}); other kinds are not covered.{still}"

@@ -15,6 +15,7 @@ from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError, UsageError
 from anomaly.evidence import FOLDER, load_evidence, save_evidence
 from anomaly.evidence_collection import collect_evidence
+from anomaly.first_start import calibrated_here
 from anomaly.looks import Look, settings_tried
 from anomaly.model import load_model
 from anomaly.recertification import recheck
@@ -236,6 +237,7 @@ def _keep_evidence(config: CalibrateConfig, model: Model, result: Calibration, l
             progress=advance,
         )
     save_evidence(evidence, images)
+    calibrated_here(model)
     left = f"; {evidence.left_out} events did not fit into evidence.max_mb={config.evidence.max_mb:g}"
     console.say(
         f"Evidence of {len(evidence.events)} events and {len(evidence.normal)} normal frames kept in "

@@ -193,11 +193,12 @@ def _pooled(
     camera = {one.source: one.camera for one in labeled}
     proving = frozenset(camera[one.event.video] for one in result.events if one.event.certifies)
     prices = {
-        name: price_on([one for one in holdout if one.camera == name], result, labeled) for name in scales
+        name: price_on(name, [one for one in holdout if one.camera == name], result, labeled)
+        for name in scales
     }
-    by_chance = {name: f"of camera {name}, {why}" for name, (_, why) in prices.items() if why}
+    unspoken = {name: f"of camera {name}, {why}" for name, (_, why) in prices.items() if why}
     assumption += "".join(f" No certificate for {name}: {why}" for name, (_, why) in prices.items() if why)
-    return CameraCalibrations(scales, result, {}, assumption, proving, by_chance)
+    return CameraCalibrations(scales, result, {}, assumption, proving, unspoken)
 
 
 def _study_sweep(config: StudyConfig) -> None:

@@ -192,9 +192,11 @@ def _curves(calibration: Calibration, labeled: Sequence[Series], holdout: Sequen
         events = [one.event for one in calibration.events]
         grid = threshold_grid([*holdout, *labeled], 100)
         confidence = calibration.false_alarms.confidence
+        # One of all that was compared on these events: the shade holds for all of them together.
+        each = 1 - (1 - confidence) / calibration.settings_tried
         found = study(
             labeled, events, holdout, [calibration.config], grid,
-            count=calibration.count, tolerance_s=calibration.tolerance_s, confidence=confidence,
+            count=calibration.count, tolerance_s=calibration.tolerance_s, confidence=each,
         )  # fmt: skip
     except CalibrationError:
         return parts
@@ -294,19 +296,22 @@ def _false_alarms(
 ) -> list[str]:
     """Alarms that touch no label: those of the labelled footage with pictures, those of the hold-out listed."""
     found: list[tuple[float, str, float, bool]] = []
-    for source in dict.fromkeys([*decided, *(one.source for one in holdout)]):
-        named = [one for one in holdout if one.source == source]
-        one = decided[source] if source in decided else decide(named[0], calibration.config)
-        events = [event.event for event in calibration.events if event.event.video == source]
+    # Footage that was held out may have the name of labelled footage and be another.
+    elsewhere = [
+        decide(one, calibration.config)
+        for one in holdout
+        if not (one.source in decided and np.array_equal(one.times, decided[one.source].series.times))
+    ]
+    for one, here in [*((one, True) for one in decided.values()), *((one, False) for one in elsewhere)]:
+        source = one.series.source
+        events = [event.event for event in calibration.events if here and event.event.video == source]
         for frames, _ in one.alarm_frames(calibration.threshold):
             times = one.series.times[frames]
             slack_s = calibration.tolerance_s
             if any(times[-1] >= e.start_s - slack_s and times[0] < e.end_s + slack_s for e in events):
                 continue
             peak = int(frames[one.smoothed[frames].argmax()])
-            found.append(
-                (float(one.smoothed[peak]), source, float(one.series.times[peak]), source in decided)
-            )
+            found.append((float(one.smoothed[peak]), source, float(one.series.times[peak]), here))
     found.sort(reverse=True)
     if not found:
         return [section("Worst false alarms", "No alarm outside the labels, in all the footage looked at.")]
@@ -368,10 +373,15 @@ def _stands_on(model: Model, document: Mapping[str, Any], labels: str) -> list[s
         *((f"decider.{key}", str(value)) for key, value in document["decider"].items()),
         *((f"calibration.{key}", str(value)) for key, value in document["settings"].items()),
         ("footage.fps", str(document["fps"])),
-        *((f"sha256 of {key}", str(value)) for key, value in document["hangs_on"].items()),
+        ("sha256 of labels", str(document["hangs_on"]["labels"])),
         *((key, str(value)) for key, value in model.description["software"].items()),
+    ]
+    watched = [
+        (f"sha256 of {key}", str(value)) for key, value in document["hangs_on"].items() if key != "labels"
     ]
     return [
         section("What this hangs on", "Where one of these changes, the program says UNCERTIFIED until it is calibrated again."),
+        facts_list(watched),
+        section("How it was made"),
         facts_list(facts),
     ]  # fmt: skip

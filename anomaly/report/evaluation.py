@@ -66,7 +66,7 @@ def evaluation_page(
             ]
         )
     )
-    introduction = f"How the model does on labelled footage that it was not calibrated on: {len(evaluation.decided)} sources."
+    introduction = f"How the model does on labelled footage: {len(evaluation.decided)} sources."
     return page(f"Evaluation of {name}", introduction, parts)
 
 
