@@ -185,6 +185,7 @@ def _certified_recall(threshold: Threshold, scored: Sequence[Scored]) -> float |
     recalls = []
     for one in scored:
         own = threshold.of(one.source.name, one.series.camera)
+        own = own if one.source.kind == "image" else own.on_video()
         if not own.certified or own.certificate is None:
             return None
         recalls.append(own.certificate.recall)

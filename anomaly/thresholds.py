@@ -95,6 +95,14 @@ class Threshold:
             scale=_scale(own),
         )
 
+    def on_video(self) -> Threshold:
+        """The threshold for video, in doubt where single pictures proved it: on video scores are smoothed."""
+        smooths = self.decider.smoothing_s > 0 or self.decider.min_duration_s > 0
+        if self.doubt or not smooths or not self.document.get("stills"):
+            return self
+        doubt = "it was calibrated on single pictures, and scores of video are smoothed; calibrate on labelled video"
+        return replace(self, doubt=doubt)
+
     def scaled(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Raw scores as the decider takes them: on the camera's scale, where it has one."""
         return scores if self.scale is None else self.scale.of(scores)
@@ -119,6 +127,7 @@ def save_calibration(
     setting: str = "",
     clips: Mapping[str, str] | None = None,
     familiar: Collection[str] = (),
+    stills: bool = False,
 ) -> Path:
     """Write `scores.npz` and `thresholds/<runtime>.json` into the model folder; returns the latter's path.
 
@@ -139,6 +148,7 @@ def save_calibration(
         setting: its identity among all that was tried (`anomaly.looks`).
         clips: sha256 of each labelled file, by the name of its source.
         familiar: labelled sources whose normal time is not new to the model.
+        stills: whether single pictures are among the labelled anomalies.
     """
     if target is None and labeled is not None:
         replace_labeled(model.folder, labeled)
@@ -152,6 +162,7 @@ def save_calibration(
         "setting": setting,
         "clips": dict(clips or {}),
         "familiar": sorted(familiar),
+        "stills": stills,
         "hangs_on": {
             **identities(model, calibration.config, fps),
             "scoring": model.scoring_digest,

@@ -177,6 +177,30 @@ def after_luck(chance: np.random.Generator, repeats: int) -> dict[str, float]:
     return {"luck_uncorrected_broken": shares[0], "luck_corrected_broken": shares[1]}
 
 
+def while_adding(chance: np.random.Generator, repeats: int) -> dict[str, float]:
+    """Labels are added ten at a time and certified after each: how often at least one of the certificates is broken.
+
+    That is the worst that choosing when to stop can do. Corrected, the sixth look pays for six, as the program counts them.
+    """
+    looks, target = range(10, 61, 10), 0.95
+    shares = []
+    for corrected in (False, True):
+        broken = np.zeros(repeats, bool)
+        # A threshold at the quantile q of the events' scores catches a share 1 - q of them.
+        scores = chance.random((repeats, looks[-1]))
+        for number, n in enumerate(looks, 1):
+            tried = number if corrected else 1
+            rank = max(threshold_rank(n, target, CONFIDENCE, tried), 1)
+            threshold = np.partition(scores[:, :n], rank - 1, axis=1)[:, rank - 1]
+            broken |= 1 - threshold < certify(n, target, CONFIDENCE, settings_tried=tried).recall
+        shares.append(float(broken.mean()))
+    out.print(
+        f"Looks after 10, 20 ... 60 events: truth below one or more certificates in {shares[0]:.3f} where each counts as "
+        f"the only one, {shares[1]:.3f} where each pays for those before it"
+    )
+    return {"adding_uncorrected_broken": shares[0], "adding_corrected_broken": shares[1]}
+
+
 def power(chance: np.random.Generator, repeats: int) -> dict[str, float]:
     """How much recall beyond the target each rule's threshold keeps: less is better."""
     from mapie.risk_control import BinaryClassificationController, recall
@@ -269,6 +293,7 @@ def main() -> None:
     )
     figures |= after_a_study(chance, 20 if options.quick else 400, 500 if options.quick else 4000)
     figures |= after_luck(chance, 400 if options.quick else 4000)
+    figures |= while_adding(chance, 2000 if options.quick else 20000)
     figures |= power(chance, 40 if options.quick else 500)
     with workplace() as work:
         model: Path | None = options.model

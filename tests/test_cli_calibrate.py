@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,11 +14,12 @@ from small_model import FPS, Done, SmallModel, invoke, succeed
 
 from anomaly.artifact import archive_bytes, read_signed
 from anomaly.calibration.certificate import percent
+from anomaly.decider import DeciderConfig
 from anomaly.footage.source import read_frames
 from anomaly.footage.sources import find_sources
 from anomaly.model import load_model
 from anomaly.scores import read_series
-from anomaly.thresholds import load_threshold
+from anomaly.thresholds import Threshold, load_threshold
 
 
 @pytest.fixture
@@ -118,6 +120,16 @@ def test_folders_of_images_are_calibrated_as_single_pictures(
     assert 0 < found["image_ap"] <= 1
     assert found["event_recall"] == 1.0
     assert found["n_sources"] == 8
+    # What pictures prove says nothing of video, whose scores are smoothed.
+    out = ("--out", tmp_path / "s.csv", FPS)
+    stills = succeed("score", "--model", copy, "--source", tmp_path / "mvtec" / "test", *out)
+    assert "it was calibrated on single pictures" not in stills
+    assert "UNCERTIFIED" in succeed("score", "--model", copy, "--source", footage.test / "test_01.mp4", *out)
+    raw = Threshold(1.0, DeciderConfig(smoothing_s=0, min_duration_s=0), None, 5.0, "", {"stills": True})
+    assert not raw.on_video().doubt
+    smoothed = replace(raw, decider=DeciderConfig(smoothing_s=0.5, min_duration_s=0))
+    assert smoothed.on_video().doubt.startswith("it was calibrated on single pictures")
+    assert not replace(smoothed, document={"stills": False}).on_video().doubt
 
 
 def test_unlisted_videos_can_count_as_normal(copy: Path, small_model: SmallModel, tmp_path: Path):

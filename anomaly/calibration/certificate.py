@@ -138,7 +138,7 @@ class Certificate:
         else:
             lines.append(
                 f"You asked for {percent(self.target_recall)}: not proven. "
-                f"{self.more_events_needed} more labelled {self.unit}s, all caught, would prove it "
+                f"{self.more_events_needed} more labelled {self.unit}{'s' * (self.more_events_needed != 1)}, all caught, would prove it "
                 f"({self.n_events + self.more_events_needed} in all)."
             )
         lines.append(f"It speaks {self.covers}")
@@ -220,6 +220,8 @@ def just_below(score: float) -> float:
 def percent(share: float, below: float | None = None) -> str:
     """0.607 as "60.7 %", 0.95 as "95 %"; never a whole percent, nor `below`, that is not reached: 0.9497 as "94.97 %"."""
     exact, digits = 100 * share, 1
+    if 0 < exact < 0.05:
+        return "under 0.1 %"
     marks = {float(round(exact)), 100 * (below or 0.0)}
     while digits < 6 and round(exact, digits) - exact > 1e-9 and round(exact, digits) in marks:
         digits += 1

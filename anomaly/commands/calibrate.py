@@ -106,6 +106,7 @@ def run(config: CalibrateConfig) -> None:
         setting=setting,
         clips=clips,
         familiar=labeled.familiar,
+        stills=any(len(one.times) == 1 for one in anomalous),
         chosen="as configured" if config.out is None else _APART,
     )
     console.say(cameras.text() if cameras else result.text())

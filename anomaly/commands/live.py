@@ -153,7 +153,7 @@ def _site(config: RunConfig) -> Site:
 
 def _load(config: RunConfig, path: Path, fps: float | None) -> Loaded:
     model = load_model(path, device=config.device, offline=config.weights.offline, runtime=config.runtime)
-    return Loaded.of(model, checked_here(model, load_threshold(model, fps=fps)))
+    return Loaded.of(model, checked_here(model, load_threshold(model, fps=fps)).on_video())
 
 
 def _reload(config: RunConfig, runner: Runner) -> None:

@@ -154,6 +154,7 @@ def _apply(
         setting=document["setting"],
         clips=document["clips"],
         familiar=document["familiar"],
+        stills=document.get("stills", False),
         chosen=f"the best of {tried} settings in a study; {how}",
         cameras=_pooled(scales, result, labeled, holdout) if scales else None,
     )

@@ -56,7 +56,8 @@ def calibration_page(
     heat = _HeatThreshold(calibration, document)
     name = str(model.description["name"])
     parts = [_verdict(calibration), *_cameras(document)]
-    parts += _in_short(calibration)
+    own_thresholds = any(own["by_itself"] for own in document.get("cameras", {}).values())
+    parts += _in_short(calibration, own_thresholds)
     parts += _learned(model)
     parts += _curves(calibration, labeled, holdout)
     parts += _events(model, calibration, by_name, decided, heat)
@@ -120,7 +121,7 @@ def _box(kind: str, sentence: str, lines: Sequence[str]) -> str:
     return f'<div class="verdict {kind}"><strong>{escape(sentence)}</strong>{told}</div>'
 
 
-def _in_short(calibration: Calibration) -> list[str]:
+def _in_short(calibration: Calibration, own_thresholds: bool) -> list[str]:
     seen = [one for one in calibration.events if one.outcome != "blind"]
     price = calibration.false_alarms
     tried = "1: this one" if calibration.settings_tried == 1 else str(calibration.settings_tried)
@@ -130,7 +131,7 @@ def _in_short(calibration: Calibration) -> list[str]:
         ("threshold", f"{calibration.threshold:.4g}" + (" (set by hand)" if calibration.by_hand else "")),
         ("labelled events caught", f"{sum(one.caught for one in seen)} of {len(seen)}"),
         ("frames of theirs in alarm", "not known" if np.isnan(calibration.frame_recall) else percent(calibration.frame_recall)),
-        ("false alarms", price.text()),
+        ("false alarms" + (" by the threshold of all cameras together; of those with their own see below" if own_thresholds else ""), price.text()),
         ("hit by chance", "not known" if price.chance_hit_rate is None else f"{percent(price.chance_hit_rate)} of normal stretches as long as the events"),
         ("settings compared on these events", tried),
     ]  # fmt: skip
@@ -168,7 +169,7 @@ def _learned(model: Model) -> list[str]:
     return [
         section("What was learned as normal", more),
         facts_list(facts),
-        "<details><summary>Every source, with the start of its sha256</summary>"
+        "<details open><summary>Every source, with the start of its sha256</summary>"
         + table(("source", "frames", "sha256"), rows)
         + "</details>",
     ]
@@ -256,6 +257,9 @@ def _events(
         )
         for one in missed[:_MOST_PICTURES]:
             parts += _event_card(model, calibration, one, by_name, decided, heat)
+        others = [str(one.event) for one in missed[_MOST_PICTURES:]]
+        if others:
+            parts.append(f"<p>Missed as well: {escape(', '.join(others))}.</p>")
     parts.append(section("Nearest to being missed", "The labelled events that are caught by the least."))
     for one in near:
         parts += _event_card(model, calibration, one, by_name, decided, heat)
