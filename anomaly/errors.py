@@ -13,7 +13,8 @@
     │   └── SchemaError         written by another version
     ├── CalibrationError    a threshold that cannot be set from what was given
     └── StoreError          the store of events cannot be opened, read or written
-        └── StoreFullError      there is no room left on its disk
+        ├── StoreFullError      there is no room left on its disk
+        └── EventGoneError      an event that was deleted
 
 `memory_bank` never imports this package; its own root is `memory_bank.MemoryBankError`, which the
 command line treats alike.
@@ -80,3 +81,7 @@ class StoreError(AnomalyError):
 
 class StoreFullError(StoreError):
     """The store's disk has no room left; what was to be written is not in it."""
+
+
+class EventGoneError(StoreError):
+    """An event that is not in the store (any more): it was deleted."""

@@ -211,15 +211,20 @@ class SmallSinks:
 @contextmanager
 def running(folder: Path, *, cameras: tuple[str, ...] = ("cam",), **settings: Any) -> Iterator[Case]:
     """A server over a new store."""
+    with Store(folder / "store") as store, serving(store, cameras=cameras, **settings) as case:
+        yield case
+
+
+@contextmanager
+def serving(store: Store, *, cameras: tuple[str, ...] = ("cam",), **settings: Any) -> Iterator[Case]:
+    """A server over a store that is open."""
     runner = SmallRunner(cameras)
-    with Store(folder / "store") as store:
-        controls = Controls(SmallSinks(), runner.reload)
-        server = serve(runner, store, ServeSettings(port=0, **settings), controls)
-        server.start()
-        case = Case(server, runner, store)
-        try:
-            yield case
-        finally:
-            for client in case.clients:
-                client.close()
-            server.stop()
+    server = serve(runner, store, ServeSettings(port=0, **settings), Controls(SmallSinks(), runner.reload))
+    server.start()
+    case = Case(server, runner, store)
+    try:
+        yield case
+    finally:
+        for client in case.clients:
+            client.close()
+        server.stop()

@@ -13,8 +13,8 @@ PUBLIC = {
         Frame Interval
     """,
     "anomaly.errors": """
-        AnomalyError CalibrationError CorruptModelError DamagedFootageError FootageError LabelsError
-        ModelError NoFootageError SchemaError SourceError StoreError StoreFullError UsageError WeightsError
+        AnomalyError CalibrationError CorruptModelError DamagedFootageError EventGoneError FootageError
+        LabelsError ModelError NoFootageError SchemaError SourceError StoreError StoreFullError UsageError WeightsError
     """,
     "anomaly.footage.source": """
         IMAGE_SUFFIXES Source SourceInfo VIDEO_SUFFIXES duration_s find_sources fingerprint natural_key

@@ -1,18 +1,20 @@
 """What the runner writes down and whom it tells: the row first, then the word.
 
 A store that cannot write (a full disk) loses no alarm: the event is told all the same, kept in memory under the
-id it was told by, and written when there is room again. Scoring goes on whatever happens here.
+id it was told by, and written when there is room again. Scoring goes on whatever happens here. An event that was
+deleted while it was on stays deleted: no more is written of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from anomaly.edge.store.event import StoredEvent, blank, next_id
-from anomaly.errors import StoreError
+from anomaly.errors import EventGoneError, StoreError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -72,7 +74,9 @@ class Ledger:
         self._pictures = pictures
         self._clips = clips
         self._told = told
+        # Not in the store yet, and in the store without their end.
         self._unstored: dict[str, StoredEvent] = {}
+        self._unended: dict[str, StoredEvent] = {}
         self._health: dict[tuple[str, str], int] = {}
         self._failing = False
 
@@ -106,11 +110,12 @@ class Ledger:
         if event.id in self._unstored:
             self._unstored[event.id] = event
             return
-        self._try(
-            lambda: self._store.update_event(
-                event.id, score=event.score, peak_utc_s=event.peak_utc_s, peak_pts_s=event.peak_pts_s
+        with contextlib.suppress(EventGoneError):
+            self._try(
+                lambda: self._store.update_event(
+                    event.id, score=event.score, peak_utc_s=event.peak_utc_s, peak_pts_s=event.peak_pts_s
+                )
             )
-        )
 
     def ends(self, event: StoredEvent, end_utc_s: float, end_pts_s: float, score: float) -> None:
         """An event is over."""
@@ -122,13 +127,20 @@ class Ledger:
             end_utc_s - event.start_utc_s,
             score,
         )
-        done = event.id not in self._unstored and self._try(lambda: self._write_end(ended))
-        if not done:
+        if event.id in self._unstored:
             self._unstored[event.id] = ended
-            if self._told is not None and event.announced:
-                self._told.on_event_not_stored(ended, "end")
-        elif self._clips is not None:
-            self._clips.offer(event.id)
+        else:
+            try:
+                if self._try(lambda: self._write_end(ended)):
+                    if self._clips is not None:
+                        self._clips.offer(event.id)
+                    return
+                self._unended[event.id] = ended
+            except EventGoneError:
+                _LOG.info("event %s was deleted while it was on; its end is told, not stored", event.id)
+        # Whoever was told that it began waits to be told that it is over, deleted or not.
+        if self._told is not None and event.announced:
+            self._told.on_event_not_stored(ended, "end")
 
     def _write_end(self, event: StoredEvent) -> None:
         assert event.end_utc_s is not None
@@ -149,24 +161,30 @@ class Ledger:
 
     def tick(self) -> None:
         """Write what could not be written before, oldest first."""
-        for event_id in sorted(self._unstored):
-            event = self._unstored[event_id]
-            if not self._try(lambda event=event: self._write_late(event)):  # type: ignore[misc]
-                return
-            del self._unstored[event_id]
+        for event_id in sorted({**self._unstored, **self._unended}):
+            event = self._unstored.get(event_id)
+            if event is not None:
+                if not self._try(lambda event=event: self._write_start(event)):  # type: ignore[misc]
+                    return
+                del self._unstored[event_id]
+                if event.end_utc_s is not None:
+                    self._unended[event_id] = event
+            if event_id in self._unended:
+                with contextlib.suppress(EventGoneError):
+                    if not self._try(lambda event_id=event_id: self._write_end(self._unended[event_id])):  # type: ignore[misc]
+                        return
+                del self._unended[event_id]
 
-    def _write_late(self, event: StoredEvent) -> None:
+    def _write_start(self, event: StoredEvent) -> None:
         if self._store.event(event.id) is None:
             values = asdict(event)
             # What the store says of an event that is on; its end is written as one.
             self._store.start_event(**{**values, "status": "open", "end_utc_s": None, "end_pts_s": None})
-        if event.end_utc_s is not None:
-            self._write_end(event)
 
     @property
     def waiting(self) -> int:
-        """Events that are in memory only."""
-        return len(self._unstored)
+        """Events that are, as a whole or with their end, in memory only."""
+        return len(self._unstored) + len(self._unended)
 
     # -- the rest ---------------------------------------------------------------------------------------------
 
@@ -241,8 +259,11 @@ class Ledger:
         self._try(lambda: self._store.set_state(camera, state, who, utc_s))
 
     def _try(self, write: Callable[[], object]) -> bool:
+        """Whether a write was done; EventGoneError is raised, for it says nothing against the store."""
         try:
             write()
+        except EventGoneError:
+            raise
         except StoreError as error:
             self._say(error)
             return False

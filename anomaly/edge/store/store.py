@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomaly.edge.store import deletion, event, review, timeline
 from anomaly.edge.store.opening import OpenFolder
-from anomaly.errors import StoreError
+from anomaly.errors import EventGoneError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -63,7 +63,11 @@ class Store(OpenFolder):
         return self.write(write)
 
     def update_event(self, event_id: str, **changes: Any) -> StoredEvent:
-        """Change fields of an event, which is told as its "update"."""
+        """Change fields of an event, which is told as its "update".
+
+        Raises:
+            EventGoneError: there is no such event; as of all that change one.
+        """
         return self._change(event_id, changes, "update")
 
     def end_event(self, event_id: str, end_utc_s: float, end_pts_s: float, **changes: Any) -> StoredEvent:
@@ -327,7 +331,7 @@ class Store(OpenFolder):
         def write(connection: sqlite3.Connection) -> StoredEvent:
             stored = event.change(connection, event_id, changes)
             if stored is None:
-                raise StoreError(f"there is no event {event_id}; it may have been deleted")
+                raise EventGoneError(f"there is no event {event_id}; it may have been deleted")
             if what is not None:
                 self.tell(connection, stored, what)
             return stored
