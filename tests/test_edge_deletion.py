@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -11,12 +12,20 @@ import httpx
 import pytest
 from broker import Receiver, until
 from server_case import serving
+from small_model import SmallModel
 from told_site import QUICK, SECRET, Site, told_site
 
+from anomaly.detector import Recent
 from anomaly.edge.ledger import Ledger
+from anomaly.edge.loaded import Loaded
 from anomaly.edge.notify import WebhookSettings
-from anomaly.edge.pictures import Pictures
-from anomaly.edge.store import StoredEvent
+from anomaly.edge.pictures import Pictures, Shot
+from anomaly.edge.store import Store, StoredEvent
+from anomaly.edge.store.durable import write_bytes
+from anomaly.edge.store.event import next_id
+from anomaly.footage.source import find_sources, read_frames
+from anomaly.model import load_model
+from anomaly.thresholds import load_threshold
 
 Delete = Callable[[httpx.Client, StoredEvent], httpx.Response]
 
@@ -114,3 +123,142 @@ def test_an_event_that_could_not_be_written_at_all_comes_with_its_end(site: Site
     (stored,) = site.store.events()
     assert (stored.id, stored.status, stored.score) == (event.id, "ended", 2.5)
     assert ledger.waiting == 0
+
+
+def test_an_event_that_only_memory_holds_goes_with_its_interval(site: Site, ledger: Ledger):
+    other = sqlite3.connect(site.store.folder / "anomaly.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    event = begin(ledger)
+    other.execute("ROLLBACK")
+    other.close()
+    site.store.delete("cam", event.start_utc_s - 1, time.time())
+    ledger.tick()
+    ledger.ends(event, time.time(), 6.0, 2.5)
+    ledger.tick()
+    assert site.store.events() == []
+    assert ledger.waiting == 0
+
+
+def recorded(store: Store, camera: str, start_utc_s: float, end_utc_s: float) -> dict[str, object]:
+    """What a capture tells of a segment that it has finished."""
+    name = time.strftime("%Y%m%d/%H%M%S.000.mp4", time.gmtime(start_utc_s))
+    path = f"{camera}/{name}"
+    write_bytes(store.folder / "recording" / path, b"x")
+    return {
+        "path": path,
+        "start_utc_s": start_utc_s,
+        "end_utc_s": end_utc_s,
+        "start_pts_s": 0.0,
+        "bytes": 1,
+        "codec": "h264",
+    }
+
+
+def test_what_is_being_written_of_a_deleted_time_is_not_taken_in(site: Site, ledger: Ledger):
+    store, now = site.store, float(int(time.time()))
+    with serving(store) as case:
+        given = {"camera": "cam", "start_utc_s": now - 60, "end_utc_s": now + 3600}
+        assert case.signed_in("admin").post("/api/retention/delete", json=given).status_code == 200
+    after = time.time()
+    # The segment that was open, the scores that were gathered; then what comes after the deletion.
+    ledger.segment("cam", recorded(store, "cam", now - 9, now + 1))
+    ledger.scores("cam", [(now - 1, 1.0, 1.0, 1.0), (after + 1, 2.0, 1.0, 1.0)])
+    ledger.segment("cam", recorded(store, "cam", after + 1, after + 11))
+    ledger.segment("other", recorded(store, "other", now - 9, now + 1))
+    assert [one.start_utc_s for one in store.segments("cam", 0, now + 3600)] == [after + 1]
+    assert [one.utc_s for one in store.scores("cam", 0, now + 3600)] == [after + 1]
+    assert len(store.segments("other", 0, now + 3600)) == 1
+    assert len(list((store.folder / "recording/cam").rglob("*.mp4"))) == 1
+
+
+def test_a_segment_that_a_kill_left_of_a_deleted_time_goes_at_the_next_start(tmp_path: Path):
+    with Store(tmp_path) as store:
+        store.delete("cam", 1_790_000_000.0, 1_790_000_060.0)
+        for start in (1_790_000_050.0, 1_790_000_070.0):
+            path = store.folder / "recording" / str(recorded(store, "cam", start, start + 10)["path"])
+            os.utime(path, (start + 10, start + 10))
+    with Store(tmp_path) as store:
+        assert [one.start_utc_s for one in store.segments("cam", 0, 2e9)] == [1_790_000_070.0]
+        assert len(list((tmp_path / "recording").rglob("*.mp4"))) == 1
+
+
+def test_a_clock_that_was_set_back_before_a_deletion_loses_no_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with Store(tmp_path) as store:
+        now = time.time()
+        store.delete("cam", 0.0, now)
+        monkeypatch.setattr(time, "time", lambda: now - 3600)
+        assert store.add_segment("cam", "cam/a.mp4", now - 3610, now - 3600, 0.0, 1, "h264")
+
+
+def test_a_store_of_before_remembers_deletions_too(tmp_path: Path):
+    with Store(tmp_path) as store:
+        store.connection().executescript("DROP TABLE erased")
+    with Store(tmp_path) as store:
+        store.delete("cam", 1000.0, 2000.0)
+        assert store.add_segment("cam", "cam/a.mp4", 1990.0, 2010.0, 0.0, 1, "h264") == 0
+
+
+def test_no_picture_of_a_deleted_event_is_left(small_model: SmallModel, tmp_path: Path):
+    model = load_model(small_model.folder, offline=True)
+    loaded = Loaded.of(model, load_threshold(model, fps=5.0))
+    (source,) = find_sources(small_model.footage.test / "test_03.mp4")
+    frame = next(iter(read_frames(source)))
+    (look,) = loaded.look([frame.image], [Recent()], [loaded.model.detector])
+    with Store(tmp_path) as store:
+        events = [
+            store.start_event(
+                camera="cam", model="m", start_utc_s=1.0, start_pts_s=1.0, score=2.0, threshold=1.0
+            )
+            for _ in range(2)
+        ]
+        store.delete_event(events[0].id)
+        pictures = Pictures(store)
+        for event in events:
+            for told in (True, False):
+                pictures.offer(Shot(event.id, "cam", frame, look, 0.0, 1.0, 2.0, 1.0, loaded, told))
+        pictures.close(60)
+        names = {path.name.partition(".")[0] for path in (tmp_path / "snapshots").iterdir()}
+        assert names == {events[1].id}
+
+
+def left(folder: Path, name: str, made: float, written: float) -> Path:
+    """A file under an id of that time, last written at another."""
+    path = folder / name.format(next_id(None, made))
+    write_bytes(path, b"x")
+    os.utime(path, (written, written))
+    return path
+
+
+def test_what_no_row_knows_goes_with_its_interval(tmp_path: Path):
+    day = 1_790_000_000.0
+    with Store(tmp_path) as store:
+        going = [
+            left(tmp_path, "orphans/snapshots/{}.snapshot.jpg", day + 3, day + 9),
+            left(tmp_path, "snapshots/{}.heatmap.jpg", day + 3, day + 4),
+            left(tmp_path, "orphans/clips/cam/{}.mp4", day + 3, day + 30),
+            # Of a miss, say, that was marked hours later.
+            left(tmp_path, "orphans/clips/cam/{}.mp4", day + 9000, day + 9010),
+            left(tmp_path, "clips/cam/{}.preview.mp4", day + 3, day + 30),
+            left(tmp_path, "recording/cam/20260921/140640.000.mp4.part", day + 3, day + 8),
+            left(tmp_path, "anomaly.db.damaged-20260921T150000.000000Z", day, day),
+            left(tmp_path, "anomaly.db.damaged-20260921T150000.000000Z-wal", day, day),
+        ]
+        staying = [
+            left(tmp_path, "orphans/snapshots/{}.snapshot.jpg", day - 900, day - 890),
+            left(tmp_path, "orphans/snapshots/{}.snapshot.jpg", day + 900, day + 901),
+            left(tmp_path, "orphans/clips/other/{}.mp4", day + 3, day + 30),
+            left(tmp_path, "clips/cam/{}.mp4", day - 900, day - 800),
+            left(tmp_path, "recording/cam/20260921/150000.000.mp4.part", time.time(), time.time()),
+            left(tmp_path, "anomaly.db.damaged-20260920T150000.000000Z", day, day),
+        ]
+        there = store.start_event(
+            camera="cam", model="m", start_utc_s=day - 900, start_pts_s=1.0, score=2.0, threshold=1.0
+        )
+        store.end_event(there.id, day - 890, 2.0)
+        fresh = tmp_path / f"snapshots/{there.id}.snapshot.jpg"
+        write_bytes(fresh, b"x")
+        assert store.delete("cam", day, day + 20).leftovers == len(going)
+        assert [path.name for path in going if path.exists()] == []
+        assert [path.name for path in (*staying, fresh) if not path.exists()] == []

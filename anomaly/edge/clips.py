@@ -13,9 +13,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
-from urllib.parse import quote
 
 from anomaly.edge.cutting import Cut, cut, preview
+from anomaly.edge.store.event import clip_folder
 from anomaly.edge.store.timeline import Segment
 from anomaly.errors import StoreError
 
@@ -152,7 +152,7 @@ class ClipMaker:
             self._store.set_clip(item.id, miss=miss, clip_state="none")
             return True
         start, end = self._span(item)
-        name = f"clips/{_folder(item.camera)}/{item.id}"
+        name = f"clips/{clip_folder(item.camera)}/{item.id}"
         out, beside = self._store.folder / f"{name}.mp4", self._store.folder / f"{name}.preview.mp4"
         job = {
             "segments": [{**asdict(segment), "path": str(segment.path)} for segment in segments],
@@ -241,11 +241,6 @@ class _Worker:
         assert given is not None
         assert taken is not None
         return given, taken
-
-
-def _folder(camera: str) -> str:
-    """A camera's name as the name of one folder, whatever it holds."""
-    return quote(camera, safe=" ").replace(".", "%2E")
 
 
 def _remove(*paths: Path) -> None:

@@ -176,6 +176,10 @@ class Ledger:
                 del self._unended[event_id]
 
     def _write_start(self, event: StoredEvent) -> None:
+        last_utc_s = event.start_utc_s if event.end_utc_s is None else event.end_utc_s
+        if self._store.is_erased(event.camera, event.start_utc_s, last_utc_s):
+            # Deleted before it was ever written: nothing is stored of it, its end neither.
+            return
         if self._store.event(event.id) is None:
             values = asdict(event)
             # What the store says of an event that is on; its end is written as one.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import cv2
 
 from anomaly.edge.store.durable import write_bytes
-from anomaly.errors import AnomalyError
+from anomaly.errors import AnomalyError, EventGoneError, StoreError
 from anomaly.explanation import Moment, draw, headline, match
 from anomaly.heatmap import draw_box, heat_range, overlay
 
@@ -114,10 +114,17 @@ class Pictures:
                 **({"source": matches[0].source, "time_s": matches[0].time_s} if matches else {}),
             },
         }
-        if shot.told:
-            self._store.update_event(shot.event_id, **found)
-        else:
-            self._store.describe_event(shot.event_id, **found)
+        try:
+            if shot.told:
+                self._store.update_event(shot.event_id, **found)
+            else:
+                self._store.describe_event(shot.event_id, **found)
+        except StoreError as error:
+            # Deleted while they were drawn, they must not show what is to be gone; nor be left where no row names them.
+            if shot.told or isinstance(error, EventGoneError):
+                for name in names.values():
+                    self._store.path(name).unlink(missing_ok=True)
+            raise
 
     def _save(self, path: Path, image: ImageArray) -> None:
         done, data = cv2.imencode(

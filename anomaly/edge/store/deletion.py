@@ -21,13 +21,16 @@ ALL = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """How many were deleted: events, clips taken from events that stay, misses, segments, batches of scores."""
+    """How many were deleted: events, clips taken from events that stay, misses, segments, batches of scores, and files
+    that no row knows.
+    """
 
     events: int = 0
     clips: int = 0
     misses: int = 0
     segments: int = 0
     scores: int = 0
+    leftovers: int = 0
 
 
 def delete_event(connection: sqlite3.Connection, event: StoredEvent) -> None:

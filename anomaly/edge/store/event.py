@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from anomaly.edge.store.database import rows
 from anomaly.errors import StoreError
@@ -179,13 +180,29 @@ def next_id(last: str | None, now_utc_s: float) -> str:
     """An id (a ULID: 48 bits of milliseconds, 80 of chance) that sorts after `last`, though the clock went back."""
     number = (max(round(now_utc_s * 1000), 0) << 80) | int.from_bytes(os.urandom(10), "big")
     if last is not None:
-        previous = 0
-        for character in last:
-            previous = previous << 5 | _ALPHABET.index(character)
         # A step of chance, so that the id of a deleted event is not given out again.
-        number = max(number, previous + 1 + int.from_bytes(os.urandom(4), "big"))
+        number = max(number, _number(last) + 1 + int.from_bytes(os.urandom(4), "big"))
     number %= 1 << _ID_BITS
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def made_utc_s(event_id: str) -> float | None:
+    """When an id was given out, by the id itself, POSIX seconds; None for what is none."""
+    if len(event_id) != 26 or not set(event_id) <= set(_ALPHABET):
+        return None
+    return (_number(event_id) >> 80) / 1000
+
+
+def clip_folder(camera: str) -> str:
+    """A camera's name as the name of one folder below `clips/`, whatever it holds."""
+    return quote(camera, safe=" ").replace(".", "%2E")
+
+
+def _number(event_id: str) -> int:
+    number = 0
+    for character in event_id:
+        number = number << 5 | _ALPHABET.index(character)
+    return number
 
 
 def _row(values: Mapping[str, Any]) -> dict[str, Any]:

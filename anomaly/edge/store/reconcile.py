@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from anomaly.edge.segment_name import start_of
-from anomaly.edge.store import database, deletion, event, review, timeline
+from anomaly.edge.store import database, deletion, erased, event, review, timeline
 from anomaly.errors import StoreError
 
 if TYPE_CHECKING:
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 
 #: Files that no row knows are moved here: not shown, not lost, removed by retention when they are old.
 ORPHANS = "orphans"
+#: What follows a database's name where it was set aside, and when that was.
+ASIDE = ".damaged-"
+ASIDE_TIME = "%Y%m%dT%H%M%S.%fZ"
 _MEDIA = ("snapshots", "clips")
 #: A file written for longer than this after its name's time was not one segment.
-_LONGEST_SEGMENT_S = 600.0
+LONGEST_SEGMENT_S = 600.0
 
 
 def open_whole(path: Path, schemas: Sequence[str], version: int) -> list[str]:
@@ -39,7 +43,7 @@ def open_whole(path: Path, schemas: Sequence[str], version: int) -> list[str]:
         found = str(error.__cause__)
     if found is None:
         return []
-    aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+    aside = path.with_name(f"{path.name}{ASIDE}{datetime.now(UTC):{ASIDE_TIME}}")
     # The log first: left alone beside a new database, it would be taken for that one's.
     for suffix in ("-wal", "-shm", ""):
         part = path.with_name(path.name + suffix)
@@ -69,7 +73,7 @@ def end_cut_off(connection: sqlite3.Connection) -> list[StoredEvent]:
 def files(connection: sqlite3.Connection, folder: Path, *, keep: bool) -> list[str]:
     """Make files and rows agree: half-written files go, rows lose files that are gone, lost files are found.
 
-    A recorded segment without a row is indexed by its name and its time; other files without a row move to
+    A recorded segment without a row is indexed by its name and its time, or goes where its time was deleted; other files without a row move to
     `orphans/`. Files of deleted rows are none: their deletion is simply finished.
 
     Args:
@@ -165,8 +169,11 @@ def _index_segments(connection: sqlite3.Connection, folder: Path, doomed: set[st
             continue
         about = path.stat()
         # The file was last written when its last packet came.
-        end = about.st_mtime if start < about.st_mtime < start + _LONGEST_SEGMENT_S else start + 10.0
+        end = about.st_mtime if start < about.st_mtime < start + LONGEST_SEGMENT_S else start + 10.0
         segment = timeline.Segment(relative.parts[0], relative, start, end, 0.0, about.st_size, "")
+        if erased.is_erased(connection, segment.camera, start, end, time.time()):
+            deletion.doom(connection, [path.relative_to(folder).as_posix()])
+            continue
         timeline.add_segment(connection, segment)
         count += 1
     return count

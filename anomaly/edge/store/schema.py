@@ -128,6 +128,15 @@ CREATE TABLE IF NOT EXISTS models (
 );
 CREATE INDEX IF NOT EXISTS models_camera ON models (camera, since_utc_s);
 
+CREATE TABLE IF NOT EXISTS erased (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  camera TEXT NOT NULL,
+  start_utc_s REAL NOT NULL,
+  end_utc_s REAL NOT NULL,
+  made_utc_s REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS erased_camera ON erased (camera);
+
 CREATE TABLE IF NOT EXISTS doomed_files (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """

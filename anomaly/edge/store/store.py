@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomaly.edge.store import deletion, event, review, timeline
+from anomaly.edge.store import deletion, erased, event, leftovers, review, timeline
 from anomaly.edge.store.opening import OpenFolder
 from anomaly.errors import EventGoneError
 
@@ -168,19 +169,30 @@ class Store(OpenFolder):
         return done
 
     def delete(self, camera: str, start_utc_s: float, end_utc_s: float) -> Deleted:
-        """Delete all that shows a camera in an interval, as `deletion.delete_interval` says."""
-        done = self.write(
-            lambda connection: deletion.delete_interval(
-                connection,
-                self.folder,
-                camera,
-                start_utc_s,
-                end_utc_s,
-                lambda stored: self.forget(connection, stored),
+        """Delete all that shows a camera in an interval, as `deletion` and `leftovers` say.
+
+        What comes of the time before now afterwards (a segment that is being written) is not taken in.
+        """
+        span = (camera, start_utc_s, end_utc_s)
+        with self.reading() as connection:
+            left = leftovers.of_interval(connection, self.folder, *span)
+
+        def write(connection: sqlite3.Connection) -> Deleted:
+            done = deletion.delete_interval(
+                connection, self.folder, *span, lambda stored: self.forget(connection, stored)
             )
-        )
+            erased.erase(connection, *span, time.time())
+            deletion.doom(connection, left)
+            return replace(done, leftovers=len(left))
+
+        done = self.write(write)
         self.remove_doomed()
         return done
+
+    def is_erased(self, camera: str, start_utc_s: float, end_utc_s: float) -> bool:
+        """Whether a camera's time from start to end reaches into what was deleted."""
+        with self.reading() as connection:
+            return erased.is_erased(connection, camera, start_utc_s, end_utc_s, time.time())
 
     # What people say
 
@@ -229,9 +241,22 @@ class Store(OpenFolder):
         bytes: int,
         codec: str,
     ) -> int:
-        """Index a recorded file; `path` is relative to `recording/`. Returns its id."""
+        """Index a recorded file; `path` is relative to `recording/`. Returns its id.
+
+        One that reaches into a deleted interval is removed, and has none: 0.
+        """
         segment = timeline.Segment(camera, Path(path), start_utc_s, end_utc_s, start_pts_s, bytes, codec)
-        return self.write(lambda connection: timeline.add_segment(connection, segment))
+
+        def write(connection: sqlite3.Connection) -> int:
+            if not erased.is_erased(connection, camera, start_utc_s, end_utc_s, time.time()):
+                return timeline.add_segment(connection, segment)
+            deletion.doom(connection, [f"{deletion.RECORDING}/{segment.path.as_posix()}"])
+            return 0
+
+        added = self.write(write)
+        if not added:
+            self.remove_doomed()
+        return added
 
     def segments(self, camera: str, start_utc_s: float, end_utc_s: float) -> list[Segment]:
         """Segments that overlap start <= time < end, in the order in which they were recorded."""
@@ -242,8 +267,12 @@ class Store(OpenFolder):
             )
 
     def add_scores(self, camera: str, scores: Sequence[tuple[float, float, float, float]]) -> None:
-        """Store a batch of (utc_s, pts_s, score, decision_score), about a second of it."""
-        self.write(lambda connection: timeline.add_scores(connection, camera, scores))
+        """Store a batch of (utc_s, pts_s, score, decision_score), about a second of it; none of a deleted time."""
+        self.write(
+            lambda connection: timeline.add_scores(
+                connection, camera, erased.kept(connection, camera, scores, time.time())
+            )
+        )
 
     def scores(self, camera: str, since: float, until: float, at_most: int = 2000) -> list[ScorePoint]:
         """Scores of since <= time < until, thinned to the maxima of `at_most` stretches of time."""

@@ -42,7 +42,12 @@ def delete_old_recording(store: Store, before_utc_s: float) -> int:
             (before_utc_s, 10 * _STEP),
         ).rowcount
 
+    def intervals(connection: sqlite3.Connection) -> None:
+        # What they would keep out is as old, and not kept either.
+        connection.execute("DELETE FROM erased WHERE made_utc_s < ?", (before_utc_s,))
+
     _repeat(store, scores)
+    store.write(intervals)
     return _repeat(store, step)
 
 
