@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 #: Of a model's files, those that stay with a changed bank: a threshold to alarm by, evidence to check it on, and
 #: what was tried on labelled clips.
 _KEPT = ("thresholds", EVIDENCE, LOOKS)
-#: The name of a recorded piece; its camera is there where footage of several was given together.
-_RECORDED = re.compile(r"(?:(?P<camera>[^/]+)/)?(?P<day>\d{8})/(?P<time>\d{6}\.\d{3})\.mp4$")
+#: The name of a recorded piece, painted or not; its camera is there where footage of several was given together.
+_RECORDED = re.compile(
+    r"(?:(?P<camera>[^/]+)/)?(?P<day>\d{8})/(?P<time>\d{6}\.\d{3})(?:\.m[0-9a-f]{16})?\.mp4$"
+)
 #: A piece lasts ten seconds, to the next keyframe; with a keyframe every ten, twice that. Generously:
 _LONGEST_PIECE_S = 60.0
 #: Exemplars of a merged model may take as much as those of its inputs together, and no more than this.
@@ -46,7 +48,7 @@ def clips_between(
 ) -> tuple[list[str], list[str]]:
     """Which clips of a model, bank and evidence, were recorded at start <= time < end, by their names.
 
-    `record` writes `<camera>/<YYYYmmdd>/<HHMMSS.mmm>.mp4`, UTC. A clip lasts to the next of its day and folder, and
+    `record` writes `<camera>/<YYYYmmdd>/<HHMMSS.mmm>.mp4`, UTC, with a mark before `.mp4` where masks were painted. A clip lasts to the next of its day and folder, and
     `_LONGEST_PIECE_S` at most: more is forgotten rather than less.
 
     Args:

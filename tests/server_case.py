@@ -128,6 +128,7 @@ class Case:
     server: Server
     runner: SmallRunner
     store: Store
+    models: list[Path]
     clients: list[httpx.Client] = field(default_factory=list)
 
     @property
@@ -219,9 +220,11 @@ def running(folder: Path, *, cameras: tuple[str, ...] = ("cam",), **settings: An
 def serving(store: Store, *, cameras: tuple[str, ...] = ("cam",), **settings: Any) -> Iterator[Case]:
     """A server over a store that is open."""
     runner = SmallRunner(cameras)
-    server = serve(runner, store, ServeSettings(port=0, **settings), Controls(SmallSinks(), runner.reload))
+    models: list[Path] = []
+    controls = Controls(SmallSinks(), runner.reload, lambda: models)
+    server = serve(runner, store, ServeSettings(port=0, **settings), controls)
     server.start()
-    case = Case(server, runner, store)
+    case = Case(server, runner, store, models)
     try:
         yield case
     finally:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from server_case import running
 from small_model import FIT, FPS, SmallModel, invoke, succeed
 
 from anomaly.evidence import has_evidence, load_evidence
@@ -128,7 +130,9 @@ def test_a_forgotten_clip_is_gone_and_the_certificate_with_it(small_model: Small
 def test_an_interval_of_a_camera_is_forgotten_with_its_crops_and_its_evidence(
     small_model: SmallModel, tmp_path: Path
 ):
-    pieces = {"061500.000": "normal_01.mp4", "061510.000": "normal_02.mp4", "071500.000": "normal_03.mp4"}
+    # The second was painted while it was recorded.
+    painted = "061510.000.m0123456789abcdef"
+    pieces = {"061500.000": "normal_01.mp4", painted: "normal_02.mp4", "071500.000": "normal_03.mp4"}
     day = tmp_path / "footage" / "belt" / "20261123"
     day.mkdir(parents=True)
     for time, clip in pieces.items():
@@ -137,6 +141,9 @@ def test_an_interval_of_a_camera_is_forgotten_with_its_crops_and_its_evidence(
     succeed("fit", "--normal-videos", tmp_path / "footage", "--model", model, *QUICK)
     name = next(one for one in bank_of(model).sources if "0615" in one or "0715" in one)
     assert name.startswith("belt/20261123/")
+    fitted = json.loads((model / "model.json").read_text())["fitted_on"]
+    known = sum("0615" in one["source"] for one in fitted)
+    assert painted in str(fitted)
     forget = ("bank", "forget", "--model", model)
     for interval, why in (
         (("--since", "2026-11-23T08:00", "--until", "2026-11-23T09:00"), "holds nothing recorded"),
@@ -148,6 +155,25 @@ def test_an_interval_of_a_camera_is_forgotten_with_its_crops_and_its_evidence(
         done = invoke(*forget, *interval)
         assert done.status == 2
         assert why in done.message
+    # Who deletes the interval from a store is told what to do about the models that know it.
+    given = {"camera": "press", "start_utc_s": 1795414500.0, "end_utc_s": 1795414800.5}
+    with running(tmp_path) as case:
+        case.models += [model, small_model.folder, tmp_path / "gone"]
+        admin = case.signed_in("admin")
+        (told, undated, gone) = admin.post("/api/retention/delete", json=given).json()["models"]
+        assert (told["model"], told["clips"], told["undated"]) == ("m", known, 0)
+        assert "bank forget" in told["command"]
+        assert "--camera" not in told["command"]
+        assert (undated["clips"], undated["undated"] > 0) == (0, True)
+        assert "bank info" in undated["command"]
+        assert "gone" in gone["problem"]
+        (told, *_) = admin.post("/api/retention/delete", json={**given, "camera": "belt"}).json()["models"]
+        assert "--camera belt" in told["command"]
+        copy = Path(shutil.copytree(model, tmp_path / "copy"))
+        command = shlex.split(told["command"].replace(str(model.resolve()), str(copy)))
+        succeed(*command[3:])
+        case.models[:] = [copy]
+        assert admin.post("/api/retention/delete", json=given).json()["models"] == []
     # From the middle of the first piece into the second; the one an hour later stays.
     out = succeed(
         *forget, "--since", "2026-11-23T06:15:05", "--until", "2026-11-23T06:15:11", "--camera", "belt"

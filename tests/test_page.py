@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from page_case import HOSTILE, add_event, browser, filled, sign_in
 from server_case import PASSWORD, Case
+from small_model import SmallModel
 
 from anomaly.edge.server.region_routes import regions_file
 
@@ -312,6 +313,22 @@ def test_ones_own_password_is_changed_on_the_page(open_page: Any, case: Case, sh
     # The session is a new one, and its page can go on changing things.
     page.get_by_role("button", name="Sign out").click()
     page.get_by_text("You are signed out.").first.wait_for()
+
+
+def test_an_admin_who_deletes_footage_is_told_which_models_still_know_it(
+    open_page: Any, case: Case, small_model: SmallModel
+):
+    case.models.append(small_model.folder)
+    page = open_page("admin")
+    go(page, "Accounts")
+    page.get_by_label("from", exact=True).fill("2020-01-01T06:00:00")
+    page.get_by_label("to", exact=True).fill("2020-01-01T07:00:00")
+    page.locator("button.danger", has_text="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    told = page.locator("section", has_text="Delete footage").get_by_role("listitem")
+    told.wait_for()
+    assert small_model.folder.name in told.inner_text()
+    assert f"python -m anomaly bank info --model {small_model.folder}" in told.locator("code").inner_text()
 
 
 def test_an_admin_sends_refused_messages_again_and_loads_models(open_page: Any, case: Case):

@@ -161,6 +161,11 @@ def _reload(config: RunConfig, runner: Runner) -> None:
     runner.reload(lambda: _site(config))
 
 
+def _models(site: Site) -> list[Path]:
+    """Folders of all models that look at the cameras of a site, or may with another recipe."""
+    return sorted({path for one in site.cameras for path in (one.model, *one.recipes.values())})
+
+
 def _black(site: Site, camera: str) -> tuple[Polygon, ...]:
     return next((one.black for one in site.cameras if one.name == camera), ())
 
@@ -218,7 +223,7 @@ def _serve(config: RunConfig, runner: Runner, store: Store, delivery: Delivery) 
             insecure=door.insecure,
             trusted_proxy=door.trusted_proxy,
         ),
-        Controls(delivery, lambda: _reload(config, runner)),
+        Controls(delivery, lambda: _reload(config, runner), lambda: _models(runner.site)),
     )
     server.start()
     return server

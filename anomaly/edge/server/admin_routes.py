@@ -11,6 +11,7 @@ from anomaly.edge.server.accounts import Account
 from anomaly.edge.server.answers import token_out
 from anomaly.edge.server.camera_routes import interval
 from anomaly.edge.server.door import Door
+from anomaly.edge.server.remains import remains
 from anomaly.edge.server.schemas import (
     AuditLine,
     AuditPage,
@@ -135,7 +136,11 @@ def audit(
 
 @router.post("/retention/delete")
 def delete_interval(given: Interval, door: TheDoor, who: WhoAdministers) -> DeletedOut:
-    """Delete all that shows a camera at start <= time < end: events, clips, misses, recording, scores; held too."""
+    """Delete all that shows a camera at start <= time < end: events, clips, misses, recording, scores; held too.
+
+    Files that no event knows, and databases that were set aside as damaged, go where they may hold some of it. Models
+    are left as they are; the answer names those that still hold crops or evidence of that time.
+    """
     interval(given.start_utc_s, given.end_utc_s)
     # Written first: a deletion that nobody can be asked about must not happen.
     door.audit.add(
@@ -152,6 +157,8 @@ def delete_interval(given: Interval, door: TheDoor, who: WhoAdministers) -> Dele
         misses=deleted.misses,
         segments=deleted.segments,
         scores=deleted.scores,
+        leftovers=deleted.leftovers,
+        models=remains(door.controls.models(), given.camera, given.start_utc_s, given.end_utc_s),
     )
 
 

@@ -17,7 +17,7 @@ from anomaly.edge.server.sessions import Sessions
 from anomaly.edge.server.vault import Vault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from anomaly.edge.server.live import Runner
@@ -45,10 +45,12 @@ class Controls:
     Attributes:
         sinks: None = nobody is told of anything.
         reload: load all models anew; returns at once.
+        models: gives the folders of the models that look at the cameras.
     """
 
     sinks: Sinks | None = None
     reload: Callable[[], None] = lambda: None
+    models: Callable[[], Sequence[Path]] = lambda: ()
 
 
 @dataclass(frozen=True, eq=False)

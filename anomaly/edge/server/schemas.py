@@ -280,14 +280,30 @@ class Interval(_Taken):
     end_utc_s: UtcS
 
 
+class ModelRemains(BaseModel):
+    """A model that still holds crops or evidence of a deleted time, or may hold some.
+
+    `clips` were recorded then; of `undated` ones the names do not tell when. `command` is what to do next; the runner
+    shows what it has loaded until it loads its models anew.
+    """
+
+    model: str
+    clips: int = 0
+    undated: int = 0
+    problem: str = ""
+    command: str
+
+
 class DeletedOut(BaseModel):
-    """How many were deleted."""
+    """How many were deleted, and which models still hold something of that time."""
 
     events: int
     clips: int
     misses: int
     segments: int
     scores: int
+    leftovers: int
+    models: list[ModelRemains]
 
 
 class AuditLine(BaseModel):

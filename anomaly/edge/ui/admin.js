@@ -21,9 +21,17 @@ async function change(act, done) {
   }
 }
 
+/** What a deletion did not reach in a model, and the command that is next. */
+const stillHolds = (one) => el("li", {},
+  one.problem ? `Model ${one.model} cannot be looked into: ${one.problem}`
+    : one.clips ? `Model ${one.model} still holds crops or evidence of ${one.clips} clips of that time. Forget them, then load the models anew:`
+      : `Model ${one.model} was made with ${one.undated} clips whose names tell no time. Where one shows it, forget it with “bank forget --clip”; this names them:`,
+  one.clips && one.undated ? ` (The names of ${one.undated} more tell no time.)` : null,
+  el("code", { className: "command" }, one.command));
+
 export async function showAdmin(view) {
   const sinks = el("tbody"), models = el("tbody"), users = el("tbody"), tokens = el("tbody"), lines = el("tbody");
-  const made = el("p", { hidden: true, className: "made" });
+  const made = el("p", { hidden: true, className: "made" }), kept = el("ul");
   const older = button("Older", () => audit(true));
   let before = null;
 
@@ -115,14 +123,15 @@ export async function showAdmin(view) {
       })), table(["Camera", "Model", "Recipe", "Digest", "Certificate"], models)),
     el("section", { className: "card" }, el("h2", {}, "Sinks"), table(["Name", "Now", "Waiting", "Sent", "Refused", "Given up on", "Last trouble", ""], sinks)),
     el("section", { className: "card" }, el("h2", {}, "Delete footage"),
-      el("p", { className: "quiet" }, "Deletes all that shows a camera in a time (local): events, clips, pictures, misses, recording and scores; kept ones too. A model keeps small crops of what it was fitted on: “anomaly bank forget” removes those."),
+      el("p", { className: "quiet" }, "Deletes all that shows a camera in a time (local): events, clips, pictures, misses, recording and scores; kept ones too. A model keeps small crops of what it was fitted on; those that hold some of the time are named then."),
       form(async () => {
         const body = { camera: camera.value, start_utc_s: new Date(start.value) / 1000, end_utc_s: new Date(end.value) / 1000 };
         if (!(await ask(`Delete all footage of ${camera.value} from ${start.value} to ${end.value}? It cannot be brought back.`, "Delete"))) return;
         const told = await change(() => post("/api/retention/delete", body), "It is deleted");
         if (told) notice(`${told.events} events, ${told.clips} clips, ${told.segments} pieces of recording`);
+        if (told) put(kept, ...told.models.map(stillHolds));
         audit();
-      }, camera, start, end, el("button", { className: "danger" }, "Delete"))),
+      }, camera, start, end, el("button", { className: "danger" }, "Delete")), kept),
     el("section", { className: "card" }, el("h2", {}, "Audit"), table(["Time", "Who", "What", "Of", "Detail", "From"], lines), older));
   await Promise.all([listUsers(), listTokens(), listSinks(), listModels(), audit()]);
 }
