@@ -192,10 +192,12 @@ def test_a_clock_that_was_set_back_before_a_deletion_loses_no_recording(
         assert store.add_segment("cam", "cam/a.mp4", now - 3610, now - 3600, 0.0, 1, "h264")
 
 
-def test_a_store_of_before_remembers_deletions_too(tmp_path: Path):
+def test_a_store_of_before_remembers_deletions_and_masks_too(tmp_path: Path):
     with Store(tmp_path) as store:
-        store.connection().executescript("DROP TABLE erased")
+        store.connection().executescript("DROP TABLE erased; DROP TABLE masks")
     with Store(tmp_path) as store:
+        store.set_masks("cam", (((0.0, 0.5), (1.0, 0.0), (1.0, 1.0)),))
+        assert store.masks() == {"cam": (((0.0, 0.5), (1.0, 0.0), (1.0, 1.0)),)}
         store.delete("cam", 1000.0, 2000.0)
         assert store.add_segment("cam", "cam/a.mp4", 1990.0, 2010.0, 0.0, 1, "h264") == 0
 

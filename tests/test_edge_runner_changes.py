@@ -112,6 +112,9 @@ def test_cameras_come_and_go_while_it_runs(small_model: SmallModel, loaded: Load
             runner.remove_camera("second")
         until(lambda: not Path(f"/proc/{pid}").exists())
         assert scored(runner, "line", 3)
+        # What was recorded of it stays hidden as it was.
+        with Store(tmp_path / "s", owner=False) as reader:
+            assert reader.masks() == {"second": (((0.0, 0.0), (1.0, 0.0), (1.0, 0.5)),)}
         # The same name may come back.
         runner.add_camera(looped(small_model, "second"))
         until(lambda: "second" in runner.status()["cameras"])

@@ -7,10 +7,12 @@ import signal
 import time
 from pathlib import Path
 
+import av
 import httpx
 import pytest
 from broker import Broker, Listener, needs_mosquitto, until
 from small_model import FPS, SmallModel, start
+from test_edge_clips import ended_event, index, record
 
 from anomaly.edge.health import Trouble
 from anomaly.edge.notify.troubles import SinkTroubles
@@ -117,3 +119,30 @@ def test_a_sink_that_refuses_everything_is_told_once_not_for_each_refusal():
     troubles("mes", "up", {})
     assert [(one.kind, one.begins) for one in told[2:]] == [("sink mes", True), ("sink mes", False)]
     assert all(abs(one.utc_s - time.time()) < 60 for one in told)
+
+
+@pytest.mark.timeout(120)
+def test_a_camera_that_was_taken_away_stays_behind_its_masks(small_model: SmallModel, tmp_path: Path):
+    """Its clips are painted, and what was recorded before the masks is kept for these clips only."""
+    folder, now = tmp_path / "store", time.time()
+    source = str(small_model.footage.test / "test_01.mp4")
+    camera = {"name": "line", "source": source, "loop": True, "model": str(small_model.folder), "fps": 5}
+    site = tmp_path / "site.yaml"
+    site.write_text(json.dumps({"cameras": [{**camera, "record": False}]}))
+    with Store(folder) as store:
+        for age_s in (9000.0, 3000.0):
+            index(store, record(folder / "recording", utc_s=now - age_s, camera="gone"))
+        event = ended_event(store, now - 2990, "gone")
+        store.set_masks("gone", (((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)),))
+    child = start("run", "--site", site, "--out", folder, "run.metrics=null", FPS, cwd=tmp_path)
+    try:
+        with Store(folder, owner=False) as reader:
+            until(lambda: reader.event(event).clip_state == "ready", 60)
+            until(lambda: not reader.segments("gone", now - 9100, now - 8000))
+            clip = reader.path(reader.event(event).clip)
+            with av.open(str(clip)) as video:
+                assert all(frame.to_ndarray(format="rgb24").max() < 20 for frame in video.decode(video=0))
+    finally:
+        child.send_signal(signal.SIGTERM)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 0, err

@@ -405,6 +405,28 @@ def test_the_recording_is_listed_and_played(case: Case, admin: httpx.Client):
     assert admin.get("/api/cameras/cam/recording", params=days).status_code == 422
 
 
+def test_masks_outlive_their_camera(tmp_path: Path):
+    black = (((0.0, 0.0), (1.0, 0.0), (1.0, 1.0)),)
+    with running(tmp_path) as case:
+        case.store.set_masks("cam", black)
+        case.runner.masks["cam"] = mask_mark(black)
+        day = case.store.folder / "recording" / "cam" / "20260101"
+        day.mkdir(parents=True)
+        for number, name in enumerate(("120000.000.mp4", f"120010.000.{mask_mark(black)}.mp4")):
+            (day / name).write_bytes(b"piece of video")
+            start = 5000.0 + 10 * number
+            case.store.add_segment("cam", f"cam/20260101/{name}", start, start + 10, 0.0, 14, "h264")
+        admin = case.signed_in("admin")
+        for _ in ("there", "gone"):
+            told = admin.get("/api/cameras/cam/recording", params={"since": 5000, "until": 5020}).json()
+            assert [one["start_utc_s"] for one in told["segments"]] == [5010.0]
+            assert admin.get(told["segments"][0]["url"]).status_code == 200
+            assert admin.get("/api/recordings/1").status_code == 403
+            case.runner.masks.clear()
+            if case.server.door.cameras():
+                case.runner.remove("cam")
+
+
 def test_a_miss_is_marked_with_who_and_the_model(case: Case):
     operator = case.signed_in("operator")
     case.store.set_model("cam", "b" * 64, "", 0.0)

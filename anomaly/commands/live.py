@@ -35,10 +35,10 @@ from anomaly.thresholds import load_threshold
 
 if TYPE_CHECKING:
     from anomaly.config import RunConfig
-    from anomaly.edge.cutting import Polygon
     from anomaly.edge.server import Server
     from anomaly.edge.server.audit import Audit
     from anomaly.edge.site import Site
+    from anomaly.edge.store.timeline import Masks
 
 #: What a camera is supposed to send where nothing is known of it: H.264 at 1080p and 10 frames a second.
 _BITS_PER_S = 4e6
@@ -82,9 +82,8 @@ def run(config: RunConfig) -> None:
             settings,
             on_room=lambda room: _record(held, on=room.recording),
             masked=lambda: {
-                one.name: mask_mark(one.black)
-                for one in (held[0].site if held else site).cameras
-                if one.black
+                name: mask_mark(black)
+                for name, black in _masks(store, held[0].site if held else site).items()
             },
         )
         clips = stack.enter_context(
@@ -92,7 +91,7 @@ def run(config: RunConfig) -> None:
                 store,
                 config.keep.before_s,
                 config.keep.after_s,
-                black=lambda name: _black(held[0].site if held else site, name),
+                black=lambda name: _masks(store, held[0].site if held else site).get(name, ()),
                 room=lambda: retention.room.clips,
             )
         )
@@ -166,8 +165,10 @@ def _models(site: Site) -> list[Path]:
     return sorted({path for one in site.cameras for path in (one.model, *one.recipes.values())})
 
 
-def _black(site: Site, camera: str) -> tuple[Polygon, ...]:
-    return next((one.black for one in site.cameras if one.name == camera), ())
+def _masks(store: Store, site: Site) -> dict[str, Masks]:
+    """Privacy masks by camera: as the site has them, of a camera that it has no more those of then."""
+    masks = {**store.masks(), **{one.name: one.black for one in site.cameras}}
+    return {camera: black for camera, black in masks.items() if black}
 
 
 def _record(runners: list[Runner], *, on: bool) -> None:

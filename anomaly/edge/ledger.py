@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from anomaly.edge.health import Trouble
     from anomaly.edge.pictures import Pictures, Shot
     from anomaly.edge.store import Store
+    from anomaly.edge.store.timeline import Masks
 
 _LOG = logging.getLogger(__name__)
 
@@ -242,6 +243,10 @@ class Ledger:
         """A camera is watched by this model, at this threshold, from now on."""
         self._try(lambda: self._store.set_model(camera, model, recipe, time.time()))
         self._try(lambda: self._on_watches(camera, model, recipe, threshold))
+
+    def masked(self, camera: str, black: Masks) -> None:
+        """A camera is painted with these privacy masks from now on."""
+        self._try(lambda: self._store.set_masks(camera, black))
 
     def stands(self, camera: str, state: Mapping[str, Any]) -> None:
         """Tell others how a camera stands now; nothing is stored."""

@@ -118,6 +118,7 @@ class LiveCamera:
         self.late = 0
         self.events = 0
         self._stood: dict[str, Any] = {}
+        ledger.masked(site.name, site.black)
         ledger.watches(site.name, loaded.digest, recipe, self.threshold.value)
 
     @property

@@ -104,7 +104,8 @@ class Retention:
         settings: what is kept.
         on_room: called, in the thread, with each `Room` in which something stopped or goes on again.
         clocks: for tests.
-        masked: the mark of the privacy masks of each camera that has some now (`anomaly.edge.segment_name`).
+        masked: the mark of the privacy masks of each camera that has some, or had when it was taken away
+            (`anomaly.edge.segment_name`).
     """
 
     def __init__(

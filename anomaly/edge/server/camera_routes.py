@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from anomaly.edge.segment_name import mark_of
+from anomaly.edge.segment_name import mark_of, mask_mark
 from anomaly.edge.server.access import TheDoor, WhoOperates, WhoReads, WhoWatches, check
 from anomaly.edge.server.answers import plain, scores_out, segment_out
 from anomaly.edge.server.door import Door, door_of
@@ -227,7 +227,8 @@ def scores(
 def recording(camera: str, door: TheDoor, who: WhoReads, since: UtcS, until: UtcS) -> Recording:
     """The pieces of the rolling recording that overlap since <= time < until; a day at most.
 
-    Of a camera with privacy masks, those that were recorded under the masks that it has now.
+    Of a camera with privacy masks, those that were recorded under the masks that it has now, or had when it was
+    taken away.
     """
     interval(since, until, most_s=86_400.0)
     return Recording(
@@ -240,9 +241,13 @@ def recording(camera: str, door: TheDoor, who: WhoReads, since: UtcS, until: Utc
 
 
 def shown(door: Door, camera: str, segments: Sequence[Segment]) -> list[Segment]:
-    """Those pieces of a camera's recording that may be seen: nothing that its masks hide now is in them."""
+    """Those pieces of a camera's recording that may be seen: nothing is in them that its masks hide.
+
+    Of a camera that was taken away, the masks that it had last.
+    """
     told = door.runner.status()["cameras"].get(camera)
-    return [one for one in segments if told is None or not told["mask"] or mark_of(one.path) == told["mask"]]
+    mark = mask_mark(door.store.masks().get(camera, ())) if told is None else told["mask"]
+    return [one for one in segments if not mark or mark_of(one.path) == mark]
 
 
 @health_router.get("")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anomaly.edge.store.deletion import Deleted
     from anomaly.edge.store.event import StoredEvent
     from anomaly.edge.store.review import Miss, Verdict
-    from anomaly.edge.store.timeline import CameraState, Gap, Health, ScorePoint, Segment
+    from anomaly.edge.store.timeline import CameraState, Gap, Health, Masks, ScorePoint, Segment
 
 
 class Store(OpenFolder):
@@ -327,6 +327,15 @@ class Store(OpenFolder):
         """The last state set, by camera."""
         with self.reading() as connection:
             return timeline.states(connection)
+
+    def set_masks(self, camera: str, black: Masks) -> None:
+        """Keep the privacy masks that a camera has now; they hide what was recorded of it when it is gone, too."""
+        self.write(lambda connection: timeline.set_masks(connection, camera, black))
+
+    def masks(self) -> dict[str, Masks]:
+        """The privacy masks that each camera had last, whether it is still there or not; none of cameras without."""
+        with self.reading() as connection:
+            return timeline.masks(connection)
 
     def set_model(self, camera: str, model: str, recipe: str, since_utc_s: float) -> None:
         """Write which model (sha256) and recipe watch a camera from now on; misses are put down to them."""

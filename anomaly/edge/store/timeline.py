@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from anomaly.edge.store.database import rows
 
 if TYPE_CHECKING:
     import sqlite3
+
+
+#: Polygons, each of corners (x, y) in 0 .. 1 of the picture's width and height.
+Masks: TypeAlias = tuple[tuple[tuple[float, float], ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,20 @@ def states(connection: sqlite3.Connection) -> dict[str, CameraState]:
         " (SELECT max(id) FROM states GROUP BY camera)",
     )
     return {row["camera"]: CameraState(*row) for row in found}
+
+
+def set_masks(connection: sqlite3.Connection, camera: str, black: Masks) -> None:
+    """Keep the privacy masks of a camera, in place of those before."""
+    connection.execute("INSERT OR REPLACE INTO masks VALUES (?, ?)", (camera, json.dumps(black)))
+
+
+def masks(connection: sqlite3.Connection) -> dict[str, Masks]:
+    """The privacy masks that each camera had last, none of cameras without."""
+    found = connection.execute("SELECT camera, black FROM masks WHERE black != '[]'")
+    return {
+        camera: tuple(tuple((x, y) for x, y in polygon) for polygon in json.loads(black))
+        for camera, black in found
+    }
 
 
 def model_at(connection: sqlite3.Connection, camera: str, utc_s: float) -> str:
