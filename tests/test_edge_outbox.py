@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from broker import Receiver, until
-from told_site import ORIGIN, QUICK, SECRET, told_site
+from broker import Broker, Listener, Receiver, needs_mosquitto, until
+from told_site import ORIGIN, QUICK, SECRET, Site, told_site
 
 from anomaly.edge import outbox
 from anomaly.edge.notify import Bounds, MqttSettings, WebhookSettings
 from anomaly.edge.notify.message import summary_message, utc_text
 from anomaly.edge.notify.settings import Backoff
+from anomaly.edge.store.event import blank, next_id
 from anomaly.errors import UsageError
 
 NOBODY = WebhookSettings(
@@ -218,3 +219,82 @@ def test_tries_are_spread_and_ever_rarer():
         drawn = [waits.delay_s(failures) for _ in range(200)]
         assert whole / 2 <= min(drawn) < whole * 0.6
         assert whole * 0.9 < max(drawn) <= whole
+
+
+def unstored(site: Site, camera: str) -> str:
+    """The id of an event that the store could not take and that is told from memory."""
+    event = blank(
+        {
+            "id": next_id(None, time.time()),
+            "camera": camera,
+            "model": "m",
+            "start_utc_s": time.time(),
+            "start_pts_s": 1.0,
+            "score": 2.0,
+            "threshold": 1.0,
+        }
+    )
+    site.delivery.on_event_not_stored(event, "start")
+    return event.id
+
+
+def tell_around_a_full_disk(site: Site) -> dict[str, list[str]]:
+    """Events before, while and after the store could not be written; their ids by camera, in that order."""
+    told: dict[str, list[str]] = {"top": [], "side": []}
+    for camera in ("top", "side", "top"):
+        told[camera].append(site.start(camera).id)
+    told["top"] += [unstored(site, "top"), unstored(site, "top")]
+    for camera in ("top", "side"):
+        told[camera].append(site.start(camera).id)
+    told["top"].append(unstored(site, "top"))
+    told["top"] += [site.start("top").id for _ in range(60)]
+    told["side"].append(site.start("side").id)
+    return told
+
+
+def test_what_could_not_be_stored_is_told_in_its_cameras_order(tmp_path: Path):
+    with Receiver() as receiver:
+        receiver.answer = lambda content: 503
+        hook = WebhookSettings(receiver.url, (SECRET,), name="hook", backoff=QUICK)
+        with told_site(tmp_path, [hook]) as site:
+            told = tell_around_a_full_disk(site)
+            until(lambda: len(receiver.requests) > 3)
+            tried = len(receiver.requests)
+            receiver.answer = lambda content: 204
+            until(lambda: site.status("hook")["sent"] == 66)
+            taken = [(one["camera"], one["event_id"]) for one in receiver.contents()[tried:]]
+            for camera, ids in told.items():
+                assert [event_id for of, event_id in dict.fromkeys(taken) if of == camera] == ids
+
+
+def test_what_could_not_be_stored_holds_its_camera_up_no_longer_than_messages_are_kept(tmp_path: Path):
+    trouble = []
+    with Receiver() as receiver:
+        hook = WebhookSettings(
+            receiver.url, (SECRET,), name="hook", backoff=QUICK, bounds=Bounds(max_age_s=1.5, late_s=1.0)
+        )
+        with told_site(
+            tmp_path, [hook], tend_every_s=0.1, on_trouble=lambda *told: trouble.append(told)
+        ) as site:
+            receiver.answer = lambda content: 500
+            bad = unstored(site, "top")
+            receiver.answer = lambda content: 500 if content["event_id"] == bad else 204
+            time.sleep(1.0)
+            good = site.start("top")
+            until(lambda: f"{good.id}-start" in receiver.ids())
+    assert ("hook", "expired", {"count": 1, "cameras": {"top": 1}}) in trouble
+
+
+@needs_mosquitto
+def test_over_mqtt_too_what_could_not_be_stored_is_told_in_its_cameras_order(tmp_path: Path):
+    with Broker(tmp_path / "broker") as broker, Listener(broker.port) as listener:
+        with told_site(tmp_path / "s", [MqttSettings("127.0.0.1", broker.port, backoff=QUICK)]) as site:
+            until(lambda: site.status("mqtt")["connected"])
+            told = tell_around_a_full_disk(site)
+            broker.stop()
+            for camera, ids in tell_around_a_full_disk(site).items():
+                told[camera] += ids
+            broker.start()
+            until(lambda: len(listener.once("start")) == sum(map(len, told.values())))
+            for camera, ids in told.items():
+                assert [one["event_id"] for one in listener.once("start") if one["camera"] == camera] == ids

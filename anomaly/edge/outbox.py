@@ -11,8 +11,9 @@ All functions take a connection to a database that holds `SCHEMA`; those that wr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -148,17 +149,59 @@ def put(
 
 
 def pending(
-    connection: sqlite3.Connection, sink: str, *, now_utc_s: float, after_id: int = 0, limit: int = 50
+    connection: sqlite3.Connection,
+    sink: str,
+    *,
+    now_utc_s: float,
+    after_id: int = 0,
+    limit: int = 50,
+    upto: Mapping[str, int] | None = None,
 ) -> list[Row]:
-    """The next messages of a sink in the order they were written; none of a camera whose next try is still to come."""
+    """The next messages of a sink in the order they were written; none of a camera whose next try is still to come.
+
+    Args:
+        connection, sink: of the outbox.
+        now_utc_s: POSIX seconds.
+        after_id: only rows after this one.
+        limit: so many at most.
+        upto: of these cameras only rows up to this id.
+    """
+    held = upto or {}
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM outbox WHERE state = 'pending' AND sink = ? AND id > ? AND camera NOT IN"
         " (SELECT camera FROM outbox WHERE state = 'pending' AND attempts > 0 AND sink = ?"
         "  AND next_utc_s > ? AND next_utc_s < ?)"
-        " ORDER BY id LIMIT ?",
-        (sink, after_id, sink, now_utc_s, now_utc_s + _LONGEST_WAIT_S, limit),
+        + " AND NOT (camera = ? AND id > ?)" * len(held)
+        + " ORDER BY id LIMIT ?",
+        (
+            sink,
+            after_id,
+            sink,
+            now_utc_s,
+            now_utc_s + _LONGEST_WAIT_S,
+            *chain.from_iterable(held.items()),
+            limit,
+        ),
     )
     return [Row(*row) for row in rows]
+
+
+def last_id(connection: sqlite3.Connection, sink: str) -> int:
+    """Id of the row that was written last for a sink; 0 where there is none."""
+    (found,) = connection.execute("SELECT max(id) FROM outbox WHERE sink = ?", (sink,)).fetchone()
+    return found or 0
+
+
+def waits(
+    connection: sqlite3.Connection, sink: str, camera: str, upto_id: int, *, without: Collection[int]
+) -> bool:
+    """Whether a camera has a message up to this id that is still to leave; those in `without` have left."""
+    found = connection.execute(
+        "SELECT id FROM outbox WHERE state = 'pending' AND sink = ? AND camera = ? AND id <= ?"
+        " ORDER BY id LIMIT ?",
+        (sink, camera, upto_id, len(without) + 1),
+    )
+    return any(row_id not in without for (row_id,) in found)
 
 
 def mark_sent(connection: sqlite3.Connection, sink: str, ids: Iterable[int], utc_s: float) -> None:

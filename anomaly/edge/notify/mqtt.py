@@ -132,6 +132,9 @@ class MqttSink:
                 for row in queue.take(after_id=last, limit=room, without=session.rows):
                     session.publish(self._topic(row), row.body, row=row)
                     last = max(last, row.id)
+                if queue.in_memory:
+                    # Stored rows of its camera were passed over for it; they come when it has left.
+                    last = 0
             self._settle(session, queue)
             if session.room > 0 and (beat := self._heartbeat.beat(queue)) is not None:
                 session.publish(f"{self._base}/heartbeat", beat.body)

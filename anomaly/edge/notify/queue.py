@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Container, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from anomaly.edge import outbox
 from anomaly.edge.notify.message import Message, summary_message
 from anomaly.edge.store.database import transaction
+from anomaly.errors import StoreError
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from anomaly.edge.notify.message import Origin
     from anomaly.edge.notify.settings import Bounds
 
@@ -35,6 +36,14 @@ _EXPECTED_S = 0.5
 _LOOK_S = 0.25
 #: Messages that could not be stored (a full disk) and are told all the same.
 _MOST_IN_MEMORY = 1000
+
+
+class _InMemory(NamedTuple):
+    """A message that could not be stored, the row that was stored last before it, and when it came (monotonic)."""
+
+    row: outbox.Row
+    after_id: int
+    came_s: float
 
 
 class SinkQueue:
@@ -71,7 +80,7 @@ class SinkQueue:
         self._tended = time.monotonic()
         self._late = False
         self._refusing = False
-        self._memory: deque[outbox.Row] = deque()
+        self._memory: deque[_InMemory] = deque()
         self._memory_id = 0
         self._memory_due = 0.0
         self._memory_lock = threading.Lock()
@@ -91,25 +100,37 @@ class SinkQueue:
         self._woken.set()
 
     def hand(self, message: Message, utc_s: float) -> bool:
-        """Tell a message that cannot be stored; it is lost with the process. False where there are too many."""
+        """Tell a message that cannot be stored, in its camera's order; it is lost with the process.
+
+        Returns:
+            False where there are too many.
+        """
+        after_id = self._last_id()
         with self._memory_lock:
             if len(self._memory) >= _MOST_IN_MEMORY:
                 return False
             self._memory_id -= 1
-            self._memory.append(
-                outbox.Row(
-                    self._memory_id,
-                    message.camera,
-                    message.event_id,
-                    message.kind,
-                    message.id,
-                    message.body,
-                    utc_s,
-                    0,
-                )
+            row = outbox.Row(
+                self._memory_id,
+                message.camera,
+                message.event_id,
+                message.kind,
+                message.id,
+                message.body,
+                utc_s,
+                0,
             )
+            self._memory.append(_InMemory(row, after_id, time.monotonic()))
         self.wake()
         return True
+
+    def _last_id(self) -> int:
+        # A disk that is full can be read. Where not even that goes, told out of turn is better than not told.
+        try:
+            with closing(self._connect()) as connection:
+                return outbox.last_id(connection, self.sink)
+        except (StoreError, sqlite3.Error):
+            return 0
 
     def stop(self) -> None:
         """The sink's thread is to end."""
@@ -144,12 +165,29 @@ class SinkQueue:
                 self._opened.close()
                 self._opened = None
 
-    def take(self, *, after_id: int = 0, limit: int = 50, without: Container[int] = ()) -> list[outbox.Row]:
-        """The next rows, oldest first; none that was marked already, none in `without`."""
+    @property
+    def in_memory(self) -> bool:
+        """Whether messages wait that could not be stored: stored ones that were passed over for them come later."""
+        return bool(self._memory)
+
+    def take(self, *, after_id: int = 0, limit: int = 50, without: Collection[int] = ()) -> list[outbox.Row]:
+        """The next rows, those of each camera oldest first; none that was marked already, none in `without`.
+
+        Args:
+            after_id: only stored rows after this one.
+            limit: so many at most.
+            without: ids of rows that are on their way.
+        """
+        with self._memory_lock:
+            memory = list(self._memory)
+        # What was stored after a message in memory waits for it, and that for what was stored before.
+        upto: dict[str, int] = {}
+        for row, last, _ in memory:
+            upto.setdefault(row.camera, last)
         found: list[outbox.Row] = []
-        if time.monotonic() >= self._memory_due:
-            with self._memory_lock:
-                found = [row for row in self._memory if row.id not in without][:limit]
+        if memory and time.monotonic() >= self._memory_due:
+            found = [row for row, last, _ in memory if row.id not in without and not self._waits(row, last)]
+            found = found[:limit]
         room = limit - len(found)
         if room > 0:
             rows = outbox.pending(
@@ -157,10 +195,14 @@ class SinkQueue:
                 self.sink,
                 now_utc_s=time.time(),
                 after_id=after_id,
-                limit=room + len(self._sent),
+                limit=room + len(self._sent) + len(without),
+                upto=upto,
             )
             found += [row for row in rows if row.id not in self._sent and row.id not in without][:room]
         return found
+
+    def _waits(self, row: outbox.Row, last_id: int) -> bool:
+        return outbox.waits(self.connection, self.sink, row.camera, last_id, without=self._sent)
 
     def sent(self, row_id: int) -> None:
         """The other side has taken this row over. Written down a little later, together with others."""
@@ -245,6 +287,7 @@ class SinkQueue:
             outbox.prune(connection, self.sink)
         if gone is not None:
             self._tell("expired", {"count": gone.count, "cameras": dict(gone.cameras)})
+        self._give_up_memory(now)
         waited = outbox.waiting_s(connection, self.sink)
         late = waited is not None and waited > self._bounds.late_s
         if late != self._late:
@@ -273,7 +316,17 @@ class SinkQueue:
 
     def _forget(self, row_id: int) -> None:
         with self._memory_lock:
-            self._memory = deque(row for row in self._memory if row.id != row_id)
+            self._memory = deque(one for one in self._memory if one.row.id != row_id)
+
+    def _give_up_memory(self, now: float) -> None:
+        """Messages in memory hold up what was stored after them; not for longer than those would be kept."""
+        with self._memory_lock:
+            cameras = Counter(
+                one.row.camera for one in self._memory if now - one.came_s > self._bounds.max_age_s
+            )
+            self._memory = deque(one for one in self._memory if now - one.came_s <= self._bounds.max_age_s)
+        if cameras:
+            self._tell("expired", {"count": cameras.total(), "cameras": dict(cameras)})
 
     def _put_summary(self, gone: outbox.Expired, utc_s: float) -> None:
         cameras, first = dict(gone.cameras), gone.first_utc_s
