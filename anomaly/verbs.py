@@ -137,6 +137,7 @@ COMMANDS: dict[str, Command] = {
                 Flag("--source", "source", "videos, images, folders, globs; or cameras: rtsp://, http://, /dev/videoN", many=True, metavar="URI"),
                 Flag("--site", "site", "a file that names cameras, their models, schedules and sinks", metavar="FILE"),
                 Flag("--serve", "serve", "serve the operator's page and the API there", metavar="HOST:PORT"),
+                Flag("--scrape-token", "run.scrape_token", "whoever sends this token may read /metrics on this machine: ${env:NAME} or ${file:/path}", metavar="REFERENCE"),
                 Flag("--out", "out", "folder for what it writes (default: outputs/run)", metavar="DIR", writes=True),
             ),
             "  python -m anomaly run --model models/line1 --source new.mp4 --out outputs/line1\n"

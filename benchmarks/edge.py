@@ -40,6 +40,7 @@ ENDURANCE_FPS = 40
 EVENT_EVERY = 10
 PARTS = ("start", "runner", "latency", "reconnect", "masked", "endurance")
 _PATIENCE_S = 30.0
+_TOKEN = "the figures of this benchmark"
 # Started to its first score: what a process does that is given a model and a camera.
 _FIRST_SCORE = (
     "import sys, time\n"
@@ -316,8 +317,8 @@ def runner(folder: Path, work: Path, length_s: float, *, quick: bool) -> report.
             site.write_text(json.dumps({"site": "bench", "line": "1", "cameras": entries}), encoding="utf-8")
             child = subprocess.Popen(
                 [sys.executable, "-m", "anomaly", "run", "--site", str(site), "--out", str(work / f"run_{count}"),
-                 "runtime=openvino", "run.metrics=127.0.0.1:0"],
-                env=report.child_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                 "--scrape-token", "${env:SCRAPE_TOKEN}", "runtime=openvino", "run.metrics=127.0.0.1:0"],
+                env=report.child_environment() | {"SCRAPE_TOKEN": _TOKEN}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             )  # fmt: skip
             assert child.stdout is not None
             try:
@@ -349,16 +350,19 @@ def runner(folder: Path, work: Path, length_s: float, *, quick: bool) -> report.
     return found
 
 
-def scraped(probes: str) -> Figures:
+def scraped(probes: str, token: str = _TOKEN) -> Figures:
     """The runner's figures, by name and labels."""
-    with urllib.request.urlopen(f"{probes}/metrics", timeout=_PATIENCE_S) as answer:
+    asked = urllib.request.Request(f"{probes}/metrics", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(asked, timeout=_PATIENCE_S) as answer:
         lines = answer.read().decode().splitlines()
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[:1] != "#"}
 
 
-def of_cameras(probes: str, name: str, count: int) -> list[float]:
+def of_cameras(probes: str, name: str, count: int, token: str = _TOKEN) -> list[float]:
     """A figure of each camera; 0 where it is not told yet."""
-    found = [value for key, value in scraped(probes).items() if name in key and key.startswith("anomaly_")]
+    found = [
+        value for key, value in scraped(probes, token).items() if name in key and key.startswith("anomaly_")
+    ]
     return found + [0.0] * (count - len(found))
 
 

@@ -135,7 +135,7 @@ class Line:
         vault = open_vault(out)
         accounts = Accounts(vault)
         accounts.add(NAME, "viewer", PASSWORD)
-        self.token = accounts.add_token(NAME, "benchmark", "viewer", ("live",))[1]
+        self.token = accounts.add_token(NAME, "benchmark", "viewer", ("live", "metrics"))[1]
         vault.close()
         site = work / f"site_{fps}.yaml"
         entry = {"name": "belt", "source": camera.url, "model": str(folder), "fps": fps}
@@ -157,7 +157,10 @@ class Line:
             raise SystemExit("`anomaly run --serve` ended before it served; run it by hand to see why")
         self.probes, self.url = told["Probes and metrics: "], told["The page: "]
         deadline = time.monotonic() + _PATIENCE_S
-        while of_cameras(self.probes, 'what="scored"', 1)[0] < 2 * LINE_FPS and time.monotonic() < deadline:
+        while (
+            of_cameras(self.probes, 'what="scored"', 1, self.token)[0] < 2 * LINE_FPS
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.2)
 
     def __enter__(self) -> Line:
@@ -172,9 +175,13 @@ class Line:
 
         All means the runner, its server and the camera's process. Latencies are of the last 300 frames.
         """
-        before, spent, began = scraped(self.probes), processor_s(self.child.pid), time.monotonic()
+        before, spent, began = scraped(self.probes, self.token), processor_s(self.child.pid), time.monotonic()
         time.sleep(seconds)
-        after, done, took = scraped(self.probes), processor_s(self.child.pid), time.monotonic() - began
+        after, done, took = (
+            scraped(self.probes, self.token),
+            processor_s(self.child.pid),
+            time.monotonic() - began,
+        )
 
         def grown(name: str) -> float:
             return sum(after[key] - before.get(key, 0.0) for key in after if name in key)

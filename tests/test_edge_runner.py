@@ -25,6 +25,8 @@ from anomaly.errors import AnomalyError
 from anomaly.model import load_model
 from anomaly.thresholds import load_threshold
 
+TOKEN = "a-long-token-of-the-scraper"
+PROBES = ("run.metrics=127.0.0.1:0", "--scrape-token", "${env:SCRAPE}")
 LIVE = ("run.live=true", "run.metrics=null", "run.log=text", FPS)
 
 
@@ -109,7 +111,7 @@ def test_a_camera_that_goes_and_comes_back_is_told_and_scored_again(small_model:
     with RtspServer(size=(160, 96), fps=5, keyframe_every=5) as server:
         child = start(
             "run", "--model", small_model.folder, "--source", server.url, "--out", tmp_path / "store",
-            FPS, "run.metrics=127.0.0.1:0", "run.log=json", cwd=tmp_path,
+            FPS, *PROBES, "run.log=json", cwd=tmp_path, SCRAPE=TOKEN,
         )  # fmt: skip
         try:
             probes = _probes(child)
@@ -161,7 +163,7 @@ def test_a_new_model_takes_over_and_a_broken_one_does_not(small_model: SmallMode
         model=model,
     )
     child = start(
-        "run", "--site", site, "--out", tmp_path / "store", FPS, "run.metrics=127.0.0.1:0", cwd=tmp_path
+        "run", "--site", site, "--out", tmp_path / "store", FPS, *PROBES, cwd=tmp_path, SCRAPE=TOKEN
     )
     try:
         probes = _probes(child)
@@ -197,7 +199,7 @@ def test_a_dead_camera_does_not_slow_the_other(small_model: SmallModel, tmp_path
         },
     )
     child = start(
-        "run", "--site", site, "--out", tmp_path / "store", FPS, "run.metrics=127.0.0.1:0", cwd=tmp_path
+        "run", "--site", site, "--out", tmp_path / "store", FPS, *PROBES, cwd=tmp_path, SCRAPE=TOKEN
     )
     try:
         probes = _probes(child)
@@ -222,7 +224,7 @@ def test_no_password_is_written_anywhere(small_model: SmallModel, tmp_path: Path
         address = server.url.replace("rtsp://", "rtsp://user:${env:CAMERA_PASSWORD}@")
         child = start(
             "run", "--model", small_model.folder, "--source", address, "--out", tmp_path / "store", FPS,
-            "run.metrics=127.0.0.1:0", cwd=tmp_path, CAMERA_PASSWORD=canary,
+            *PROBES, cwd=tmp_path, CAMERA_PASSWORD=canary, SCRAPE=TOKEN,
         )  # fmt: skip
         try:
             probes = _probes(child, keep := [])
@@ -234,9 +236,13 @@ def test_no_password_is_written_anywhere(small_model: SmallModel, tmp_path: Path
         finally:
             child.send_signal(signal.SIGTERM)
             out, err = child.communicate(timeout=60)
-    assert canary not in "".join(keep) + out + err + figures + command
+    for secret in (canary, TOKEN):
+        assert secret not in "".join(keep) + out + err + figures + command
     for file in tmp_path.rglob("*"):
-        assert not file.is_file() or canary.encode() not in file.read_bytes(), file
+        if file.is_file():
+            kept = file.read_bytes()
+            assert canary.encode() not in kept, file
+            assert TOKEN.encode() not in kept, file
 
 
 def test_a_device_that_fails_is_told_and_ends_the_run(small_model: SmallModel, tmp_path: Path):
@@ -269,6 +275,8 @@ def test_a_device_that_fails_is_told_and_ends_the_run(small_model: SmallModel, t
         (("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "run.metrics=null", "--serve", "0.0.0.0:0"), "TLS"),
         (("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "run.metrics=null", "--serve", "8080"), "HOST:PORT"),
         (("--model", "{model}", "--source", "rtsp://u:secret@127.0.0.1:9/x"), "env:"),
+        (("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "--scrape-token", "secret-of-16-or-more"), "env:NAME"),
+        (("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "--scrape-token", "${{file:/dev/null}}"), "0 characters"),
         (
             ("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "footage.fps=4", "run.require_certificate=true"),
             "camera camera1: ",
@@ -313,7 +321,8 @@ def _probes(child: subprocess.Popen[str], kept: list[str] | None = None) -> str:
 
 
 def _metrics(probes: str) -> str:
-    with urllib.request.urlopen(f"{probes}/metrics", timeout=10) as answer:
+    asked = urllib.request.Request(f"{probes}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+    with urllib.request.urlopen(asked, timeout=10) as answer:
         return answer.read().decode()
 
 

@@ -203,11 +203,12 @@ def test_a_camera_that_is_not_certified_is_marked_or_refused_by_name(
     with (
         running(tmp_path / "open", known, other, load=load) as runner,
         Figures(runner),
-        Probes(runner, "127.0.0.1:0") as probes,
+        Probes(runner, "127.0.0.1:0", "token") as probes,
     ):
         until(lambda: runner.status()["cameras"]["other"]["events"])
         assert "UNCERTIFIED: other/live is of no camera" in runner.status()["cameras"]["other"]["doubt"]
-        with urllib.request.urlopen(f"{probes.url}/metrics") as answer:
+        asked = urllib.request.Request(f"{probes.url}/metrics", headers={"Authorization": "Bearer token"})
+        with urllib.request.urlopen(asked) as answer:
             assert 'anomaly_certified{camera="other"} 0.0' in answer.read().decode()
     with Store(tmp_path / "open", owner=False) as store:
         event = store.events()[-1]

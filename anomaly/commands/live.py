@@ -22,6 +22,7 @@ from anomaly.edge.notify.troubles import SinkTroubles
 from anomaly.edge.pictures import Pictures
 from anomaly.edge.retention import Retention, RetentionSettings, estimate_disk
 from anomaly.edge.runner import Runner
+from anomaly.edge.secrets import named_secret
 from anomaly.edge.segment_name import mask_mark
 from anomaly.edge.site import load_site, site_of
 from anomaly.edge.store import Store
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 #: What a camera is supposed to send where nothing is known of it: H.264 at 1080p and 10 frames a second.
 _BITS_PER_S = 4e6
+_LEAST_TOKEN = 16
 
 
 def run(config: RunConfig) -> None:
@@ -50,6 +52,11 @@ def run(config: RunConfig) -> None:
     if config.run.log not in ("auto", "text", "json"):
         raise UsageError(f"run.log={config.run.log!r} is not known; choose auto, text or json")
     as_json = config.run.log == "json" or (config.run.log == "auto" and not sys.stderr.isatty())
+    token = (
+        named_secret(config.run.scrape_token, "--scrape-token", _LEAST_TOKEN)
+        if config.run.scrape_token
+        else None
+    )
     folder = Path(config.out)
     settings = RetentionSettings(
         clip_days=config.keep.clip_days,
@@ -110,16 +117,18 @@ def run(config: RunConfig) -> None:
         delivery.start()
         stack.callback(delivery.stop)
         stack.enter_context(Figures(runner))
-        if config.run.metrics is not None:
-            probes = stack.enter_context(Probes(runner, config.run.metrics))
-            console.say(f"Probes and metrics: {probes.url}/healthz, /readyz, /metrics.")
+        accounts = None
         if config.serve is not None:
-            server = _serve(config, runner, store, delivery)
+            server = _serve(config, runner, store, delivery, token)
             stack.callback(server.stop)
+            accounts = server.door.accounts
             audits.append(server.door.audit)
             for name, one in runner.status()["cameras"].items():
                 _note_threshold(audits, name, one["model_digest"], one["recipe"], one["threshold"])
             console.say(f"The page: {server.url}")
+        if config.run.metrics is not None:
+            probes = stack.enter_context(Probes(runner, config.run.metrics, token, accounts))
+            console.say(f"Probes and metrics: {probes.url}/healthz, /readyz, /metrics.")
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stop())
         signal.signal(signal.SIGHUP, lambda *_: _reload(config, runner))
@@ -205,7 +214,9 @@ def _note_threshold(audits: list[Audit], camera: str, model: str, recipe: str, v
         audit.threshold(camera, model, recipe, value)
 
 
-def _serve(config: RunConfig, runner: Runner, store: Store, delivery: Delivery) -> Server:
+def _serve(
+    config: RunConfig, runner: Runner, store: Store, delivery: Delivery, scrape_token: str | None
+) -> Server:
     from anomaly.edge.server import Controls, ServeSettings, serve
 
     host, colon, port = str(config.serve).rpartition(":")
@@ -223,6 +234,7 @@ def _serve(config: RunConfig, runner: Runner, store: Store, delivery: Delivery) 
             tls_key=Path(door.tls_key) if door.tls_key else None,
             insecure=door.insecure,
             trusted_proxy=door.trusted_proxy,
+            scrape_token=scrape_token,
         ),
         Controls(delivery, lambda: _reload(config, runner), lambda: _models(runner.site)),
     )

@@ -37,6 +37,7 @@ class RunSettings:
     metrics: str | None = (
         "127.0.0.1:9188"  # HOST:PORT on loopback of /healthz, /readyz, /metrics; null = none
     )
+    scrape_token: str | None = None  # ${env:NAME} or ${file:/path}: who sends it may read /metrics
     log: str = "auto"  # text, json, or auto: text on a terminal
 
 

@@ -12,6 +12,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from anomaly.edge.server import guard
+from anomaly.edge.server.access import enough, program, right_token
+from anomaly.edge.server.settings import LOOPBACK
 from anomaly.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,9 +25,14 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from anomaly.edge.runner import Runner
+    from anomaly.edge.server.accounts import Accounts
 
 #: A runner whose cameras are there has scored a frame of each within this, or it is not well.
 _ALIVE_S = 30.0
+_NO_TOKEN = (
+    b"send Authorization: Bearer TOKEN, the one that `run --scrape-token` names or, where the page is served, an "
+    b"API token of scope metrics\n"
+)
 #: Of a camera's status: name, help, key; nothing is told where there is no value.
 _GAUGES = (
     ("score", "Score of the last frame (1 = an ordinary normal frame)", "score"),
@@ -115,9 +123,15 @@ def _server_s() -> float:
 class Probes:
     """`/healthz`, `/readyz` and `/metrics` over HTTP, for this machine alone.
 
+    The first two tell nothing but yes or no. The figures name cameras, and a page of the browser on this machine, or
+    any of its users, can ask here: they are for who brings a token. Every request must ask for this machine by a
+    name of loopback, so that no page elsewhere can point its own name here.
+
     Args:
         runner: whose figures.
         where: "HOST:PORT" on loopback; port 0 = any free one.
+        token: opens `/metrics`; None = it does not.
+        accounts: whose tokens of scope `metrics` open it too; None = nobody's.
 
     Attributes:
         url: where it answers.
@@ -126,7 +140,9 @@ class Probes:
         UsageError: the address is not one of loopback's, or is taken.
     """
 
-    def __init__(self, runner: Runner, where: str) -> None:
+    def __init__(
+        self, runner: Runner, where: str, token: str | None = None, accounts: Accounts | None = None
+    ) -> None:
         host, _, port = where.rpartition(":")
         if host not in ("127.0.0.1", "localhost", "[::1]") or not port.isdigit():
             raise UsageError(
@@ -134,7 +150,9 @@ class Probes:
                 "127.0.0.1:9188, or null for none (--serve answers elsewhere, behind a log-in)"
             )
         try:
-            self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), _handler(runner))
+            self._server = ThreadingHTTPServer(
+                (host.strip("[]"), int(port)), _handler(runner, token, accounts)
+            )
         except OSError as error:
             raise UsageError(
                 f"run.metrics={where} cannot be listened on ({error.strerror}); give another port"
@@ -154,21 +172,38 @@ class Probes:
         self._server.server_close()
 
 
-def _handler(runner: Runner) -> type[BaseHTTPRequestHandler]:
+def _handler(runner: Runner, token: str | None, accounts: Accounts | None) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         server_version = "anomaly"
         sys_version = ""
 
         def do_GET(self) -> None:
-            if self.path == "/metrics":
+            hosts = self.headers.get_all("host", [])
+            if len(hosts) != 1 or not guard.host_allowed(hosts[0], LOOPBACK, ""):
+                self._answer(421, b"this machine is asked for as 127.0.0.1 or localhost here\n")
+            elif self.path == "/metrics" and self._known():
                 self._answer(200, generate_latest(), CONTENT_TYPE_LATEST)
+            elif self.path == "/metrics":
+                self._answer(401, _NO_TOKEN)
             elif self.path in ("/healthz", "/readyz"):
-                self._answer(*_probe(runner, self.path), "text/plain; charset=utf-8")
+                self._answer(*_probe(runner, self.path, named=self._known()))
             else:
-                self._answer(404, b"there are /healthz, /readyz and /metrics\n", "text/plain; charset=utf-8")
+                self._answer(404, b"there are /healthz, /readyz and /metrics\n")
 
-        def _answer(self, status: int, body: bytes, kind: str) -> None:
+        def _known(self) -> bool:
+            authorization = self.headers.get("authorization", "")
+            if right_token(authorization, token):
+                return True
+            who = None if accounts is None else program(accounts, authorization, self.client_address[0])
+            return who is not None and enough("viewer", "metrics", who)
+
+        def _answer(self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
             self.send_response(status)
+            for name, value in guard.SECURITY_HEADERS.items():
+                self.send_header(name, value)
+            self.send_header("Cache-Control", "no-store")
+            if status == 401:
+                self.send_header("WWW-Authenticate", "Bearer")
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -180,11 +215,11 @@ def _handler(runner: Runner) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _probe(runner: Runner, path: str) -> tuple[int, bytes]:
+def _probe(runner: Runner, path: str, *, named: bool) -> tuple[int, bytes]:
     if path == "/healthz":
         well = runner.scored_since(_ALIVE_S)
         return (200, b"ok\n") if well else (503, b"a camera that is there has not been scored lately\n")
     waiting = [name for name, one in runner.status()["cameras"].items() if one["last_utc_s"] is None]
     if waiting:
-        return 503, f"no frame scored yet of {', '.join(waiting)}\n".encode()
+        return 503, f"no frame scored yet of {', '.join(waiting) if named else 'a camera'}\n".encode()
     return 200, b"ok\n"

@@ -27,6 +27,25 @@ def resolve(text: str) -> str:
     return _REFERENCE.sub(_filled, text)
 
 
+def named_secret(text: str, what: str, least: int) -> str:
+    """A secret that a setting must name; written out, everybody who lists the processes would read it.
+
+    Args:
+        text: one reference.
+        what: the setting, for the error.
+        least: characters that it must have, so that it cannot be guessed.
+
+    Raises:
+        UsageError: it is written out, cannot be read, or is shorter.
+    """
+    if _REFERENCE.fullmatch(text) is None:
+        raise UsageError(f"{what} is written out; name where it is kept, as ${{env:NAME}} or ${{file:/path}}")
+    value = resolve(text)
+    if len(value) < least:
+        raise UsageError(f"{what} {text} has {len(value)} characters; take {least} or more, by chance")
+    return value
+
+
 def _filled(found: re.Match[str]) -> str:
     kind, name = found.groups()
     if kind == "env":

@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import Depends, HTTPException
 from starlette.requests import HTTPConnection
 
-from anomaly.edge.server.accounts import rank
+from anomaly.edge.server.accounts import Accounts, rank
 from anomaly.edge.server.door import Door, door_of
 from anomaly.edge.server.guard import SAFE_METHODS, client_address
 from anomaly.edge.server.sessions import Session
@@ -49,19 +49,28 @@ def visitor(connection: HTTPConnection) -> Visitor | None:
     address = client_address(connection.scope, door.settings)
     authorization = connection.headers.get("authorization")
     if authorization is not None:
-        scheme, _, text = authorization.partition(" ")
-        found = door.accounts.bearer(text.strip()) if scheme.lower() == "bearer" else None
-        if found is None:
-            return None
-        token, owner = found
-        role = min(token.role, owner.role, key=rank)
-        return Visitor(owner.name, f"token {token.label} of {owner.name}", role, token.scopes, address, None)
+        return program(door.accounts, authorization, address)
     identity = connection.cookies.get(cookie_name(door.settings))
     session = door.sessions.find(identity) if identity else None
     if session is None:
         return None
     account = session.account
     return Visitor(account.name, account.name, account.role, None, address, session)
+
+
+def program(accounts: Accounts, authorization: str, address: str) -> Visitor | None:
+    """The program that sends an API token in its header `Authorization`, or None where that is none or no longer."""
+    found = accounts.bearer(_bearer(authorization))
+    if found is None:
+        return None
+    token, owner = found
+    role = min(token.role, owner.role, key=rank)
+    return Visitor(owner.name, f"token {token.label} of {owner.name}", role, token.scopes, address, None)
+
+
+def right_token(authorization: str, token: str | None) -> bool:
+    """Whether a header `Authorization` brings the one token that is set; there may be none."""
+    return bool(token) and hmac.compare_digest(_bearer(authorization).encode(), str(token).encode())
 
 
 def enough(role: str, scope: str | None, who: Visitor) -> bool:
@@ -107,6 +116,12 @@ def allow(role: str, scope: str | None) -> Callable[[HTTPConnection], Visitor]:
     # For the API's description.
     allowed.__dict__["asks"] = (role, scope)
     return allowed
+
+
+def _bearer(authorization: str) -> str:
+    """The token in a header `Authorization`; "" where there is none."""
+    scheme, _, text = authorization.partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else ""
 
 
 WhoIsIn = Annotated[Visitor, Depends(allow("viewer", None))]

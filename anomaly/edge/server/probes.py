@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hmac
-
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from anomaly.edge.server.access import TheDoor, check
+from anomaly.edge.server.access import TheDoor, check, right_token
 from anomaly.edge.server.door import Door
 from anomaly.edge.server.settings import is_loopback
 
@@ -39,12 +37,9 @@ def metrics(request: Request, door: TheDoor) -> Response:
 
 def may_scrape(request: Request, door: Door) -> bool:
     """Whether a request comes from this machine, not through a proxy, with the scrape token."""
-    token = door.settings.scrape_token
     peer = request.client.host if request.client else ""
-    given = request.headers.get("authorization", "")
     return (
-        bool(token)
-        and is_loopback(peer)
+        is_loopback(peer)
         and "x-forwarded-for" not in request.headers
-        and hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+        and right_token(request.headers.get("authorization", ""), door.settings.scrape_token)
     )

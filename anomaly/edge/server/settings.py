@@ -9,6 +9,9 @@ from pathlib import Path
 
 from anomaly.errors import UsageError
 
+#: Names by which a machine asks for itself; no page elsewhere can be served under one of them.
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
 
 @dataclass(frozen=True)
 class ServeSettings:
@@ -57,7 +60,7 @@ class ServeSettings:
     @property
     def names(self) -> frozenset[str]:
         """Names, in lower case and without port, that a Host header may hold."""
-        own = {"localhost", "127.0.0.1", "::1", socket.gethostname().lower()}
+        own = {*LOOPBACK, socket.gethostname().lower()}
         if not _wildcard(self.host):
             own.add(self.host.lower().strip("[]"))
         return frozenset(own | {name.lower().strip("[]") for name in self.allowed_hosts})

@@ -1,0 +1,122 @@
+"""The port for machines on loopback: who asks for what, and under which name."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from small_model import FPS, SmallModel, start
+
+from anomaly.edge.ledger import Ledger
+from anomaly.edge.loaded import Loaded
+from anomaly.edge.metrics import Figures, Probes
+from anomaly.edge.pictures import Pictures
+from anomaly.edge.runner import Runner
+from anomaly.edge.server import guard
+from anomaly.edge.server.accounts import Accounts
+from anomaly.edge.server.door import open_vault
+from anomaly.edge.site import site_of
+from anomaly.edge.store import Store
+from anomaly.model import load_model
+from anomaly.thresholds import load_threshold
+
+TOKEN = "a-long-token-of-the-scraper"
+
+
+@pytest.fixture(scope="module")
+def asked(
+    small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[httpx.Client, Accounts]]:
+    """The probes of a runner whose one camera is away, and the accounts whose tokens they know."""
+    folder = tmp_path_factory.mktemp("probes")
+    model = load_model(small_model.folder, offline=True)
+    loaded = Loaded.of(model, load_threshold(model, fps=5.0))
+    site = site_of(["rtsp://127.0.0.1:9/away"], small_model.folder, fps=5.0, record=False)
+    vault = open_vault(folder)
+    accounts = Accounts(vault)
+    accounts.add("mara", "viewer", "correct horse battery")
+    with Store(folder) as store:
+        pictures = Pictures(store)
+        runner = Runner(site, Ledger(store, pictures, None), lambda path, fps: loaded)
+        thread = threading.Thread(target=runner.run)
+        thread.start()
+        with (
+            Figures(runner),
+            Probes(runner, "127.0.0.1:0", TOKEN, accounts) as probes,
+            httpx.Client(base_url=probes.url) as client,
+        ):
+            yield client, accounts
+        runner.stop()
+        thread.join(30)
+        pictures.close()
+    vault.close()
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "guard taken out"])
+@pytest.mark.parametrize("path", ["/metrics", "/readyz", "/healthz"])
+def test_a_name_pointed_at_this_machine_is_not_answered(
+    asked: tuple[httpx.Client, Accounts], monkeypatch: pytest.MonkeyPatch, path: str, guarded: bool
+):
+    """DNS rebinding: a page on evil.example whose name leads here may read what its own origin answers."""
+    client, _ = asked
+    if not guarded:
+        monkeypatch.setattr(guard, "host_allowed", lambda *_: True)
+    answer = client.get(path, headers={"Host": f"evil.example:{client.base_url.port}", **bearer(TOKEN)})
+    assert (answer.status_code == 421) is guarded
+    assert ("camera1" in answer.text) is (not guarded and path != "/healthz")
+
+
+def test_the_figures_are_for_who_brings_a_token(asked: tuple[httpx.Client, Accounts]):
+    client, accounts = asked
+    told = client.get("/metrics")
+    assert (told.status_code, told.headers["www-authenticate"]) == (401, "Bearer")
+    assert "camera1" not in told.text
+    assert "nosniff" in told.headers["x-content-type-options"]
+    _, scraper = accounts.add_token("mara", "prometheus", "viewer", ("metrics",))
+    _, other = accounts.add_token("mara", "wall", "viewer", ("live",))
+    for token, opens in ((TOKEN, True), (scraper, True), (other, False), (TOKEN[:-1], False), ("x", False)):
+        answer = client.get("/metrics", headers=bearer(token))
+        assert (answer.status_code == 200) is opens
+        assert ('camera="camera1"' in answer.text) is opens
+    accounts.remove_token(accounts.tokens()[0].id)
+    assert client.get("/metrics", headers=bearer(scraper)).status_code == 401
+
+
+def test_who_is_not_known_learns_yes_or_no_and_no_name(asked: tuple[httpx.Client, Accounts]):
+    client, _ = asked
+    assert client.get("/healthz").text == "ok\n"
+    nobody, known = client.get("/readyz"), client.get("/readyz", headers=bearer(TOKEN))
+    assert (nobody.status_code, known.status_code) == (503, 503)
+    assert "camera1" not in nobody.text
+    assert "camera1" in known.text
+
+
+def test_the_scrape_token_of_the_command_line_opens_both_ports(small_model: SmallModel, tmp_path: Path):
+    (tmp_path / "scrape").write_text(TOKEN + "\n")
+    child = start(
+        "run", "--model", small_model.folder, "--source", "rtsp://127.0.0.1:9/away", "--out", tmp_path / "store",
+        "--serve", "127.0.0.1:0", "--scrape-token", f"${{file:{tmp_path / 'scrape'}}}", "run.metrics=127.0.0.1:0", FPS,
+        cwd=tmp_path,
+    )  # fmt: skip
+    try:
+        assert child.stdout is not None
+        urls = []
+        for line in child.stdout:
+            if "The page: " in line or "Probes and metrics: " in line:
+                urls.append(line.partition(": ")[2].partition("/healthz")[0].strip())
+            if len(urls) == 2:
+                break
+        for url in urls:
+            assert httpx.get(f"{url}/metrics").status_code == 401
+            assert "anomaly_connected" in httpx.get(f"{url}/metrics", headers=bearer(TOKEN)).text
+    finally:
+        child.terminate()
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 0, err
