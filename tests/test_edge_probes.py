@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,3 +123,20 @@ def test_the_scrape_token_of_the_command_line_opens_both_ports(small_model: Smal
         child.terminate()
         _, err = child.communicate(timeout=60)
     assert child.returncode == 0, err
+
+
+def test_silent_connections_do_not_pile_up(asked: tuple[httpx.Client, Accounts]):
+    client, _ = asked
+    where = (client.base_url.host, client.base_url.port)
+    silent = [socket.create_connection(where, 5) for _ in range(100)]
+    time.sleep(1.0)
+    assert sum(thread.name.endswith("(process_request_thread)") for thread in threading.enumerate()) <= 32
+    until = time.monotonic() + 20.0
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            assert client.get("/healthz").status_code == 200
+            break
+        assert time.monotonic() < until
+        time.sleep(0.5)
+    for one in silent:
+        one.close()

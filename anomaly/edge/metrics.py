@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: A runner whose cameras are there has scored a frame of each within this, or it is not well.
 _ALIVE_S = 30.0
+#: Connections at once, and how long one may say nothing.
+_MOST, _SILENT_S = 32, 5.0
 _NO_TOKEN = (
     b"send Authorization: Bearer TOKEN, the one that `run --scrape-token` names or, where the page is served, an "
     b"API token of scope metrics\n"
@@ -150,14 +152,11 @@ class Probes:
                 "127.0.0.1:9188, or null for none (--serve answers elsewhere, behind a log-in)"
             )
         try:
-            self._server = ThreadingHTTPServer(
-                (host.strip("[]"), int(port)), _handler(runner, token, accounts)
-            )
+            self._server = _Listening((host.strip("[]"), int(port)), _handler(runner, token, accounts))
         except OSError as error:
             raise UsageError(
                 f"run.metrics={where} cannot be listened on ({error.strerror}); give another port"
             ) from None
-        self._server.daemon_threads = True
         self.url = f"http://{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="probes", daemon=True)
 
@@ -172,8 +171,33 @@ class Probes:
         self._server.server_close()
 
 
+class _Listening(ThreadingHTTPServer):
+    """A thread a connection, and few: each costs a file handle of the process that records and stores."""
+
+    daemon_threads = True
+
+    def __init__(self, where: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(where, handler)
+        self._free = threading.BoundedSemaphore(_MOST)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, or close at once where too many wait."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """In the thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+
 def _handler(runner: Runner, token: str | None, accounts: Accounts | None) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        timeout = _SILENT_S
         server_version = "anomaly"
         sys_version = ""
 

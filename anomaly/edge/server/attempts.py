@@ -29,7 +29,7 @@ class Attempts:
             0.0 where it may go ahead (and is counted), else the seconds to wait.
         """
         now = time.monotonic()
-        limits = {_network(address): PER_ADDRESS, _account(name): PER_NAME}
+        limits = {network(address): PER_ADDRESS, _account(name): PER_NAME}
         with self._lock:
             self._forget(now)
             waits = [
@@ -46,7 +46,7 @@ class Attempts:
     def forgive(self, address: str, name: str) -> None:
         """The attempt succeeded: it does not count, and neither does what failed before it from that address."""
         with self._lock:
-            self._times.pop(_network(address), None)
+            self._times.pop(network(address), None)
             times = self._times.get(_account(name))
             if times:
                 times.pop()
@@ -66,7 +66,7 @@ def _account(name: str) -> str:
     return "name " + name.casefold()[:100]
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
     """An IPv4 address, or the /64 that one customer of IPv6 can choose freely from."""
     try:
         parsed = ipaddress.ip_address(address)

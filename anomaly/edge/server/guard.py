@@ -6,6 +6,7 @@ Each rule is a function of its own, so that a test can take out just that one an
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,6 +16,7 @@ from anomaly.edge.server.settings import is_address, is_loopback
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from anomaly.edge.server.connections import Connections
     from anomaly.edge.server.settings import ServeSettings
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -42,11 +44,13 @@ class Guard:
     Args:
         app: what it stands in front of.
         settings: of the server.
+        connections: is told whose turn it is, the client's or ours.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: ServeSettings, connections: Connections) -> None:
         self._app = app
         self._settings = settings
+        self._connections = connections
         self._names = settings.names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,6 +58,16 @@ class Guard:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
+        client = (scope["client"][0], scope["client"][1]) if scope.get("client") else None
+        self._connections.began(client)
+        try:
+            await self._answer(scope, receive, send, client)
+        finally:
+            self._connections.ended(client)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, client: tuple[str, int] | None
+    ) -> None:
         headers = Headers(scope=scope)
         refusal = self._refusal(scope, headers)
         if refusal is not None:
@@ -63,7 +77,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        body = _Bounded(receive)
+        body = _Bounded(receive, self._connections, client)
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -72,7 +86,9 @@ class Guard:
                 if body.too_long:
                     # Otherwise the server would go on to take and throw away what still comes.
                     answer["connection"] = "close"
+            self._connections.sending(client)
             await send(message)
+            self._connections.answering(client)
 
         await self._app(scope, body, with_headers)
 
@@ -162,13 +178,23 @@ def client_address(scope: Scope, settings: ServeSettings) -> str:
 class _Bounded:
     """What a client sends, cut off where it is longer than is allowed, whatever length it told."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, connections: Connections, client: tuple[str, int] | None) -> None:
         self.too_long = False
         self._receive = receive
+        self._connections = connections
+        self._client = client
+        self._begun = time.monotonic()
+        self._whole = False
         self._seen = 0
 
     async def __call__(self) -> Message:
+        if self._whole:
+            # Nothing more is to come; who asks waits for the client to leave.
+            return await self._receive()
+        self._connections.awaiting(self._client, self._begun)
         message = await self._receive()
+        self._connections.answering(self._client)
+        self._whole = not message.get("more_body", False)
         if message["type"] == "http.request":
             self._seen += len(message.get("body", b""))
             self.too_long = self._seen > _LARGEST_BODY

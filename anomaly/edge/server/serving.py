@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from anomaly.edge.server.app import build_app
+from anomaly.edge.server.connections import Connections, Listening
 from anomaly.edge.server.door import Controls, open_door
 from anomaly.edge.server.guard import Guard
 from anomaly.edge.server.settings import check_binding
@@ -64,8 +65,13 @@ class Server:
             AnomalyError: it did not come up in time.
         """
         settings = self._settings
+        connections = Connections(settings.trusted_proxy)
         config = uvicorn.Config(
-            Guard(self.app, settings),
+            Guard(self.app, settings, connections),
+            # Another loop would not ask our socket for its connections.
+            loop="asyncio",
+            callback_notify=connections.close_late,
+            timeout_notify=1,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -74,7 +80,6 @@ class Server:
             ws_max_size=65_536,
             # Pictures are compressed already.
             ws_per_message_deflate=False,
-            limit_concurrency=512,
             timeout_graceful_shutdown=1,
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,
@@ -85,7 +90,7 @@ class Server:
             raise UsageError(
                 f"the TLS certificate {settings.tls_cert} cannot be used ({error}); give a PEM certificate and its key"
             ) from None
-        self._socket = _listening(settings)
+        self._socket = _listening(settings, connections)
         self._uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._uvicorn.run, kwargs={"sockets": [self._socket]}, name="server", daemon=True
@@ -123,7 +128,7 @@ def serve(runner: Runner, store: Store, settings: ServeSettings, controls: Contr
     return Server(open_door(runner, store, settings, controls or Controls()), settings)
 
 
-def _listening(settings: ServeSettings) -> socket.socket:
+def _listening(settings: ServeSettings, connections: Connections) -> Listening:
     where = f"{settings.host}:{settings.port}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -136,7 +141,7 @@ def _listening(settings: ServeSettings) -> socket.socket:
         raise UsageError(
             f"{where} cannot be listened on ({error.strerror}); give this machine's name or address"
         ) from None
-    listening = socket.socket(family, kind, protocol)
+    listening = Listening(family, kind, protocol, connections)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
