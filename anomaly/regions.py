@@ -2,7 +2,8 @@
 
 Coordinates are normalised, (x, y) in 0..1 from the upper left corner, so that one definition fits every size
 of the same view. A point counts if it lies in a `look` polygon (or there are none), in no `ignore` polygon,
-and where the mask image, if there is one, is white.
+and where the mask image, if there is one, is white. What lies under a `black` polygon, a privacy mask, is painted
+before anything looks: it is in no bank, crop, heatmap or report.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Regions:
         ignore: the same, taken away from what is looked at.
         mask: image file of the same view, white (at least half bright) = counts; read once.
         mask_pixels: (H, W) bool, what was read from `mask`, or came out of a model folder.
+        black: polygons of the privacy masks; `Source.black` paints them.
 
     Raises:
         UsageError: a polygon that is none, coordinates outside 0..1, an unreadable mask, or nothing left.
@@ -50,10 +52,12 @@ class Regions:
     ignore: tuple[Polygon, ...] = ()
     mask: Path | None = None
     mask_pixels: BoolArray | None = None
+    black: tuple[Polygon, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "look", _polygons(self.look, "look"))
         object.__setattr__(self, "ignore", _polygons(self.ignore, "ignore"))
+        object.__setattr__(self, "black", _polygons(self.black, "black"))
         if self.mask is not None and self.mask_pixels is None:
             object.__setattr__(self, "mask_pixels", _read_mask(Path(self.mask)))
         if not self.frame_mask(256, 256).any():
@@ -106,6 +110,8 @@ class Regions:
         }
         if self.mask_pixels is not None:
             described["mask"] = {"size": list(self.mask_pixels.shape), "runs": _to_runs(self.mask_pixels)}
+        if self.black:
+            described["black"] = [[list(point) for point in polygon] for polygon in self.black]
         return described
 
     @classmethod
@@ -118,14 +124,14 @@ class Regions:
         try:
             mask = described["mask"]
             pixels = None if mask is None else _from_runs(mask["size"], mask["runs"])
-            return cls(described["look"], described["ignore"], None, pixels)
+            return cls(described["look"], described["ignore"], None, pixels, described.get("black", ()))
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise CorruptModelError(
                 f"the model's regions cannot be read ({type(error).__name__}: {error}); fit the model again"
             ) from None
 
     def digest(self) -> str:
-        """SHA-256 in hex over all that decides which pixels count."""
+        """SHA-256 in hex over all that decides which pixels count, and which are black."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
 

@@ -23,6 +23,7 @@ from small_model import FPS, SmallModel, start
 from test_edge_retention import add_event, add_segment
 from test_edge_runner import announced, until
 
+from anomaly.detector import Detector
 from anomaly.edge.address import parse_address
 from anomaly.edge.ledger import Ledger
 from anomaly.edge.loaded import Loaded
@@ -35,6 +36,7 @@ from anomaly.edge.site import CameraSite, Site, site_of
 from anomaly.edge.store import Store
 from anomaly.errors import ModelError, UsageError
 from anomaly.model import load_model
+from anomaly.privacy import Polygon
 from anomaly.regions import Regions
 from anomaly.thresholds import load_threshold
 
@@ -119,6 +121,25 @@ def test_cameras_come_and_go_while_it_runs(small_model: SmallModel, loaded: Load
         runner.add_camera(looped(small_model, "second"))
         until(lambda: "second" in runner.status()["cameras"])
         assert scored(runner, "second", 2)
+
+
+CORNER = ((0.0, 0.0), (0.2, 0.0), (0.2, 0.3))
+
+
+@pytest.mark.parametrize("black", [(CORNER,), (), (((0.5, 0.5), (0.7, 0.5), (0.7, 0.8)),)])
+def test_a_model_fitted_under_masks_is_certified_under_the_same_only(
+    loaded: Loaded, black: tuple[Polygon, ...]
+):
+    detector = loaded.model.detector
+    masked = Detector(
+        detector.branches, Regions(black=[[list(one) for one in CORNER]]), detector.decider.config
+    )
+    fitted = replace(loaded, model=replace(loaded.model, detector=masked))
+    told = fitted.under(black).threshold_of("line")
+    assert told.certified == (black == (CORNER,))
+    assert told.certified or "other privacy masks" in told.headline()
+    # Footage that was recorded under masks tells a model nothing of them.
+    assert loaded.under(black).threshold_of("line").certified
 
 
 LEFT = Regions(ignore=(((0, 0), (0.5, 0), (0.5, 1), (0, 1)),))

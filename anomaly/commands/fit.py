@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 def run(config: FitConfig) -> None:
     """Fit and save."""
-    sources = find_sources(config.normal_videos)
+    regions = regions_of(config.regions)
+    sources = find_sources(config.normal_videos, regions.black)
     folder = Path(config.model)
     excluded = parse_drops(config.fit.drop, [source.name for source in sources])
     if config.except_labels:
@@ -86,7 +87,7 @@ def run(config: FitConfig) -> None:
             sources,
             spec,
             weights,
-            regions_of(config.regions),
+            regions,
             DeciderConfig(),
             options,
             input_size=(size[0], size[1]) if size else None,
@@ -177,7 +178,8 @@ def regions_of(config: RegionsConfig) -> Regions:
     # Regions itself says what is wrong with a polygon, so it gets them as they were written.
     look: Any = config.look
     ignore: Any = config.ignore
-    return Regions(look, ignore, Path(config.mask) if config.mask else None)
+    black: Any = config.black
+    return Regions(look, ignore, Path(config.mask) if config.mask else None, black=black)
 
 
 def _exclude_labeled(
@@ -253,6 +255,11 @@ def _tell(
         ("learned from", f"{report.frames} frames of {len(report.sources)} sources, {report.patches:,} patches"),
         ("bank", f"{len(branch.bank):,} rows of {branch.bank.dim} dimensions ({branch.projection.explained:.0%} of the variance kept)"),
     ]  # fmt: skip
+    if detector.regions.black:
+        masks = len(detector.regions.black)
+        rows.append(
+            ("privacy masks", f"{masks}, black in every frame, here and wherever this model is used on files")
+        )
     if branch.bank.place_weight:
         rows.append(
             (

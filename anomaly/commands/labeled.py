@@ -14,7 +14,7 @@ from anomaly.commands import console
 from anomaly.errors import FootageError, LabelsError, UsageError
 from anomaly.footage.damage import refuses
 from anomaly.footage.labels import LabeledFootage, load_labels
-from anomaly.footage.source import Source, duration_s
+from anomaly.footage.source import Source, duration_s, under_masks
 from anomaly.looks import looks_at, remember
 from anomaly.scoring import Scored, score_sources
 
@@ -125,6 +125,7 @@ def score_labeled(
         tolerance_s=settings.tolerance_s,
         unlisted="normal" if settings.unlisted == "normal" else "ignore",
     )
+    labeled = replace(labeled, sources=tuple(under_masks(labeled.sources, model.detector.regions.black)))
     console.warn(labeled.notes)
     total = sum(_frames(source, footage.fps) for source in labeled.sources)
     with console.counter("scoring labelled footage", total) as advance:

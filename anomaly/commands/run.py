@@ -12,7 +12,7 @@ from anomaly.edge.address import parse_address
 from anomaly.edge.sinks import AnnotatedVideo, EventLog, annotate, write_jpeg
 from anomaly.errors import FootageError, ModelError, UsageError
 from anomaly.first_start import checked_here
-from anomaly.footage.source import find_sources, probe
+from anomaly.footage.source import find_sources, probe, under_masks
 from anomaly.model import load_model
 from anomaly.thresholds import load_threshold
 
@@ -39,6 +39,7 @@ def run(config: RunConfig) -> None:
     model = load_model(
         Path(config.model), device=config.device, offline=config.weights.offline, runtime=config.runtime
     )
+    sources = under_masks(sources, model.detector.regions.black)
     console.say(model.headline())
     threshold = load_threshold(model, fps=config.footage.fps)
     with console.counter("first start here: checking the evidence", None) as advance:

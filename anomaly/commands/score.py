@@ -17,7 +17,7 @@ from anomaly.exemplars import load_exemplars
 from anomaly.explanation import Moment, Worst, draw, facts, headline, match
 from anomaly.first_start import checked_here
 from anomaly.footage.damage import damage_handler, refuses
-from anomaly.footage.source import find_sources, read_frames
+from anomaly.footage.source import find_sources, read_frames, under_masks
 from anomaly.model import load_model
 from anomaly.thresholds import load_threshold
 
@@ -37,6 +37,7 @@ def run(config: ScoreConfig) -> None:
     model = load_model(
         Path(config.model), device=config.device, offline=config.weights.offline, runtime=config.runtime
     )
+    sources = under_masks(sources, model.detector.regions.black)
     console.say(model.headline())
     threshold = load_threshold(model, fps=config.footage.fps)
     with console.counter("first start here: checking the evidence", None) as advance:

@@ -70,12 +70,14 @@ class FootageConfig:
 
 @dataclass
 class RegionsConfig:
-    """What of the picture counts: polygons of [x, y] in 0..1, or a mask image (white counts)."""
+    """What of the picture counts: polygons of [x, y] in 0..1, or a mask image (white counts); and privacy masks."""
 
     # Lists of lists would refuse the 0 and 1 of a corner as no floats; Regions checks polygons better.
     look: list[Any] = field(default_factory=list)
     ignore: list[Any] = field(default_factory=list)
     mask: str | None = None
+    # Painted black in every frame before anything looks at it, here and wherever the model is used on files.
+    black: list[Any] = field(default_factory=list)
 
 
 @dataclass

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from anomaly.edge.cutting import Polygon
     from anomaly.edge.store import Miss, Store, StoredEvent
+    from anomaly.privacy import Polygon
 
 __all__ = ["ClipMaker", "Cut", "Segment", "cut", "preview"]
 

@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
-import numpy as np
 
 from anomaly.edge.store.durable import part_of, publish
 from anomaly.edge.store.timeline import Segment
 from anomaly.errors import FootageError
 from anomaly.footage.clips import VideoWriter
+from anomaly.privacy import Polygon, PrivacyMask
 
 #: (x, y) corners in 0 .. 1 of the picture's width and height.
-Polygon = Sequence[tuple[float, float]]
 
 _TICK = Fraction(1, 90_000)
 #: One clock ran through two segments where the stream's time and this machine's agree to this.
@@ -124,6 +122,7 @@ def preview(clip: Path, out: Path, black: Sequence[Polygon] = ()) -> None:
     Raises:
         FootageError: it cannot be decoded, or the disk is full; nothing is left behind.
     """
+    mask = PrivacyMask(black)
     try:
         with _open(clip) as source:
             stream = source.streams.video[0]
@@ -135,8 +134,7 @@ def preview(clip: Path, out: Path, black: Sequence[Polygon] = ()) -> None:
             with VideoWriter(out, fps=float(stream.average_rate or 10), crf=26) as writer:
                 for frame in source.decode(stream):
                     image = frame.to_ndarray(format="rgb24")
-                    if black:
-                        image = _painted(image, black)
+                    mask.paint(image)
                     at = float(frame.time or 0.0)
                     first = at if first is None else first
                     writer.write(image, max(at - first, 0.0))
@@ -266,12 +264,3 @@ def _copy(segments: Sequence[Segment], start_s: float, end_s: float, part: Path)
             out.mux(packet)
             frames += 1
     return origin, origin + float(end * _TICK), frames
-
-
-def _painted(image: Any, black: Sequence[Polygon]) -> Any:
-    height, width = image.shape[:2]
-    image = np.ascontiguousarray(image)
-    for polygon in black:
-        corners = np.array([(x * width, y * height) for x, y in polygon])
-        cv2.fillPoly(image, [np.round(corners).astype(np.int32)], (0, 0, 0))
-    return image

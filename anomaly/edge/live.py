@@ -90,7 +90,7 @@ class LiveCamera:
     ) -> None:
         self.site = site
         self.recipe = recipe
-        self.loaded = loaded.within(site.regions)
+        self.loaded = loaded.within(site.regions).under(site.black)
         self.capture = capture
         #: Held by whoever starts or stops the capture.
         self.switching = threading.Lock()
@@ -133,7 +133,8 @@ class LiveCamera:
 
     def use(self, loaded: Loaded, recipe: str) -> None:
         """Look with another model from the next frame on."""
-        self.loaded, self.recipe, self.recent = loaded.within(self.site.regions), recipe, Recent()
+        self.loaded = loaded.within(self.site.regions).under(self.site.black)
+        self.recipe, self.recent = recipe, Recent()
         for event in self._incidents.change(self.loaded.threshold_of(self.site.name)):
             self._end(event, event.end_s + self._offset_s)
         self._health.interval_s = loaded.interval_s

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from anomaly.detector import Detector, Look, Recent
     from anomaly.exemplars import Exemplars
     from anomaly.model import Model
+    from anomaly.privacy import Polygon
     from anomaly.regions import Regions
     from anomaly.thresholds import Threshold
     from anomaly.types import ImageArray
@@ -58,11 +59,24 @@ class Loaded:
             f"the site file's regions leave out {whole - detector.places} of the {whole} patches that it was "
             "calibrated with; fit and calibrate with the same regions"
         )
-        return replace(
-            self,
-            model=replace(self.model, detector=detector),
-            threshold=replace(self.threshold, doubt=self.threshold.doubt or doubt),
+        return replace(self._doubted(doubt), model=replace(self.model, detector=detector))
+
+    def under(self, black: Sequence[Polygon]) -> Loaded:
+        """The same for a camera with these privacy masks.
+
+        A model that was fitted under masks has never seen what is there: where they are not the camera's, it is
+        decided on uncertified. Footage that was recorded under masks tells nothing of them.
+        """
+        own = self.model.detector.regions.black
+        if not own or {_corners(one) for one in own} == {_corners(one) for one in black}:
+            return self
+        return self._doubted(
+            "it was fitted and calibrated under other privacy masks (regions.black) than the camera has; give the site "
+            "file's `black` the same polygons"
         )
+
+    def _doubted(self, doubt: str) -> Loaded:
+        return replace(self, threshold=replace(self.threshold, doubt=self.threshold.doubt or doubt))
 
     def threshold_of(self, camera: str) -> Threshold:
         """What decides for a camera of that name."""
@@ -96,3 +110,7 @@ class Loaded:
         """Measure one frame each of several cameras that share the network; see `Detector.look_each`."""
         with self.lock:
             return self.model.detector.look_each(images, recents, detectors)
+
+
+def _corners(polygon: Polygon) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in corner) for corner in polygon)

@@ -367,7 +367,7 @@ class Runner:
     def _check(self, camera: CameraSite, path: Path, loaded: Loaded) -> None:
         """Refuse what cannot watch a camera before anything changes over to it."""
         try:
-            threshold = loaded.within(camera.regions).threshold_of(camera.name)
+            threshold = loaded.within(camera.regions).under(camera.black).threshold_of(camera.name)
         except UsageError as error:
             raise UsageError(f"camera {camera.name}: {path}: {error}") from None
         if self._require_certificate and not threshold.certified:

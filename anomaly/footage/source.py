@@ -10,7 +10,7 @@ fingerprint(path)              SHA-256 of a file
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from anomaly.errors import DamagedFootageError, UsageError
 from anomaly.footage.images import image_header, read_image
@@ -23,8 +23,10 @@ from anomaly.footage.sources import (
     find_sources,
     fingerprint,
     natural_key,
+    under_masks,
 )
 from anomaly.footage.video import probe_video, read_video, read_video_frame_at, video_duration_s
+from anomaly.privacy import PrivacyMask
 from anomaly.types import Frame
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "probe",
     "read_frame_at",
     "read_frames",
+    "under_masks",
 ]
 
 
@@ -85,7 +88,8 @@ def read_frames(
             and the time reached. Frames that the decoder marks as damaged are left out and counted.
 
     Yields:
-        Frame: image (H, W, 3) uint8 RGB, upright; pts_s strictly increasing; index counted before sampling.
+        Frame: image (H, W, 3) uint8 RGB, upright, black under the source's privacy masks; pts_s strictly increasing;
+            index counted before sampling.
 
     Raises:
         DamagedFootageError: in place of `on_damage` where that is None.
@@ -101,9 +105,12 @@ def read_frames(
         raise UsageError(
             f"end_s {end_s} is not after start_s {start_s}; give the end that comes after the start"
         )
-    if source.kind == "video":
-        return read_video(source, fps=fps, start_s=start_s, end_s=end_s, on_damage=on_damage)
-    return _read_image(source, start_s, on_damage)
+    frames = (
+        read_video(source, fps=fps, start_s=start_s, end_s=end_s, on_damage=on_damage)
+        if source.kind == "video"
+        else _read_image(source, start_s, on_damage)
+    )
+    return _painted(frames, source) if source.black else frames
 
 
 def read_frame_at(source: Source, time_s: float) -> Frame:
@@ -117,8 +124,17 @@ def read_frame_at(source: Source, time_s: float) -> Frame:
         DamagedFootageError: the source cannot be opened.
     """
     if source.kind == "video":
-        return read_video_frame_at(source, time_s)
-    return Frame(read_image(source.path), 0.0, 0, source.name)
+        frame = read_video_frame_at(source, time_s)
+    else:
+        frame = Frame(read_image(source.path), 0.0, 0, source.name)
+    return next(_painted([frame], source))
+
+
+def _painted(frames: Iterable[Frame], source: Source) -> Iterator[Frame]:
+    mask = PrivacyMask(source.black)
+    for frame in frames:
+        mask.paint(frame.image)
+        yield frame
 
 
 def _read_image(source: Source, start_s: float, on_damage: Callable[[str], None] | None) -> Iterator[Frame]:

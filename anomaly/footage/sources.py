@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from anomaly.errors import FootageError, NoFootageError
+
+Polygon: TypeAlias = tuple[tuple[float, float], ...]
 
 VIDEO_SUFFIXES = frozenset(
     (
@@ -81,11 +83,13 @@ class Source:
         path: the file.
         name: posix path relative to the root it was found under; unique within one `find_sources`.
         kind: an image is a source of one frame, shown at 0 s.
+        black: privacy masks, polygons of (x, y) in 0..1 that are black in every frame that is read.
     """
 
     path: Path
     name: str
     kind: Literal["video", "image"]
+    black: tuple[Polygon, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +114,13 @@ class SourceInfo:
     rotation: int
 
 
-def find_sources(paths: Sequence[str | Path]) -> list[Source]:
+def find_sources(paths: Sequence[str | Path], black: Sequence[Polygon] = ()) -> list[Source]:
     """Videos and images under `paths`, in the order given and naturally sorted (clip_2 before clip_10).
 
     Each path is a video, an image, a folder (searched with its subfolders) or a glob. In a folder
     or a glob, hidden files and files of other kinds are passed over; a file named outright is taken
     whatever its extension, and tried as a video. A file reached twice is taken once. Names that would
-    collide are told apart by the folders above their roots.
+    collide are told apart by the folders above their roots. `black` are the privacy masks of all of them.
 
     Raises:
         NoFootageError: a path that does not exist, a glob without a match, a folder without footage.
@@ -131,7 +135,12 @@ def find_sources(paths: Sequence[str | Path]) -> list[Source]:
                 found.append((root, source))
     if not found:
         raise NoFootageError("no path was given; name a video, an image, a folder of either, or a glob")
-    return _with_unique_names(found)
+    return under_masks(_with_unique_names(found), black)
+
+
+def under_masks(sources: Sequence[Source], black: Sequence[Polygon]) -> list[Source]:
+    """The same sources under these privacy masks."""
+    return [replace(source, black=tuple(black)) for source in sources]
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:

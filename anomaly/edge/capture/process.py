@@ -22,7 +22,6 @@ from av.video.reformatter import VideoReformatter
 
 from anomaly.edge.address import redact
 from anomaly.edge.capture.masked import MaskedEncoder
-from anomaly.edge.capture.masking import PrivacyMask
 from anomaly.edge.capture.opening import Lost, Opened, Refused, opened, why
 from anomaly.edge.capture.recording import Recorder
 from anomaly.edge.capture.retry import Retry
@@ -32,6 +31,7 @@ from anomaly.edge.capture.timing import RATE, TIME_BASE, StreamTime
 from anomaly.edge.segment_name import mask_mark
 from anomaly.footage import orientation
 from anomaly.footage.clock import Sampler
+from anomaly.privacy import PrivacyMask
 
 if TYPE_CHECKING:
     from anomaly.types import ImageArray

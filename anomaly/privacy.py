@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import cv2
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from anomaly.types import ImageArray
 
-Polygon: TypeAlias = tuple[tuple[float, float], ...]
+Polygon: TypeAlias = Sequence[Sequence[float]]
 
 
 class PrivacyMask:
@@ -21,7 +22,7 @@ class PrivacyMask:
         polygons: corners (x, y) in 0..1 of the upright frame; a pixel that a polygon touches is covered.
     """
 
-    def __init__(self, polygons: tuple[Polygon, ...]) -> None:
+    def __init__(self, polygons: Sequence[Polygon]) -> None:
         self._polygons = polygons
         self._covered: NDArray[np.bool_] | None = None
 
