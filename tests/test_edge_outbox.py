@@ -108,6 +108,22 @@ def test_what_was_refused_no_longer_waits_and_can_be_sent_again(connection: sqli
     assert outbox.totals(connection, "hook").set_aside == 0
 
 
+@pytest.mark.parametrize("sent", [False, True])
+def test_an_old_update_that_was_refused_does_not_come_after_a_newer_one(
+    connection: sqlite3.Connection, sent: bool
+):
+    put(connection, "a")
+    put(connection, "a", kind="update", message_id="a-update-1")
+    outbox.set_aside(connection, "hook", 1, "410", 1001.0)
+    outbox.set_aside(connection, "hook", 2, "410", 1001.0)
+    put(connection, "a", kind="update", message_id="a-update-2")
+    if sent:
+        outbox.mark_sent(connection, "hook", [3], 1002.0)
+    assert outbox.send_again(connection, "hook") == 1
+    assert names(connection) == (["a-start"] if sent else ["a-update-2", "a-start"])
+    assert outbox.totals(connection, "hook").set_aside == 0
+
+
 def test_age_is_time_in_which_the_program_ran(connection: sqlite3.Connection):
     put(connection, "old")
     outbox.advance(connection, "hook", 50.0)
@@ -287,14 +303,17 @@ def test_what_could_not_be_stored_holds_its_camera_up_no_longer_than_messages_ar
 
 @needs_mosquitto
 def test_over_mqtt_too_what_could_not_be_stored_is_told_in_its_cameras_order(tmp_path: Path):
-    with Broker(tmp_path / "broker") as broker, Listener(broker.port) as listener:
-        with told_site(tmp_path / "s", [MqttSettings("127.0.0.1", broker.port, backoff=QUICK)]) as site:
-            until(lambda: site.status("mqtt")["connected"])
-            told = tell_around_a_full_disk(site)
-            broker.stop()
-            for camera, ids in tell_around_a_full_disk(site).items():
-                told[camera] += ids
-            broker.start()
-            until(lambda: len(listener.once("start")) == sum(map(len, told.values())))
-            for camera, ids in told.items():
-                assert [one["event_id"] for one in listener.once("start") if one["camera"] == camera] == ids
+    with (
+        Broker(tmp_path / "broker") as broker,
+        Listener(broker.port) as listener,
+        told_site(tmp_path / "s", [MqttSettings("127.0.0.1", broker.port, backoff=QUICK)]) as site,
+    ):
+        until(lambda: site.status("mqtt")["connected"])
+        told = tell_around_a_full_disk(site)
+        broker.stop()
+        for camera, ids in tell_around_a_full_disk(site).items():
+            told[camera] += ids
+        broker.start()
+        until(lambda: len(listener.once("start")) == sum(map(len, told.values())))
+        for camera, ids in told.items():
+            assert [one["event_id"] for one in listener.once("start") if one["camera"] == camera] == ids

@@ -11,7 +11,7 @@ import pytest
 from broker import Receiver, until
 from told_site import QUICK, told_site
 
-from anomaly.edge.notify import Origin, PeopleSettings
+from anomaly.edge.notify import Bounds, Origin, PeopleSettings
 from anomaly.edge.notify.flood import Plan, Window, plan
 from anomaly.edge.notify.message import health_message
 from anomaly.edge.notify.people import words
@@ -78,6 +78,46 @@ def test_past_the_bound_people_get_one_summary_and_the_store_keeps_all(tmp_path:
 )
 def test_how_messages_are_put_together(waiting: int, window: Window, expected: Plan):
     assert plan(waiting, window, 1000.0, most=5, window_s=600.0) == expected
+
+
+def test_what_waits_for_the_next_window_is_not_late(tmp_path: Path):
+    with Receiver() as receiver:
+        settings = people(receiver, most=1, window_s=60.0, bounds=Bounds(late_s=0.3))
+        with told_site(tmp_path, [settings], tend_every_s=0.1) as site:
+            site.start()
+            until(lambda: site.status("people")["sent"] == 1)
+            site.start()
+            time.sleep(1.5)
+            assert site.status("people")["pending"] == 1
+            assert site.status("people")["draining"]
+
+
+def test_one_message_that_is_not_taken_blocks_no_others(tmp_path: Path):
+    with Receiver() as receiver:
+        receiver.answer = lambda content: 500 if "cam bad" in content["title"] else 200
+        with told_site(tmp_path, [people(receiver, most=50)]) as site:
+            site.start("cam bad")
+            until(lambda: len(receiver.requests) > 6)
+            # Alone, it may be the service: it is tried again.
+            assert site.status("people")["set_aside"] == 0
+            for number in range(3):
+                site.start(f"cam {number}")
+            until(lambda: site.status("people")["sent"] == 3)
+            until(lambda: site.status("people")["set_aside"] == 1)
+            assert site.status("people")["pending"] == 0
+            receiver.answer = lambda content: 200
+            assert site.delivery.send_again("people") == 1
+            until(lambda: site.status("people")["sent"] == 4)
+
+
+def test_after_an_outage_nothing_is_set_aside(tmp_path: Path):
+    with Receiver() as receiver:
+        receiver.answer = lambda content: 500 if len(receiver.requests) < 9 else 200
+        with told_site(tmp_path, [people(receiver, most=50)]) as site:
+            for number in range(3):
+                site.start(f"cam {number}")
+            until(lambda: site.status("people")["sent"] == 3)
+            assert site.status("people")["set_aside"] == 0
 
 
 def test_a_restart_opens_no_new_window(tmp_path: Path):

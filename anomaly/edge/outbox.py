@@ -242,12 +242,18 @@ def hurry(connection: sqlite3.Connection, sink: str) -> None:
 
 
 def send_again(connection: sqlite3.Connection, sink: str) -> int:
-    """Put what was set aside back at the end of the queue (the receiver was repaired); returns how many."""
+    """Put what was set aside back at the end of the queue (the receiver was repaired); returns how many.
+
+    Not an update whose event has a later message: that one tells how the event stands.
+    """
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM outbox WHERE sink = ? AND state = 'set aside' ORDER BY id", (sink,)
+        f"SELECT {_COLUMNS} FROM outbox AS one WHERE sink = ? AND state = 'set aside' AND NOT (kind = 'update' AND"
+        " EXISTS (SELECT 1 FROM outbox AS later WHERE later.event_id = one.event_id AND later.sink = one.sink"
+        " AND later.id > one.id AND later.kind IN ('update', 'end'))) ORDER BY id",
+        (sink,),
     )
     waiting = [Row(*row) for row in rows]
-    connection.execute("DELETE FROM outbox WHERE sink = ? AND state = 'set aside'", (sink,))
+    done = connection.execute("DELETE FROM outbox WHERE sink = ? AND state = 'set aside'", (sink,))
     for row in waiting:
         put(
             connection,
@@ -259,7 +265,7 @@ def send_again(connection: sqlite3.Connection, sink: str) -> int:
             body=row.body,
             utc_s=row.created_utc_s,
         )
-    _count(connection, sink, "set_aside", -len(waiting))
+    _count(connection, sink, "set_aside", -done.rowcount)
     return len(waiting)
 
 

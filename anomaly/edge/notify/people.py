@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from anomaly.edge.outbox import Row
 
 _MOST_SUMMED = 100_000
+#: Where a message was not taken so often, another one is tried.
+_TRIES = 4
 
 
 class PeopleSink:
@@ -46,7 +48,7 @@ class PeopleSink:
 
     def run(self, queue: SinkQueue) -> None:
         """Deliver until stopped."""
-        failures = 0
+        failures, tried, reached = 0, 0, False
         while not queue.stopping():
             # One more than may be told singly is enough to know that a summary is due.
             rows = queue.take(limit=self._settings.most + 1)
@@ -59,21 +61,33 @@ class PeopleSink:
                 len(rows), window, now, most=self._settings.most, window_s=self._settings.window_s
             )
             if next_step.wait_s > 0:
-                queue.wait(next_step.wait_s)
+                queue.hold(next_step.wait_s)
                 continue
-            rows = queue.take(limit=_MOST_SUMMED) if next_step.summary else rows[:1]
+            rows = queue.take(limit=_MOST_SUMMED) if next_step.summary else rows
+            if rows[0].id != tried:
+                tried, failures, reached = rows[0].id, 0, False
+            single = not next_step.summary
+            # A service only says that it did not take a message. Where another one gets through, and this one then does
+            # not, it is the message.
+            beyond = single and len(rows) > 1 and not reached and failures >= _TRIES and failures % 2 == 0
+            told = rows[1:2] if beyond else rows[:1] if single else rows
             try:
-                if next_step.summary:
-                    self._send(*_summary_words(queue, rows), None)
+                if single:
+                    # It may be the picture that is not taken: every other try is without.
+                    picture = self._picture_of(queue, told[0]) if failures % 2 == 0 else None
+                    self._send(*words(json.loads(told[0].body)), picture)
                 else:
-                    self._send(*words(json.loads(rows[0].body)), self._picture_of(queue, rows[0]))
+                    self._send(*_summary_words(queue, told), None)
             except (OSError, AnomalyError) as error:
                 failures += 1
+                if reached and single:
+                    queue.refused(rows[0], f"not taken in {failures} tries, though another message was")
+                    continue
                 queue.unreachable(str(error))
                 queue.pause(self._settings.backoff.delay_s(failures))
                 continue
-            failures = 0
-            for row in rows:
+            reached = beyond
+            for row in told:
                 queue.sent(row.id)
             queue.flush()
             with transaction(queue.connection):

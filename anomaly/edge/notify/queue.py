@@ -87,6 +87,7 @@ class SinkQueue:
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._expected_until = 0.0
+        self._held_until = 0.0
 
     # -- from any thread ------------------------------------------------------------------------------------
 
@@ -289,7 +290,7 @@ class SinkQueue:
             self._tell("expired", {"count": gone.count, "cameras": dict(gone.cameras)})
         self._give_up_memory(now)
         waited = outbox.waiting_s(connection, self.sink)
-        late = waited is not None and waited > self._bounds.late_s
+        late = self._too_long(waited, now)
         if late != self._late:
             self._late = late
             self._tell("down" if late else "up", {"waited_s": waited, "reason": self.last_error})
@@ -297,8 +298,17 @@ class SinkQueue:
     def draining(self) -> bool:
         """Whether no message has waited too long, as of now."""
         self.flush()
-        waited = outbox.waiting_s(self.connection, self.sink)
-        return waited is None or waited + time.monotonic() - self._tended <= self._bounds.late_s
+        waited, now = outbox.waiting_s(self.connection, self.sink), time.monotonic()
+        return waited is None or not self._too_long(waited + now - self._tended, now)
+
+    def hold(self, seconds: float) -> None:
+        """Nothing is to be sent for so long, on purpose: what waits meanwhile is not late. Rests as `wait` does."""
+        self._held_until = time.monotonic() + seconds
+        self.wait(seconds)
+
+    def _too_long(self, waited_s: float | None, now: float) -> bool:
+        late_s = self._bounds.late_s
+        return waited_s is not None and waited_s > late_s and now > self._held_until + late_s
 
     def wait(self, timeout_s: float = _LOOK_S) -> None:
         """Rest until woken, or until it is time to look again."""
