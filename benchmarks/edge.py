@@ -401,8 +401,9 @@ def reconnects(model: Any, work: Path, *, quick: bool) -> report.Figures:
 
 def masked(*, quick: bool) -> report.Figures:
     """Processor time to paint and encode a frame of a camera with privacy masks, for its recording."""
-    from anomaly.edge.capture.masked import MaskedEncoder
     from anomaly.edge.capture.masking import PrivacyMask
+
+    from anomaly.edge.capture.masked import MaskedEncoder
     from anomaly.edge.capture.timing import RATE
 
     found: report.Figures = {}

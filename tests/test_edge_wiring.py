@@ -14,10 +14,10 @@ from broker import Broker, Listener, needs_mosquitto, until
 from small_model import FPS, SmallModel, start
 from test_edge_clips import ended_event, index, record
 
+from anomaly.edge.audit import Audit
 from anomaly.edge.health import Trouble
 from anomaly.edge.notify.troubles import SinkTroubles
 from anomaly.edge.server.accounts import Accounts
-from anomaly.edge.server.audit import Audit
 from anomaly.edge.server.door import open_vault
 from anomaly.edge.store import Store
 
@@ -102,6 +102,40 @@ def test_states_recipes_and_a_silent_broker_are_told_and_written(small_model: Sm
         ("", "threshold", "line"),
         ("token mes of mara", "state", "line"),
         ("token mes of mara", "reload", ""),
+    ]
+
+
+@needs_mosquitto
+@pytest.mark.timeout(120)
+def test_without_a_page_too_the_audit_tells_who_muted_and_what_decides(
+    small_model: SmallModel, tmp_path: Path
+):
+    folder, site = tmp_path / "store", tmp_path / "site.yaml"
+    source = str(small_model.footage.test / "test_01.mp4")
+    camera = {"name": "line", "source": source, "loop": True, "model": str(small_model.folder), "fps": 5}
+    with Broker(tmp_path / "broker") as broker, Listener(broker.port) as listener:
+        sinks = {"mqtt": {"host": "127.0.0.1", "port": broker.port, "commands": True}}
+        document = {"site": "plant", "line": "one", "cameras": [{**camera, "record": False}], "sinks": sinks}
+        site.write_text(json.dumps(document))
+        child = start("run", "--site", site, "--out", folder, "run.metrics=null", FPS, cwd=tmp_path)
+        try:
+            until(lambda: states(listener) == [("running", "")], 60)
+            listener.client.publish(f"{BASE}/cameras/line/state/set", json.dumps("maintenance"), qos=1)
+            until(lambda: states(listener)[-1] == ("maintenance", ""))
+            child.send_signal(signal.SIGHUP)
+            with Store(folder, owner=False) as reader:
+                until(lambda: any(one.kind == "model" for one in reader.health("")))
+        finally:
+            child.send_signal(signal.SIGTERM)
+            _, err = child.communicate(timeout=60)
+    assert child.returncode == 0, err
+    vault = open_vault(folder)
+    lines = [(one.who, one.action, one.subject) for one in reversed(Audit(vault).lines())]
+    vault.close()
+    assert lines == [
+        ("", "threshold", "line"),
+        ("mqtt:mqtt", "state", "line"),
+        ("signal SIGHUP", "reload", ""),
     ]
 
 

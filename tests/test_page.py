@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from page_case import HOSTILE, add_event, browser, filled, sign_in
-from server_case import PASSWORD, Case
+from server_case import PASSWORD, Case, running
 from small_model import SmallModel
 
 from anomaly.edge.server.region_routes import regions_file
@@ -364,6 +364,88 @@ def test_a_phone_shows_every_view_without_scrolling_sideways(open_page: Any, cas
     page.locator("[role=option]").first.click()
     page.get_by_role("button", name="Real").wait_for()
     assert not wide(page)
+
+
+def finger(page: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Put a finger down, move it and lift it."""
+    session = page.context.new_cdp_session(page)
+    for step in range(6):
+        x, y = (a + (b - a) * step / 5 for a, b in zip(start, end, strict=True))
+        kind = "touchStart" if step == 0 else "touchMove"
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    # A tap at once would be taken for a part of the same gesture; a busy browser is behind with it.
+    page.evaluate("() => new Promise((done) => requestIdleCallback(() => setTimeout(done, 600)))")
+
+
+def test_on_a_phone_a_verdict_a_miss_and_a_region_are_given_by_touch(open_page: Any, case: Case, shot: Any):
+    event = add_event(case, time.time() - 5, camera="belt 1")
+    page = open_page("engineer", viewport=PHONE, has_touch=True, is_mobile=True)
+
+    def tap(view: str) -> None:
+        page.get_by_label("Views").get_by_role("link", name=view, exact=True).tap()
+
+    tap("Events")
+    page.locator("[role=option]").first.tap()
+    page.get_by_role("button", name="False alarm").tap()
+    until(lambda: [said.verdict for said in case.store.verdicts(event)] == ["false alarm"])
+
+    tap("Timeline")
+    page.get_by_label("Length").select_option("60")
+    chart = page.locator("canvas.timeline[data-span='60']")
+    chart.wait_for()
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    before, y = len(case.store.misses()), box["y"] + 60
+    finger(page, (box["x"] + box["width"] * 0.3, y), (box["x"] + box["width"] * 0.5, y))
+    page.get_by_role("button", name="Mark a miss").tap()
+    until(lambda: len(case.store.misses()) == before + 1)
+    miss = max(case.store.misses(), key=lambda one: one.id)
+    assert 10 < miss.end_utc_s - miss.start_utc_s < 14
+
+    tap("Regions")
+    sheet = page.locator("svg.sheet")
+    until(lambda: sheet.bounding_box()["height"] > 100)
+    sheet.scroll_into_view_if_needed()
+    while page.get_by_role("button", name="Delete region").count():
+        page.get_by_role("button", name="Delete region").first.tap()
+    page.get_by_role("button", name="Look here").tap()
+    box = sheet.bounding_box()
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    for x, y in ((0.2, 0.2), (0.8, 0.2), (0.8, 0.8)):
+        page.touchscreen.tap(*at(x, y))
+    # A finger does not find the first corner to the pixel.
+    x, y = at(0.2, 0.2)
+    page.touchscreen.tap(x + 12, y + 12)
+    finger(page, at(0.8, 0.8), at(0.6, 0.7))
+    shot(page, "regions-phone-drawn")
+    page.get_by_role("button", name="Save").tap()
+    file = regions_file(case.store.folder, "belt 1")
+    corners = [pytest.approx(one, abs=0.02) for one in ([0.2, 0.2], [0.8, 0.2], [0.6, 0.7])]
+    until(lambda: file.is_file() and json.loads(file.read_text())["look"][-1:] == [corners])
+    assert not wide(page)
+
+
+def test_an_open_page_signs_out_what_nobody_touches_and_keeps_in_who_works(chromium: Any, tmp_path: Path):
+    with running(tmp_path, idle_s=4.0) as case:
+        case.account("operator")
+        pages = []
+        for _ in range(2):
+            page = chromium.new_context(viewport=DESK).new_page()
+            sign_in(page, case)
+            page.locator("canvas.picture, article").first.wait_for()
+            pages.append(page)
+        left, used = pages
+        for _ in range(28):
+            used.mouse.move(200 + 10 * (_ % 2), 300)
+            used.wait_for_timeout(250)
+        left.get_by_role("button", name="Sign in").wait_for(timeout=5000)
+        assert used.get_by_role("article").count() == 1
+        for page in pages:
+            page.context.close()
 
 
 def test_hostile_names_and_labels_do_not_run(open_page: Any, case: Case):

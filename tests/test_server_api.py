@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from server_case import PASSWORD, Case, running
 from anomaly.edge.segment_name import mask_mark
 from anomaly.edge.server.accounts import ROLES, SCOPES
 from anomaly.edge.server.region_routes import regions_file
+from anomaly.errors import StoreFullError
 from anomaly.regions import Regions
 
 EVENT = "0" * 26
@@ -233,6 +235,9 @@ def test_everything_that_must_be_answered_for_is_audited(tmp_path: Path):
         admin.post(f"/api/events/{event}/verdict", json={"verdict": "real"})
         admin.post("/api/cameras/cam/state", json={"state": "maintenance"})
         admin.get(f"/api/events/{event}/clip?download=true")
+        # Shown on the page it stays here; a program takes it away.
+        admin.get(f"/api/events/{event}/clip")
+        case.token("viewer", "events").get(f"/api/events/{event}/clip")
         admin.delete(f"/api/events/{event}")
         admin.post("/api/retention/delete", json={"camera": "cam", "start_utc_s": 1, "end_utc_s": 2})
         for threshold in (1.5, 1.5, 1.4):
@@ -244,6 +249,7 @@ def test_everything_that_must_be_answered_for_is_audited(tmp_path: Path):
             ("the-admin", "verdict", event),
             ("the-admin", "state", "cam"),
             ("the-admin", "export", event),
+            ("token a program of the-viewer", "export", event),
             ("the-admin", "deletion", event),
             ("the-admin", "deletion", "cam"),
             # The same threshold, loaded again, is no change.
@@ -251,6 +257,37 @@ def test_everything_that_must_be_answered_for_is_audited(tmp_path: Path):
             ("", "threshold", "cam"),
         ]
         assert audit.lines()[0].detail == {"threshold": 1.4, "model": "a" * 12, "recipe": ""}
+
+
+def test_what_cannot_be_audited_is_not_done_but_nothing_stays_muted(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+):
+    """A full disk under the audit alone."""
+    operator, event = case.signed_in("operator"), case.event().id
+
+    def full(*_: object, **__: object) -> None:
+        raise StoreFullError("the disk is full; make room")
+
+    monkeypatch.setattr(case.server.door.audit, "add", full)
+    assert operator.post("/api/cameras/cam/state", json={"state": "maintenance"}).status_code == 507
+    assert operator.post(f"/api/events/{event}/verdict", json={"verdict": "false alarm"}).status_code == 507
+    assert operator.post(f"/api/events/{event}/hold", json={"held": True}).status_code == 507
+    assert case.runner.set_by == []
+    assert case.store.verdicts(event) == []
+    assert case.store.event(event).held is False
+    assert operator.post("/api/cameras/cam/state", json={"state": "running"}).status_code == 200
+    assert case.runner.set_by == [("cam", "running", "the-operator")]
+
+
+def test_an_open_page_that_nobody_touches_is_signed_out(tmp_path: Path):
+    with running(tmp_path, idle_s=2.0) as case:
+        alone, used = case.signed_in("viewer"), case.signed_in("viewer")
+        until = time.monotonic() + 3.0
+        while time.monotonic() < until:
+            alone.get("/api/cameras")
+            assert used.get("/api/cameras", headers={"X-By-Hand": "1"}).status_code == 200
+            time.sleep(0.2)
+        assert alone.get("/api/cameras", headers={"X-By-Hand": "1"}).status_code == 401
 
 
 def test_events_come_in_pages_and_by_filter(tmp_path: Path):

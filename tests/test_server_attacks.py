@@ -224,7 +224,7 @@ def test_a_token_falls_with_its_owners_role(case: Case):
     _, text = accounts.add_token("demoted", "script", "engineer", ["control"])
     program = case.client(Authorization=f"Bearer {text}")
     event = case.event()
-    accounts.set_role("demoted", "viewer")
+    accounts.change("demoted", role="viewer")
     assert program.delete(f"/api/events/{event.id}").status_code == 403
     accounts.remove("demoted")
     assert program.get("/api/cameras").status_code == 401
@@ -251,6 +251,17 @@ def test_guessing_a_password(tmp_path: Path, take_out: Callable[..., None], guar
             assert 1 <= int(lucky.headers["Retry-After"]) <= attempts.WINDOW_S
         refused = [line for line in case.server.door.audit.lines() if line.action == "log-in refused"]
         assert len(refused) == attempts.PER_ADDRESS
+
+
+def test_ones_own_log_in_buys_no_guesses_at_others():
+    limiter = attempts.Attempts()
+    for _ in range(attempts.PER_ADDRESS - 1):
+        assert limiter.take("198.51.100.7", "admin") == 0
+    # Mistyping one's own name's password is forgiven, the guesses at another's are not.
+    assert limiter.take("198.51.100.7", "mallory") == 0
+    limiter.forgive("198.51.100.7", "Mallory")
+    assert limiter.take("198.51.100.7", "admin") == 0
+    assert limiter.take("198.51.100.7", "admin") > 0
 
 
 def test_many_guesses_at_once_count_as_many():

@@ -247,21 +247,29 @@ def test_a_stream_ends_with_its_session_and_with_its_camera(tmp_path: Path, monk
 
 
 def test_no_more_streams_than_may_be(tmp_path: Path):
-    with running(tmp_path, max_streams=2) as case:
+    with running(tmp_path, max_streams=4) as case:
         case.runner.show("cam")
 
         async def main() -> None:
             async with watch(case) as one, watch(case) as two:
                 await one.recv()
                 await two.recv()
-                with pytest.raises(websockets.ConnectionClosed) as closed:
-                    await (await watch(case)).recv()
-                assert closed.value.rcvd is not None
-                assert closed.value.rcvd.code == 4429
+                # One account has half of them at most, the others have the rest.
+                for role in ("viewer", "operator"):
+                    if role == "operator":
+                        beside = [await watch(case, role="operator"), await watch(case, role="engineer")]
+                        for socket in beside:
+                            await socket.recv()
+                    with pytest.raises(websockets.ConnectionClosed) as closed:
+                        await (await watch(case, role=role)).recv()
+                    assert closed.value.rcvd is not None
+                    assert closed.value.rcvd.code == 4429
                 over = await asyncio.to_thread(
                     case.token("viewer", "live").get, "/api/cameras/cam/live.mjpeg"
                 )
                 assert over.status_code == 503
+                for socket in beside:
+                    await socket.close()
             deadline = time.monotonic() + 10
             while True:
                 async with watch(case) as again:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
+import threading
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from anomaly.commands import console
 from anomaly.edge import outbox
+from anomaly.edge.audit import SCHEMA as AUDIT
+from anomaly.edge.audit import Audit
 from anomaly.edge.clips import ClipMaker
 from anomaly.edge.ledger import Ledger
 from anomaly.edge.loaded import Loaded
@@ -29,17 +33,21 @@ from anomaly.edge.store import Store
 from anomaly.edge.store.database import connect
 from anomaly.edge.store.opening import DATABASE
 from anomaly.edge.systemd import tell
-from anomaly.errors import UsageError
+from anomaly.edge.vault import ACCOUNTS, Vault
+from anomaly.errors import StoreError, UsageError
 from anomaly.first_start import checked_here
 from anomaly.model import load_model
 from anomaly.thresholds import load_threshold
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anomaly.config import RunConfig
     from anomaly.edge.server import Server
-    from anomaly.edge.server.audit import Audit
     from anomaly.edge.site import Site
     from anomaly.edge.store.timeline import Masks
+
+_log = logging.getLogger(__name__)
 
 #: What a camera is supposed to send where nothing is known of it: H.264 at 1080p and 10 frames a second.
 _BITS_PER_S = 4e6
@@ -82,6 +90,7 @@ def run(config: RunConfig) -> None:
         )
         for notice in store.notices:
             console.say(notice)
+        audits += _audit(folder, stack)
         pictures = Pictures(store)
         stack.callback(pictures.close)
         retention = Retention(
@@ -104,7 +113,13 @@ def run(config: RunConfig) -> None:
         )
         runner = Runner(
             site,
-            Ledger(store, pictures, clips, delivery, on_watches=lambda *what: _note_threshold(audits, *what)),
+            Ledger(
+                store,
+                pictures,
+                clips,
+                delivery,
+                on_watches=lambda *what: _note(audits, lambda audit: audit.threshold(*what)),
+            ),
             lambda path, fps: _load(config, path, fps),
             recording=folder / "recording" if any(camera.record for camera in site.cameras) else None,
             segment_s=config.keep.segment_s,
@@ -112,6 +127,9 @@ def run(config: RunConfig) -> None:
             alive=_alive,
         )
         held.append(runner)
+        for name, one in runner.status()["cameras"].items():
+            told = (name, one["model_digest"], one["recipe"], one["threshold"])
+            _note(audits, lambda audit, told=told: audit.threshold(*told))  # type: ignore[misc]
         _headlines(runner, settings, folder)
         stack.enter_context(retention)
         delivery.start()
@@ -122,16 +140,13 @@ def run(config: RunConfig) -> None:
             server = _serve(config, runner, store, delivery, token)
             stack.callback(server.stop)
             accounts = server.door.accounts
-            audits.append(server.door.audit)
-            for name, one in runner.status()["cameras"].items():
-                _note_threshold(audits, name, one["model_digest"], one["recipe"], one["threshold"])
             console.say(f"The page: {server.url}")
         if config.run.metrics is not None:
             probes = stack.enter_context(Probes(runner, config.run.metrics, token, accounts))
             console.say(f"Probes and metrics: {probes.url}/healthz, /readyz, /metrics.")
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stop())
-        signal.signal(signal.SIGHUP, lambda *_: _reload(config, runner))
+        signal.signal(signal.SIGHUP, lambda *_: _hung_up(config, runner, audits))
         tell("READY=1")
         try:
             runner.run()
@@ -169,6 +184,14 @@ def _reload(config: RunConfig, runner: Runner) -> None:
     runner.reload(lambda: _site(config))
 
 
+def _hung_up(config: RunConfig, runner: Runner, audits: list[Audit]) -> None:
+    # A signal does not tell who sent it. A thread writes: the signal may have come in the middle of a transaction.
+    threading.Thread(
+        target=_note, args=(audits, lambda audit: audit.add("signal SIGHUP", "reload")), name="audit"
+    ).start()
+    _reload(config, runner)
+
+
 def _models(site: Site) -> list[Path]:
     """Folders of all models that look at the cameras of a site, or may with another recipe."""
     return sorted({path for one in site.cameras for path in (one.model, *one.recipes.values())})
@@ -201,17 +224,31 @@ def _headlines(runner: Runner, settings: RetentionSettings, folder: Path) -> Non
 
 
 def _set_state(runners: list[Runner], audits: list[Audit], camera: str, state: str, who: str) -> None:
+    # A camera that is not announced is muted, whoever asked for it.
+    for audit in audits:
+        audit.state(who, camera, state)
     for runner in runners:
         runner.set_state(camera, state, who)
-        # A camera that is not announced is muted, whoever asked for it.
-        for audit in audits:
-            audit.add(who, "state", camera, detail={"state": state})
 
 
-def _note_threshold(audits: list[Audit], camera: str, model: str, recipe: str, value: float | None) -> None:
-    # The audit is the door's: without a page there is none.
+def _audit(folder: Path, stack: ExitStack) -> list[Audit]:
+    # Also without a page: MQTT mutes, and thresholds come with models. Its damage must not keep cameras unwatched.
+    try:
+        vault = Vault(folder / ACCOUNTS, (AUDIT,))
+    except StoreError as error:
+        console.say(f"No audit is written: {error}")
+        return []
+    stack.callback(vault.close)
+    return [Audit(vault)]
+
+
+def _note(audits: list[Audit], act: Callable[[Audit], None]) -> None:
+    # What has happened already is not undone by a full disk.
     for audit in audits:
-        audit.threshold(camera, model, recipe, value)
+        try:
+            act(audit)
+        except StoreError as error:
+            _log.warning("the audit could not be written (%s)", error)
 
 
 def _serve(
@@ -235,6 +272,9 @@ def _serve(
             insecure=door.insecure,
             trusted_proxy=door.trusted_proxy,
             scrape_token=scrape_token,
+            idle_s=door.idle_minutes * 60.0,
+            absolute_s=door.session_hours * 3600.0,
+            max_streams=door.streams,
         ),
         Controls(delivery, lambda: _reload(config, runner), lambda: _models(runner.site)),
     )

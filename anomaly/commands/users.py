@@ -13,15 +13,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from anomaly.commands import console
+from anomaly.edge.audit import Audit
 from anomaly.edge.server.accounts import ROLES, SCOPES, Accounts
-from anomaly.edge.server.audit import Audit
-from anomaly.edge.server.door import ACCOUNTS, open_vault
+from anomaly.edge.server.door import open_vault
 from anomaly.edge.server.sessions import Sessions
+from anomaly.edge.vault import ACCOUNTS
 from anomaly.errors import UsageError
 
 if TYPE_CHECKING:
     from anomaly.config import UsersConfig
-    from anomaly.edge.server.vault import Vault
+    from anomaly.edge.vault import Vault
 
 _ACTIONS = ("list", "add", "passwd", "role", "remove", "token", "revoke")
 
@@ -90,7 +91,7 @@ class _Users:
         # Asked for before the password is: a mistyped name should not cost typing it twice.
         if self._accounts.named(self._name()) is None:
             raise UsageError(f"user {self._name()!r} does not exist; `users list` shows those that do")
-        account = self._accounts.set_password(self._name(), self._password())
+        account = self._accounts.change(self._name(), password=self._password())
         self._sessions.end_all(account)
         self._note("password", account.name)
         console.say(f"{account.name} has a new password; all sessions of that account have ended")
@@ -101,7 +102,7 @@ class _Users:
         console.say(f"{account.name} is removed, with all tokens and sessions")
 
     def _role(self) -> None:
-        account = self._accounts.set_role(self._name(), self._role_given())
+        account = self._accounts.change(self._name(), role=self._role_given())
         self._sessions.end_all(account)
         self._note("role", account.name, role=account.role)
         console.say(f"{account.name} is {account.role} now")

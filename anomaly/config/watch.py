@@ -64,6 +64,11 @@ class DoorSettings:
     tls_key: str | None = None
     insecure: bool = False  # off loopback without TLS: passwords and pictures cross the network in the clear
     trusted_proxy: str | None = None  # address of a reverse proxy that speaks TLS
+    idle_minutes: float = (
+        60.0  # without key, pointer or touch, then one has to sign in again; an open page is no use
+    )
+    session_hours: float = 12.0  # after the log-in, then in any case
+    streams: int = 64  # live pictures at once; half of them for one account
 
 
 @dataclass

@@ -51,7 +51,7 @@ def visitor(connection: HTTPConnection) -> Visitor | None:
     if authorization is not None:
         return program(door.accounts, authorization, address)
     identity = connection.cookies.get(cookie_name(door.settings))
-    session = door.sessions.find(identity) if identity else None
+    session = door.sessions.find(identity, used=_by_hand(connection)) if identity else None
     if session is None:
         return None
     account = session.account
@@ -116,6 +116,16 @@ def allow(role: str, scope: str | None) -> Callable[[HTTPConnection], Visitor]:
     # For the API's description.
     allowed.__dict__["asks"] = (role, scope)
     return allowed
+
+
+def _by_hand(connection: HTTPConnection) -> bool:
+    """Whether a person has done something: a change, or a request that the page says followed keys, pointer or touch.
+
+    What an open page asks for by itself, streams and pictures among it, keeps no session alive.
+    """
+    if connection.scope["type"] != "http":
+        return False
+    return connection.scope["method"] not in SAFE_METHODS or connection.headers.get("x-by-hand") == "1"
 
 
 def _bearer(authorization: str) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqlite3 import Row
     from typing import Any
 
-    from anomaly.edge.server.vault import Vault
+    from anomaly.edge.vault import Vault
 
 ROLES = ("viewer", "operator", "engineer", "admin")
 SCOPES = ("live", "events", "review", "control", "metrics", "admin")
@@ -144,31 +144,27 @@ class Accounts:
             )
             return self._existing(name)
 
-    def set_password(self, name: str, password: str) -> Account:
-        """Set a new password.
+    def change(self, name: str, *, role: str | None = None, password: str | None = None) -> Account:
+        """Give another role, a new password, or both: all of it or nothing. The last admin keeps their role.
 
         Raises:
-            UsageError: no such account, or the password is too short.
+            UsageError: no such account or role, no admin would be left, or the password is too short.
         """
         account = self._existing(name)
-        check_password(password, account.name)
-        hashed = self._hash(password)
-        with self._vault.writing() as connection:
-            connection.execute("UPDATE accounts SET password = ? WHERE id = ?", (hashed, account.id))
-        return account
-
-    def set_role(self, name: str, role: str) -> Account:
-        """Give another role; the last admin keeps theirs.
-
-        Raises:
-            UsageError: no such account or role, or no admin would be left.
-        """
-        check_role(role)
+        if role is not None:
+            check_role(role)
+        hashed = None
+        if password is not None:
+            check_password(password, account.name)
+            hashed = self._hash(password)
         with self._vault.writing() as connection:
             account = self._existing(name)
-            if role != "admin":
+            if role is not None and role != "admin":
                 self._keep_an_admin(account)
-            connection.execute("UPDATE accounts SET role = ? WHERE id = ?", (role, account.id))
+            connection.execute(
+                "UPDATE accounts SET role = coalesce(?, role), password = coalesce(?, password) WHERE id = ?",
+                (role, hashed, account.id),
+            )
             return self._existing(name)
 
     def remove(self, name: str) -> Account:

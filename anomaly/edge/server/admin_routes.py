@@ -51,13 +51,12 @@ def add_user(given: NewUser, door: TheDoor, who: WhoAdministers) -> UserOut:
 def change_user(name: Name, given: ChangedUser, door: TheDoor, who: WhoAdministers) -> UserOut:
     """Give an account another role or password; its sessions end."""
     account = _account(door, name)
+    account = door.accounts.change(account.name, role=given.role, password=given.password)
+    door.sessions.end_all(account)
     if given.role is not None:
-        account = door.accounts.set_role(account.name, given.role)
         door.audit.add(who.who, "role", account.name, address=who.address, detail={"role": given.role})
     if given.password is not None:
-        door.accounts.set_password(account.name, given.password)
         door.audit.add(who.who, "password", account.name, address=who.address)
-    door.sessions.end_all(account)
     return _user(account)
 
 

@@ -20,7 +20,7 @@ class Attempts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._times: dict[str, list[float]] = {}
+        self._times: dict[str, list[tuple[float, str]]] = {}
 
     def take(self, address: str, name: str) -> float:
         """Ask for one attempt, before the password is looked at: many at once count as many.
@@ -29,33 +29,40 @@ class Attempts:
             0.0 where it may go ahead (and is counted), else the seconds to wait.
         """
         now = time.monotonic()
-        limits = {network(address): PER_ADDRESS, _account(name): PER_NAME}
+        account = _account(name)
+        limits = {network(address): PER_ADDRESS, account: PER_NAME}
         with self._lock:
             self._forget(now)
             waits = [
-                self._times[key][-limit] + WINDOW_S - now
+                self._times[key][-limit][0] + WINDOW_S - now
                 for key, limit in limits.items()
                 if len(self._times.get(key, ())) >= limit
             ]
             if waits:
                 return max(waits)
             for key in limits:
-                self._times.setdefault(key, []).append(now)
+                self._times.setdefault(key, []).append((now, account))
         return 0.0
 
     def forgive(self, address: str, name: str) -> None:
-        """The attempt succeeded: it does not count, and neither does what failed before it from that address."""
+        """The attempt succeeded: it does not count, and neither do those from that address at the same account.
+
+        Those at other accounts do: who has an account must not get more guesses at the others'.
+        """
+        account = _account(name)
         with self._lock:
-            self._times.pop(network(address), None)
-            times = self._times.get(_account(name))
+            here = [one for one in self._times.pop(network(address), []) if one[1] != account]
+            if here:
+                self._times[network(address)] = here
+            times = self._times.get(account)
             if times:
                 times.pop()
 
     def _forget(self, now: float) -> None:
-        for key in [key for key, times in self._times.items() if not times or times[-1] <= now - WINDOW_S]:
+        for key in [key for key, times in self._times.items() if not times or times[-1][0] <= now - WINDOW_S]:
             del self._times[key]
         for times in self._times.values():
-            while times[0] <= now - WINDOW_S:
+            while times[0][0] <= now - WINDOW_S:
                 times.pop(0)
         # Many addresses at once are an attack: the oldest are dropped, the accounts' own counts hold it.
         for key in list(self._times)[: max(0, len(self._times) - _MOST_KEYS)]:

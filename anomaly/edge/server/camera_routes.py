@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from anomaly.edge.segment_name import mark_of, mask_mark
-from anomaly.edge.server.access import TheDoor, WhoOperates, WhoReads, WhoWatches, check
+from anomaly.edge.server.access import TheDoor, Visitor, WhoOperates, WhoReads, WhoWatches, check
 from anomaly.edge.server.answers import plain, scores_out, segment_out
 from anomaly.edge.server.door import Door, door_of
 from anomaly.edge.server.live import TooManyStreams
@@ -60,8 +60,8 @@ def cameras(door: TheDoor, who: WhoWatches) -> Cameras:
 def set_state(camera: str, given: NewState, door: TheDoor, who: WhoOperates) -> Done:
     """Set a camera's state; outside `running` events are stored and not announced."""
     existing(door, camera)
+    door.audit.state(who.who, camera, given.state, address=who.address)
     door.runner.set_state(camera, given.state, who.who)
-    door.audit.add(who.who, "state", camera, address=who.address, detail={"state": given.state})
     return Done()
 
 
@@ -95,7 +95,7 @@ async def live_mjpeg(
     """The scored frames as they come, as Motion JPEG; ends when the session or the camera does."""
     existing(door, camera)
     stack = contextlib.AsyncExitStack()
-    pictures = await _enter(stack, door, camera)
+    pictures = await _enter(stack, door, camera, who)
 
     async def parts() -> AsyncIterator[bytes]:
         checked = time.monotonic()
@@ -151,7 +151,7 @@ async def live_socket(camera: str, websocket: WebSocket, door: TheDoor, who: Who
     await websocket.accept()
     async with contextlib.AsyncExitStack() as stack:
         try:
-            pictures = await _enter(stack, door, camera)
+            pictures = await _enter(stack, door, camera, who)
         except HTTPException:
             await websocket.close(4429, "too many live streams are open")
             return
@@ -182,12 +182,17 @@ async def _send_pictures(websocket: WebSocket, camera: str, pictures: AsyncItera
     await websocket.close(1001, "the server stops")
 
 
-async def _enter(stack: contextlib.AsyncExitStack, door: Door, camera: str) -> AsyncIterator[Picture | None]:
+async def _enter(
+    stack: contextlib.AsyncExitStack, door: Door, camera: str, who: Visitor
+) -> AsyncIterator[Picture | None]:
     try:
-        return await stack.enter_async_context(door.broadcast.watching(camera))
+        return await stack.enter_async_context(door.broadcast.watching(camera, who.name))
     except TooManyStreams:
+        most = door.settings.max_streams
         raise HTTPException(
-            503, f"{door.settings.max_streams} live streams are open; close one first"
+            503,
+            f"too many live streams are open ({most} at most, half of them of one account); close one first, or "
+            "raise door.streams",
         ) from None
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from starlette.requests import HTTPConnection
 
-from anomaly.edge.server import accounts, audit, sessions
+from anomaly.edge import audit
+from anomaly.edge.audit import Audit
+from anomaly.edge.server import accounts, sessions
 from anomaly.edge.server.accounts import Accounts
 from anomaly.edge.server.attempts import Attempts
-from anomaly.edge.server.audit import Audit
 from anomaly.edge.server.live import Broadcast
 from anomaly.edge.server.sessions import Sessions
-from anomaly.edge.server.vault import Vault
+from anomaly.edge.vault import ACCOUNTS, Vault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from anomaly.edge.server.live import Runner
     from anomaly.edge.server.settings import ServeSettings
     from anomaly.edge.store import Store
-
-
-ACCOUNTS = "accounts.db"
 
 
 class Sinks(Protocol):

@@ -79,9 +79,12 @@ def event(event_id: Id, door: TheDoor, who: WhoReads) -> EventDetail:
 def event_media(
     event_id: Id, kind: MediaKind, door: TheDoor, who: WhoReads, download: bool = False
 ) -> Response:
-    """A file of an event; `download` saves it instead of showing it, and is written to the audit."""
+    """A file of an event; `download` saves it instead of showing it.
+
+    The audit tells of what is saved, and of all that a token takes.
+    """
     found = _event(door, event_id)
-    if download:
+    if _leaves(who, download):
         _exported(door, who, event_id, kind)
     return media.send(
         door.store.folder, getattr(found, kind), kind, download=f"{event_id}-{kind}" if download else None
@@ -92,17 +95,17 @@ def event_media(
 def give_verdict(event_id: Id, given: NewVerdict, door: TheDoor, who: WhoReviews) -> VerdictOut:
     """Say what an event was; a later verdict stands beside it and counts."""
     _event(door, event_id)
-    verdict = door.store.add_verdict(event_id, given.verdict, who.who, given.note)
+    # Here and below: written first, for what nobody can be asked about must not happen.
     door.audit.add(who.who, "verdict", event_id, address=who.address, detail={"verdict": given.verdict})
-    return verdict_out(verdict)
+    return verdict_out(door.store.add_verdict(event_id, given.verdict, who.who, given.note))
 
 
 @router.post("/{event_id}/hold")
 def hold(event_id: Id, given: Hold, door: TheDoor, who: WhoReviews) -> Done:
     """Keep an event from retention, or let it go again."""
     _event(door, event_id)
-    door.store.hold(event_id, given.held)
     door.audit.add(who.who, "hold", event_id, address=who.address, detail={"held": given.held})
+    door.store.hold(event_id, given.held)
     return Done()
 
 
@@ -110,7 +113,6 @@ def hold(event_id: Id, given: Hold, door: TheDoor, who: WhoReviews) -> Done:
 def delete(event_id: Id, door: TheDoor, who: WhoEngineers) -> Done:
     """Delete an event with its verdicts and files, held or not."""
     found = _event(door, event_id)
-    # Written first: a deletion that nobody can be asked about must not happen.
     door.audit.add(
         who.who,
         "deletion",
@@ -140,15 +142,16 @@ def mark_miss(given: NewMiss, door: TheDoor, who: WhoReviews) -> MissOut:
     )
     if not known:
         raise HTTPException(404, "there is no such camera; GET /api/cameras names them")
-    miss = door.store.mark_miss(given.camera, given.start_utc_s, given.end_utc_s, given.label, who.who)
     door.audit.add(
         who.who,
         "miss",
-        miss.id,
+        given.camera,
         address=who.address,
-        detail={"camera": given.camera, "start_utc_s": given.start_utc_s, "end_utc_s": given.end_utc_s},
+        detail={"start_utc_s": given.start_utc_s, "end_utc_s": given.end_utc_s},
     )
-    return miss_out(miss)
+    return miss_out(
+        door.store.mark_miss(given.camera, given.start_utc_s, given.end_utc_s, given.label, who.who)
+    )
 
 
 @misses_router.get("/{miss_id}/{kind}", response_class=FileResponse, responses=_FILE)
@@ -163,7 +166,7 @@ def miss_media(
     found = [miss for miss in door.store.misses() if miss.id == miss_id]
     if not found:
         raise HTTPException(404, "there is no such miss")
-    if download:
+    if _leaves(who, download):
         _exported(door, who, miss_id, kind)
     return media.send(
         door.store.folder, getattr(found[0], kind), kind, download=f"{miss_id}-{kind}" if download else None
@@ -183,7 +186,7 @@ def segment(
         raise HTTPException(
             403, "this was recorded before the camera's privacy masks were set as they are now"
         )
-    if download:
+    if _leaves(who, download):
         _exported(door, who, f"recording {segment_id}", found[0].camera)
     return media.send(
         recording, found[0].path, "recording", download=f"recording-{segment_id}" if download else None
@@ -195,6 +198,11 @@ def _event(door: Door, event_id: str) -> StoredEvent:
     if found is None:
         raise HTTPException(404, "there is no such event; it may have been deleted")
     return found
+
+
+def _leaves(who: Visitor, download: bool) -> bool:
+    """Whether footage leaves this installation; a program has no page to show it on."""
+    return download or who.session is None
 
 
 def _exported(door: Door, who: Visitor, subject: str, what: str) -> None:

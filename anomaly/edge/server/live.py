@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -102,7 +103,7 @@ class _Channel:
 
 
 class TooManyStreams(Exception):
-    """As many live streams are open as may be."""
+    """As many live streams are open as may be, in all or by one account."""
 
 
 class Broadcast:
@@ -118,7 +119,7 @@ class Broadcast:
         self._settings = settings
         self._lock = threading.Lock()
         self._channels: dict[str, _Channel] = {}
-        self._open = 0
+        self._open: Counter[str] = Counter()
 
     def picture(self, camera: str) -> Picture | None:
         """The newest frame of a camera, or None where none has been scored yet."""
@@ -130,20 +131,20 @@ class Broadcast:
         return None if view is None else Picture(camera, view, self._settings.live_width)
 
     @asynccontextmanager
-    async def watching(self, camera: str) -> AsyncIterator[AsyncIterator[Picture | None]]:
+    async def watching(self, camera: str, account: str) -> AsyncIterator[AsyncIterator[Picture | None]]:
         """Pictures of a camera as they come, each newer than the last; None where none came for `WAKE_S`.
 
         They end when the server stops.
 
         Raises:
-            TooManyStreams: `max_streams` are open.
+            TooManyStreams: `max_streams` are open, or half of them by this account alone.
         """
         watcher = _Watcher(asyncio.get_running_loop())
-        channel = self._join(camera, watcher)
+        channel = self._join(camera, account, watcher)
         try:
             yield _pictures(channel, watcher)
         finally:
-            self._leave(camera, channel, watcher)
+            self._leave(camera, account, channel, watcher)
 
     def close(self) -> None:
         """End all threads; watchers get nothing more."""
@@ -152,11 +153,13 @@ class Broadcast:
                 channel.stop()
             self._channels.clear()
 
-    def _join(self, camera: str, watcher: _Watcher) -> _Channel:
+    def _join(self, camera: str, account: str, watcher: _Watcher) -> _Channel:
+        most = self._settings.max_streams
         with self._lock:
-            if self._open >= self._settings.max_streams:
+            # One account cannot take the live view from all others.
+            if self._open.total() >= most or self._open[account] >= max(1, most // 2):
                 raise TooManyStreams
-            self._open += 1
+            self._open[account] += 1
             channel = self._channels.get(camera)
             if channel is None:
                 channel = self._channels[camera] = _Channel(camera, self._runner, self._settings)
@@ -164,9 +167,10 @@ class Broadcast:
             channel.watchers.add(watcher)
             return channel
 
-    def _leave(self, camera: str, channel: _Channel, watcher: _Watcher) -> None:
+    def _leave(self, camera: str, account: str, channel: _Channel, watcher: _Watcher) -> None:
         with self._lock:
-            self._open -= 1
+            self._open[account] -= 1
+            self._open += Counter()  # forgets accounts that watch nothing
             channel.watchers.discard(watcher)
             if not channel.watchers:
                 channel.stop()

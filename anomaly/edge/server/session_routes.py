@@ -50,7 +50,7 @@ def sign_in(given: LogIn, request: Request, response: Response, door: TheDoor) -
     identity = door.sessions.start(account, presented)
     door.audit.add(account.name, "log-in", account.name, address=address)
     set_cookie(response, identity, door)
-    session = door.sessions.find(identity)
+    session = door.sessions.find(identity, used=True)
     assert session is not None
     return _signed_in(session)
 
@@ -85,12 +85,12 @@ def change_own_password(
         door.audit.add(who.who, "log-in refused", who.name, address=who.address)
         raise HTTPException(403, "the old password is not right")
     door.attempts.forgive(who.address, who.name)
-    door.accounts.set_password(who.name, given.new)
+    door.accounts.change(who.name, password=given.new)
     door.sessions.end_all(account)
     identity = door.sessions.start(account, request.cookies.get(cookie_name(door.settings)))
     door.audit.add(who.who, "password", who.name, address=who.address)
     set_cookie(response, identity, door)
-    session = door.sessions.find(identity)
+    session = door.sessions.find(identity, used=True)
     assert session is not None
     return _signed_in(session)
 

@@ -13,7 +13,7 @@ from anomaly.edge.server.accounts import Account
 from anomaly.errors import StoreFullError
 
 if TYPE_CHECKING:
-    from anomaly.edge.server.vault import Vault
+    from anomaly.edge.vault import Vault
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
@@ -48,7 +48,7 @@ class Sessions:
 
     Args:
         vault: the open database; holds `SCHEMA` and the accounts' tables.
-        idle_s: a session unused for so long ends.
+        idle_s: a session that nobody has used for so long ends, though a page of it be open.
         absolute_s: a session so old ends, used or not.
     """
 
@@ -80,8 +80,13 @@ class Sessions:
             )
         return identity
 
-    def find(self, identity: str) -> Session | None:
-        """The session of an id, or None where there is none or it has ended; counts as a use of it."""
+    def find(self, identity: str, *, used: bool) -> Session | None:
+        """The session of an id, or None where there is none or it has ended.
+
+        Args:
+            identity: the id in the cookie.
+            used: whether somebody is there; what a page that nobody touches asks for by itself is no use.
+        """
         with self._vault.reading() as connection:
             row = connection.execute(
                 "SELECT accounts.id, name, role, created_utc_s, started_utc_s, seen_utc_s FROM sessions "
@@ -95,7 +100,7 @@ class Sessions:
         if not (0 <= now - started < self.absolute_s and -_SEEN_EVERY_S < now - seen < self.idle_s):
             self.end(identity)
             return None
-        if now - seen > min(_SEEN_EVERY_S, self.idle_s / 4):
+        if used and now - seen > min(_SEEN_EVERY_S, self.idle_s / 4):
             # A full disk must not keep people from looking at what is wrong.
             with suppress(StoreFullError), self._vault.writing() as connection:
                 connection.execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,9 @@ class ServeSettings:
         trusted_proxy: address of a reverse proxy that speaks TLS to the browsers. Off loopback nobody but it is
             answered, and its `X-Forwarded-For` is believed.
         scrape_token: opens /metrics to a scraper on this machine without an account; None = it does not.
-        idle_s, absolute_s: a session ends so long after its last use, and so long after its log-in, in seconds.
-        max_streams: live streams open at once.
+        idle_s, absolute_s: a session ends so long after somebody last used it, and so long after its log-in, in
+            seconds.
+        max_streams: live streams open at once; one account may have half of them.
         live_width: pixels; live pictures are not sent wider.
         live_fps: pictures a second and stream at most.
     """
@@ -72,6 +74,13 @@ def check_binding(settings: ServeSettings) -> None:
     Raises:
         UsageError: off loopback without TLS, `insecure` or a trusted proxy; or settings that contradict.
     """
+    for name, value in (
+        ("idle_minutes", settings.idle_s),
+        ("session_hours", settings.absolute_s),
+        ("streams", settings.max_streams),
+    ):
+        if not 0 < value < math.inf:
+            raise UsageError(f"door.{name} must be more than 0")
     if not 0 <= settings.port <= 65_535:
         raise UsageError(f"port {settings.port} does not exist; choose 1 to 65535")
     if (settings.tls_cert is None) != (settings.tls_key is None):

@@ -1,5 +1,11 @@
 // The way to the server: same origin, the session's cookie, and its CSRF token with every change.
 
+// Whether somebody has touched the page since it last asked for something: what it asks by itself keeps no session alive.
+let touched = true;
+for (const kind of ["pointerdown", "pointermove", "keydown", "wheel", "touchstart"]) {
+  document.addEventListener(kind, ({ isTrusted }) => { touched ||= isTrusted; }, { capture: true, passive: true });
+}
+
 let csrf = "";
 let signedOut = () => {};
 
@@ -19,6 +25,8 @@ async function send(method, path, body) {
   const headers = {};
   if (method !== "GET") headers["X-CSRF-Token"] = csrf;
   if (body !== undefined) headers["Content-Type"] = "application/json";
+  if (touched) headers["X-By-Hand"] = "1";
+  touched = false;
   let answer;
   try {
     answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });

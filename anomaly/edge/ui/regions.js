@@ -4,6 +4,9 @@ import { cameraPath, get, putTo } from "./api.js";
 import { button, el, notice, put, svg } from "./dom.js";
 import { when } from "./format.js";
 
+// Of a corner, in pixels of the screen: a finger needs more than a pointer.
+const RADIUS = matchMedia("(pointer: coarse)").matches ? 14 : 7;
+
 export async function showRegions(view, context) {
   const { cameras } = await get("/api/cameras");
   const names = cameras.map((one) => one.name);
@@ -49,7 +52,7 @@ export async function showRegions(view, context) {
   const draw = () => {
     const focused = chosen && sheet.contains(document.activeElement);
     sheet.setAttribute("viewBox", `0 0 ${size[0]} ${size[1]}`);
-    const radius = Math.max(4, (size[0] / (sheet.clientWidth || size[0])) * 7);
+    const radius = Math.max(4, (size[0] / (sheet.clientWidth || size[0])) * RADIUS);
     sheet.replaceChildren(
       svg("defs", {}, svg("pattern", { id: "stripes", width: 10, height: 10, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, svg("rect", { width: 4, height: 10, class: "stripe" }))),
       ...regions.map((region, r) => svg("g", { class: region.kind },
@@ -89,7 +92,9 @@ export async function showRegions(view, context) {
   sheet.addEventListener("click", (event) => {
     if (!drawing) return;
     const [x, y] = place(event);
-    if (drawing.length >= 3 && Math.hypot(x - drawing[0][0], y - drawing[0][1]) < 0.025) close();
+    const box = sheet.getBoundingClientRect();
+    const away = drawing.length ? Math.hypot((x - drawing[0][0]) * box.width, (y - drawing[0][1]) * box.height) : Infinity;
+    if (drawing.length >= 3 && away < 2 * RADIUS) close();
     else { drawing.push([x, y]); draw(); }
   });
   sheet.addEventListener("pointermove", (event) => { if (dragged) { dragged.region.corners[dragged.c] = place(event); touch(); } });

@@ -6,14 +6,19 @@ Triggers refuse to change or remove a line, whoever asks through SQL; the file i
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from anomaly.errors import StoreError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from anomaly.edge.server.vault import Vault
+    from anomaly.edge.vault import Vault
+
+_log = logging.getLogger(__name__)
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS audit (
@@ -84,6 +89,20 @@ class Audit:
                 "INSERT INTO audit (utc_s, who, address, action, subject, detail) VALUES (?, ?, ?, ?, ?, ?)",
                 (time.time(), who[:200], address, action, subject[:500], json.dumps(dict(detail or {}))),
             )
+
+    def state(self, who: str, camera: str, state: str, *, address: str = "") -> None:
+        """Write that someone sets a camera's state, before it is set: where that cannot be written, nothing is muted.
+
+        Raises:
+            StoreError: it could not be written, and the state is one that mutes. A full disk keeps nobody from
+                setting a camera to `running` again.
+        """
+        try:
+            self.add(who, "state", camera, address=address, detail={"state": state})
+        except StoreError as error:
+            if state != "running":
+                raise
+            _log.warning("%s: running, set by %s; the audit could not be written (%s)", camera, who, error)
 
     def threshold(self, camera: str, model: str, recipe: str, value: float | None) -> None:
         """Write by which threshold a camera is judged, where that is not what the last such line says.

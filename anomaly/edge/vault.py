@@ -1,4 +1,4 @@
-"""The database of the door: accounts, tokens, sessions and the audit, apart from the events.
+"""The database beside the store: accounts, tokens, sessions and the audit, apart from the events.
 
 It is a file of its own, readable by the running user alone, so that the store can be copied or handed on
 without a single password hash, and retention never touches the audit.
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+#: Its name, in the store's folder.
+ACCOUNTS = "accounts.db"
 _VERSION = 1
 
 
 class Vault:
-    """`accounts.db`, mode 0600, used by all threads of the server through one connection.
+    """`accounts.db`, mode 0600, used by all threads of who opened it through one connection.
 
     Args:
         path: the file; made with its folder where it is missing.
