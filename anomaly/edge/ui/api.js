@@ -3,7 +3,10 @@
 // Whether somebody has touched the page since it last asked for something: what it asks by itself keeps no session alive.
 let touched = true;
 for (const kind of ["pointerdown", "pointermove", "keydown", "wheel", "touchstart"]) {
-  document.addEventListener(kind, ({ isTrusted }) => { touched ||= isTrusted; }, { capture: true, passive: true });
+  // What moves under a pointer that rests is told as a move too, by nothing.
+  document.addEventListener(kind, (event) => {
+    touched ||= event.isTrusted && (kind !== "pointermove" || event.movementX !== 0 || event.movementY !== 0);
+  }, { capture: true, passive: true });
 }
 
 let csrf = "";
