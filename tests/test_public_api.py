@@ -18,7 +18,7 @@ PUBLIC = {
     """,
     "anomaly.footage.source": """
         IMAGE_SUFFIXES Source SourceInfo VIDEO_SUFFIXES duration_s find_sources fingerprint natural_key
-        probe read_frame_at read_frames
+        probe read_frame_at read_frames under_masks
     """,
     "anomaly.footage.labels": """
         LabeledFootage load_labels read_mask
