@@ -158,10 +158,15 @@ def fill(path: Path, leave: int = 0) -> None:
 
 
 def test_a_full_disk_stops_recording_then_clips_and_never_events(small_disk: Path):
-    told = []
+    told, health = [], []
     settings = RetentionSettings(recording_reserve_bytes=3 * 2**20, clip_reserve_bytes=2**20)
     with Store(small_disk) as store:
-        retention = Retention(store, settings, on_room=told.append)
+        retention = Retention(
+            store,
+            settings,
+            told.append,
+            on_health=lambda _, detail, over: health.append((detail["stopped"], over)),
+        )
         assert retention.tidy().recording is True
         fill(small_disk / "foreign", 2 * 2**20)
         room = retention.tidy()
@@ -177,6 +182,7 @@ def test_a_full_disk_stops_recording_then_clips_and_never_events(small_disk: Pat
             for i in range(100)
         ]
         assert [one.kind for one in store.health()] == ["disk", "disk"]
+        assert health == [("recording", False), ("clips", False)]
         count = 0
         with pytest.raises(StoreFullError, match="make room on the disk"):  # noqa: PT012
             while count < 20_000:
@@ -197,6 +203,7 @@ def test_a_full_disk_stops_recording_then_clips_and_never_events(small_disk: Pat
             camera="press", model="m", start_utc_s=NOW, start_pts_s=0.0, score=2.0, threshold=1.0
         )
         assert all(one.end_utc_s is not None for one in store.health())
+        assert health[2:] == [("recording", True), ("clips", True)]
         assert [(one.recording, one.clips) for one in told] == [(False, True), (False, False), (True, True)]
         saved = len(store.events(limit=50_000))
     with Store(small_disk) as again:

@@ -97,6 +97,9 @@ def run(config: RunConfig) -> None:
             store,
             settings,
             on_room=lambda room: _record(held, on=room.recording),
+            on_health=lambda connection, detail, over: delivery.on_health(
+                connection, "", "", "disk", detail, over=over
+            ),
             masked=lambda: {
                 name: mask_mark(black)
                 for name, black in _masks(store, held[0].site if held else site).items()

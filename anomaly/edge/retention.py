@@ -7,13 +7,15 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
 from anomaly.edge.store import upkeep
 from anomaly.errors import StoreError, StoreFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from sqlite3 import Connection
     from types import TracebackType
 
     from anomaly.edge.store import Store
@@ -103,6 +105,8 @@ class Retention:
         store: of the runner.
         settings: what is kept.
         on_room: called, in the thread, with each `Room` in which something stopped or goes on again.
+        on_health: called inside the transaction that writes a full disk, or its end, as a health event: with the
+            connection, plain values, and whether it is over.
         clocks: for tests.
         masked: the mark of the privacy masks of each camera that has some, or had when it was taken away
             (`anomaly.edge.segment_name`).
@@ -115,7 +119,9 @@ class Retention:
         on_room: Callable[[Room], None] | None = None,
         clocks: Clocks | None = None,
         masked: Callable[[], Mapping[str, str]] = dict,
+        on_health: Callable[[Connection, Mapping[str, Any], bool], None] = lambda *_: None,
     ) -> None:
+        self._on_health = on_health
         self._masked = masked
         self._store = store
         self._settings = settings or RetentionSettings()
@@ -246,9 +252,10 @@ class Retention:
             try:
                 if stopped and what not in self._health:
                     detail = {"stopped": what, "free_bytes": room.free_bytes}
-                    self._health[what] = self._store.add_health("", "disk", now, detail)
+                    self._health[what] = self._store.write(partial(self._began, now, detail))
                 elif not stopped and what in self._health:
-                    self._store.end_health(self._health.pop(what), now)
+                    self._store.write(partial(self._ended, now, what))
+                    del self._health[what]
             except StoreFullError as error:
                 _LOG.warning("%s", error)
         if (room.recording, room.clips) != (self._room.recording, self._room.clips):
@@ -260,6 +267,14 @@ class Retention:
             )
             if self._on_room is not None:
                 self._on_room(room)
+
+    def _began(self, now: float, detail: Mapping[str, Any], connection: Connection) -> int:
+        self._on_health(connection, detail, False)
+        return self._store.add_health("", "disk", now, detail)
+
+    def _ended(self, now: float, what: str, connection: Connection) -> None:
+        self._on_health(connection, {"stopped": what}, True)
+        self._store.end_health(self._health[what], now)
 
 
 def estimate_disk(
