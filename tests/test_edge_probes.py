@@ -47,10 +47,14 @@ def asked(
         thread = threading.Thread(target=runner.run)
         thread.start()
         with (
+            pytest.MonkeyPatch.context() as patch,
             Figures(runner),
             Probes(runner, "127.0.0.1:0", TOKEN, accounts) as probes,
             httpx.Client(base_url=probes.url) as client,
         ):
+            patch.setattr(
+                probes._server.RequestHandlerClass, "timeout", 1.0
+            )  # not the five seconds that a silent connection has
             yield client, accounts
         runner.stop()
         thread.join(30)
