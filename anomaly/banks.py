@@ -95,8 +95,7 @@ def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgot
         clips: names of sources, as in the bank; those of the evidence may be no part of it.
 
     Returns:
-        The bank that is left, what it lost (a dropped row's distance is that to the bank as its clip went), and the
-        distance that a score of 1 stands for.
+        The bank that is left, what it lost, and the distance that a score of 1 stands for.
 
     Raises:
         ModelError: no model.
@@ -107,13 +106,11 @@ def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgot
     before = load_bank(folder, branch)
     shown = {one.source for one in load_evidence(folder).stretches} if has_evidence(folder) else set()
     told = {one["source"] for one in description["fitted_on"]}
-    bank, losses = before, []
-    for clip in clips:
-        # Held-out footage may be in no row; its frames may be evidence, and are told as what was fitted on.
-        if clip in bank.sources or not (clip in shown or clip in told):
-            bank, lost = forget_source(bank, clip)
-            losses.append(lost)
-    forgotten = _together(losses)
+    # Held-out footage may be in no row; its frames may be evidence, and are told as what was fitted on.
+    learned = [clip for clip in dict.fromkeys(clips) if clip in before.sources or clip not in shown | told]
+    bank, forgotten = before, Forgotten(0, 0, 0.0, 0.0)
+    if learned:
+        bank, forgotten = forget_source(before, *learned)
     kept = [name for name in _KEPT if name != EVIDENCE or not shown & set(clips)]
     exemplars = load_exemplars(folder)
     taken = sum(path.stat().st_size for path in (folder / "exemplars").glob("*"))
@@ -131,16 +128,6 @@ def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgot
     }
     save_folder(folder, files, changed, added_files(folder, kept))
     return bank, forgotten, float(branch["scale"])
-
-
-def _together(losses: Sequence[Forgotten]) -> Forgotten:
-    rows = sum(one.rows for one in losses)
-    return Forgotten(
-        rows,
-        sum(one.patches for one in losses),
-        max((one.largest for one in losses), default=0.0),
-        sum(one.mean * one.rows for one in losses) / rows if rows else 0.0,
-    )
 
 
 def merge_models(folders: Sequence[Path], to: Path, size: int) -> tuple[MemoryBank, Merged, float]:

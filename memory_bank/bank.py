@@ -203,7 +203,8 @@ class MemoryBank:
     def as_float16(self) -> MemoryBank:
         """The bank with rows rounded to half precision, which takes half the room on disk.
 
-        A feature moves by at most 2^-11 of itself. Raises MemoryBankError where one is too large for it.
+        A row moves by at most a thousandth of its length. Raises MemoryBankError where features are too large, or too
+        small, for that.
         """
         largest = float(np.abs(self.rows).max())
         if largest > float(np.finfo(np.float16).max):
@@ -211,6 +212,12 @@ class MemoryBank:
                 f"a feature of {largest:.6g} does not fit in float16; keep the bank in float32"
             )
         rows = self.rows.astype(np.float16).astype(np.float32)
+        moved, length = np.linalg.norm(rows - self.rows, axis=1), np.linalg.norm(self.rows, axis=1)
+        if (moved > 1e-3 * length).any():
+            raise MemoryBankError(
+                f"features as small as {float(length[moved > 1e-3 * length].min()):.3g} lose their digits in float16; keep "
+                "the bank in float32"
+            )
         return self.replace(rows=rows, storage="float16")
 
     def replace(self, **changes: Any) -> MemoryBank:

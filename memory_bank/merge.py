@@ -106,7 +106,7 @@ def merge_banks(
     seed: int = 0,
     slack: float = 0.0,
 ) -> tuple[MemoryBank, Merged]:
-    """One bank of several; the result hangs on their order only through equal distances.
+    """One bank of several. In another order other rows may be picked, within the same bounds: picking begins at a place.
 
     The random rows stay a random sample of all that was fitted (those with the smallest keys); the rest
     is chosen by greedy k-center around them. By the triangle inequality the radius is at most the
@@ -207,33 +207,36 @@ def add_rows(
     return grown, _metric(float(moved.max()), bank.metric)
 
 
-def forget_source(bank: MemoryBank, source: str) -> tuple[MemoryBank, Forgotten]:
-    """The bank without a source: a row goes only when it stood for no other source.
+def forget_source(bank: MemoryBank, *forgotten: str) -> tuple[MemoryBank, Forgotten]:
+    """The bank without one or more sources: a row goes only when it stood for no other.
 
-    A row that came from the forgotten source and stays is told by a patch of another source that it stood for.
+    A row that came from a forgotten source and stays is told by a patch of another source that it stood for.
 
     Raises:
         MemoryBankError: no such source, or nothing would be left.
     """
-    if source not in bank.sources:
-        raise MemoryBankError(f"the bank holds no source {source!r}; it has {', '.join(bank.sources)}")
-    number = bank.sources.index(source)
+    for source in forgotten:
+        if source not in bank.sources:
+            raise MemoryBankError(f"the bank holds no source {source!r}; it has {', '.join(bank.sources)}")
+    numbers = [bank.sources.index(source) for source in forgotten]
     members = bank.members
-    others = np.flatnonzero(members.witness.source != number)
+    of_forgotten = np.isin(members.witness.source, numbers)
+    others = np.flatnonzero(~of_forgotten)
     kept = np.unique(members.row[others]).astype(np.int64)
     if not len(kept):
-        raise MemoryBankError(
-            f"every row stands for {source!r} alone; fit a new bank instead of forgetting it"
-        )
-    sources = tuple(name for name in bank.sources if name != source)
-    renumber = np.array([sources.index(name) if name != source else -1 for name in bank.sources])
+        names = ", ".join(map(repr, forgotten[:5])) + (" and others" if len(forgotten) > 5 else "")
+        raise MemoryBankError(f"every row stands for {names} alone; fit a new bank instead of forgetting it")
+    gone_names = set(forgotten)
+    sources = tuple(name for name in bank.sources if name not in gone_names)
+    number_of = {name: number for number, name in enumerate(sources)}
+    renumber = np.array([number_of.get(name, -1) for name in bank.sources])
     same = np.arange(len(bank.cameras))
     new_row = np.full(len(bank), -1)
     new_row[kept] = np.arange(len(kept))
     left = members.take(others)
     first = np.searchsorted(left.row, kept)  # members stand in the order of rows
     own = bank.origins.take(kept)
-    gone = own.source == number
+    gone = np.isin(own.source, numbers)
     stand_in = left.witness.take(first)
     origins = Origins(
         **{name: np.where(gone, getattr(stand_in, name), getattr(own, name)) for name in Origins.DTYPES}
@@ -249,7 +252,7 @@ def forget_source(bank: MemoryBank, source: str) -> tuple[MemoryBank, Forgotten]
     lost = np.zeros(1, np.float32)
     if len(dropped):
         lost = to_metric(nearest(bank.working[dropped], remaining.working)[0][:, 0], bank.metric)
-    patches = int(members.count[members.witness.source == number].sum())
+    patches = int(members.count[of_forgotten].sum())
     return remaining, Forgotten(len(dropped), patches, float(lost.max()), float(lost.mean()))
 
 

@@ -117,6 +117,24 @@ def test_a_patch_covered_only_from_elsewhere_is_kept(clip: Path, tmp_path: Path)
     assert len(placed.bank) > len(plain.bank)
 
 
+def test_of_the_hold_out_a_radius_adds_only_what_lies_beyond_it(clip: Path, tmp_path: Path):
+    settings = [one for one in QUICK if not one.startswith("fit.holdout=")]
+    succeed("fit", "--normal-videos", clip, "--model", tmp_path / "sized", *settings)
+    radius = json.loads((tmp_path / "sized" / "model.json").read_text())["fit"]["scale"]
+    of = [one for one in settings if not one.startswith("backbone.input_size")]
+    of += [f"projection.of={tmp_path / 'sized'}", f"bank.radius={radius}"]
+    rows = []
+    for name, learns in (("learned", True), ("left", False)):
+        succeed(
+            "fit", "--normal-videos", clip, "--model", tmp_path / name, *of, f"fit.learn_holdout={learns}"
+        )
+        rows.append(loaded(tmp_path / name).detector.branches[0].bank.rows)
+    learned, left = rows
+    np.testing.assert_array_equal(learned[: len(left)], left)
+    added = learned[len(left) :]
+    assert all(np.linalg.norm(left - row, axis=1).min() > radius * 0.999 for row in added)
+
+
 @pytest.mark.slow
 def test_every_command_takes_such_a_model(model: Path, small_model: SmallModel, tmp_path: Path):
     """Calibrate and its check, explain, bench, and exports that answer alike with the search inside and beside."""

@@ -13,6 +13,7 @@ from scipy.spatial.distance import cdist
 from memory_bank import (
     MemoryBank,
     MemoryBankError,
+    Origins,
     StreamingCoreset,
     add_rows,
     forget_source,
@@ -148,6 +149,23 @@ def test_forgotten_source_leaves_no_trace_and_takes_only_its_own_rows() -> None:
     np.testing.assert_allclose(left.search(theirs)[0].max(), bank.search(theirs)[0].max(), rtol=0.2)
 
 
+def test_sources_forgotten_together_are_measured_against_what_is_left() -> None:
+    place = np.zeros(10, np.float32)
+    origins = Origins(
+        np.arange(10), *(np.zeros(10, int) for _ in range(2)), np.arange(10), place, place, np.zeros(10, int)
+    )
+    rows = np.arange(10, dtype=np.float32)[:, None] * np.array([[1, 0]], np.float32)
+    bank = MemoryBank(rows, origins, "euclidean", [f"c{number}" for number in range(10)])
+    left, lost = forget_source(bank, *(f"c{number}" for number in range(9)))
+    assert (len(left), left.sources, lost.rows, lost.patches) == (1, ("c9",), 9, 9)
+    assert (lost.largest, lost.mean) == (9.0, 5.0)
+    # In any order, and as one after another leaves them.
+    again, _ = forget_source(bank, *(f"c{number}" for number in reversed(range(9))))
+    for number in range(9):
+        bank, _ = forget_source(bank, f"c{number}")
+    assert left.digest() == again.digest() == bank.digest()
+
+
 def test_last_source_cannot_be_forgotten() -> None:
     with pytest.raises(MemoryBankError, match="alone"):
         forget_source(coreset_of("a").finish(), "a")
@@ -169,6 +187,8 @@ def test_half_precision_is_refused_where_it_overflows() -> None:
     bank = coreset_of("a").finish()
     with pytest.raises(MemoryBankError, match="float16"):
         bank.replace(rows=bank.rows * np.float32(1e5)).as_float16()
+    with pytest.raises(MemoryBankError, match="lose their digits in float16"):
+        bank.replace(rows=bank.rows * np.float32(1e-7)).as_float16()
 
 
 def test_checkpoint_on_disk_goes_on_where_it_stopped(tmp_path: Path) -> None:

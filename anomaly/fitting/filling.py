@@ -13,6 +13,7 @@ from anomaly.extractor import patch_places
 from anomaly.footage.batching import batches, read_ahead
 from anomaly.projection import Projection, fit_projection
 from memory_bank import StreamingCoreset
+from memory_bank.features import refuse_unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from anomaly.fitting.reading import Reader
     from anomaly.splits import Span
     from anomaly.types import Frame
+
+
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass
@@ -75,12 +79,21 @@ def learn_projection(
     options: FitOptions,
     tell: Callable[[str, float, float | None], None],
 ) -> Projection:
-    """The projection of a sample of frames; raises NoFootageError where there is none."""
+    """The projection of a sample of frames.
+
+    Raises:
+        NoFootageError: there is none.
+        MemoryBankError: a feature that is NaN or infinite; names source and frame.
+    """
     sample = []
     done = 0
     for batch in read_ahead(batches(frames, backbone.batch)):
         features = backbone.extract([frame.image for frame in batch])[:, counts]
-        sample.append(features.reshape(-1, features.shape[-1]).astype(np.float16))
+        for frame, rows in zip(batch, features, strict=True):
+            refuse_unusable(rows, "euclidean", frame.source, np.full(len(rows), frame.index))
+        # Half the room; what half precision cannot hold turns no direction.
+        held = np.clip(features, -_LARGEST_HALF, _LARGEST_HALF)
+        sample.append(held.reshape(-1, features.shape[-1]).astype(np.float16))
         done += len(batch)
         tell("learning the projection", done, options.sample_frames)
     if not sample:

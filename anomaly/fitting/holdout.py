@@ -146,7 +146,8 @@ def _candidates(branch: Branch, bank: MemoryBank, options: FitOptions) -> Stream
 def _grown(bank: MemoryBank, aside: StreamingCoreset, options: FitOptions, report: FitReport) -> MemoryBank:
     """The bank with what it covered worst of the hold-out."""
     extra = aside.finish()
-    grown, furthest = add_rows(bank, extra, size=None if options.radius else options.bank_size)
+    size = None if options.radius else options.bank_size
+    grown, furthest = add_rows(bank, extra, options.radius or 0.0, size)
     if report.coverage is not None:
         bound = max(report.coverage.largest_bound, furthest + aside.coverage.largest_bound)
         report.coverage = replace(report.coverage, largest_bound=bound)
