@@ -117,7 +117,7 @@ def test_a_patch_covered_only_from_elsewhere_is_kept(clip: Path, tmp_path: Path)
     assert len(placed.bank) > len(plain.bank)
 
 
-def test_of_the_hold_out_a_radius_adds_only_what_lies_beyond_it(clip: Path, tmp_path: Path):
+def test_of_the_hold_out_too_a_radius_covers_all_and_adds_nothing_near(clip: Path, tmp_path: Path):
     settings = [one for one in QUICK if not one.startswith("fit.holdout=")]
     succeed("fit", "--normal-videos", clip, "--model", tmp_path / "sized", *settings)
     radius = json.loads((tmp_path / "sized" / "model.json").read_text())["fit"]["scale"]
@@ -132,7 +132,10 @@ def test_of_the_hold_out_a_radius_adds_only_what_lies_beyond_it(clip: Path, tmp_
     learned, left = rows
     np.testing.assert_array_equal(learned[: len(left)], left)
     added = learned[len(left) :]
-    assert all(np.linalg.norm(left - row, axis=1).min() > radius * 0.999 for row in added)
+    assert all(np.linalg.norm(left - row, axis=1).min() > radius / 2 * 0.999 for row in added)
+    about = json.loads((tmp_path / "learned" / "model.json").read_text())["fit"]
+    assert about["holdout_frames_learned"] > 0
+    assert about["coverage"]["largest_bound"] <= radius * 1.001
 
 
 @pytest.mark.slow

@@ -68,7 +68,8 @@ def cut_into_shards(
 ) -> list[list[Span]]:
     """Spans in order, long ones cut, short ones together, about `shard_s` seconds of footage in each shard.
 
-    Cuts fall between the frames that are learned at `fps`, so that cutting changes nothing in which they are.
+    Cuts fall between the frames that are learned at `fps`; where the footage has no whole number of frames between
+    two of those (29.97 at 5), a cut may shift which is learned by one.
     """
     grid = fps or _FINEST_GRID
     shards: list[list[Span]] = []
