@@ -108,7 +108,7 @@ def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgot
     told = {one["source"] for one in description["fitted_on"]}
     # Held-out footage may be in no row; its frames may be evidence, and are told as what was fitted on.
     learned = [clip for clip in dict.fromkeys(clips) if clip in before.sources or clip not in shown | told]
-    bank, forgotten = before, Forgotten(0, 0, 0.0, 0.0)
+    bank, forgotten = before, Forgotten(0, 0, 0, 0.0, 0.0)
     if learned:
         bank, forgotten = forget_source(before, *learned)
     kept = [name for name in _KEPT if name != EVIDENCE or not shown & set(clips)]

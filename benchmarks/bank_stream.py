@@ -2,7 +2,7 @@
 
 Ten frames a second that never repeat: each hour is a new scene (a smooth surface over the picture, as features of one
 place and its neighbours are alike), light drifts slowly through all of it, things with looks of their own cross the
-picture, and every patch has noise of the camera. Prints JSON: for each hour the seconds and the processor seconds spent
+picture, and every patch has noise of the camera. Every ten seconds are a source of their own, as `record` cuts them. Prints JSON: for each hour the seconds and the processor seconds spent
 in the bank, the peak memory so far in GiB, and the distance within which patches are rejected as covered.
 """
 
@@ -26,6 +26,7 @@ FPS, SIDE, DIM = 10, 20, 100
 PATCHES = SIDE * SIDE
 WAVES = 128
 CROSSING = 50  # frames until a thing has crossed the picture and the next one comes
+PIECE = 10 * FPS  # frames to a recorded piece
 NOISE = np.float32(0.1)  # of each dimension; the features themselves have variance 1
 
 
@@ -87,7 +88,7 @@ def main() -> None:
         rows[covered] = seen
         rows += NOISE * rng.standard_normal((PATCHES, DIM), dtype=np.float32)
         start, used = time.perf_counter(), time.process_time()
-        coreset.add(rows, f"hour {frame // hour}", frame, frame / FPS, y, x, np.arange(PATCHES))
+        coreset.add(rows, f"{frame // PIECE}.mp4", frame, frame / FPS, y, x, np.arange(PATCHES))
         spent += time.perf_counter() - start
         processor += time.process_time() - used
         if (frame + 1) % hour == 0:
@@ -96,7 +97,8 @@ def main() -> None:
             spent = processor = 0.0
     bank = coreset.finish()
     found = coreset.coverage
-    told = {"hours": report, "rows": len(bank), "peak_gib": peak_gib()}
+    told = {"hours": report, "rows": len(bank), "sources": len(bank.sources), "peak_gib": peak_gib()}
+    told["bank_mb"] = sum(array.nbytes for array in bank.to_tensors().values()) / 1e6
     print(json.dumps({**told, "bound": found.largest_bound, "largest": found.largest, "mean": found.mean}))
 
 

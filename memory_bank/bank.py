@@ -38,20 +38,26 @@ _FIELDS = (
 class Members:
     """What each row stood for: one entry for each pair of a row and a source it covered patches of.
 
+    A row has entries of a few sources only (`memory_bank.ledger.ORIGINS`), a random sample where it stood for more;
+    patches of the rest are counted together.
+
     Attributes:
         row: (L,) int32 into the bank's rows, ascending.
         count: (L,) int64, patches of that source that the row covered; 0 where the row itself was
             drawn at random and covered nothing.
         witness: (L,) one of those patches, of the first frames in which that source was covered.
+        others: (M,) int64, for each row the patches of sources that it has no entry of.
     """
 
     row: NDArray[np.int32]
     count: NDArray[np.int64]
     witness: Origins
+    others: NDArray[np.int64]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "row", np.ascontiguousarray(self.row, np.int32))
         object.__setattr__(self, "count", np.ascontiguousarray(self.count, np.int64))
+        object.__setattr__(self, "others", np.ascontiguousarray(self.others, np.int64))
         if not len(self.row) == len(self.count) == len(self.witness):
             raise MemoryBankError(
                 f"members need equally long columns, got {len(self.row)}, {len(self.count)} "
@@ -61,14 +67,42 @@ class Members:
     def __len__(self) -> int:
         return len(self.row)
 
-    def take(self, index: NDArray[Any]) -> Members:
-        """The entries that `index` picks, in its order."""
-        return Members(self.row[index], self.count[index], self.witness.take(index))
+    def widened(self, rows: int) -> Members:
+        """The same entries for a bank of `rows` rows, those at its end having covered nothing."""
+        missing = np.zeros(rows - len(self.others), np.int64)
+        return Members(self.row, self.count, self.witness, np.concatenate([self.others, missing]))
+
+    @staticmethod
+    def empty(rows: int) -> Members:
+        """Rows that stand for nothing."""
+        return Members(
+            np.zeros(0, np.int32), np.zeros(0, np.int64), Origins.empty(), np.zeros(rows, np.int64)
+        )
 
     @staticmethod
     def of_rows(origins: Origins) -> Members:
         """Each row standing for itself alone."""
-        return Members(np.arange(len(origins), dtype=np.int32), np.ones(len(origins), np.int64), origins)
+        count = len(origins)
+        return Members(
+            np.arange(count, dtype=np.int32), np.ones(count, np.int64), origins, np.zeros(count, np.int64)
+        )
+
+    def to_tensors(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """The columns as named arrays, `prefix` before each name."""
+        tensors: dict[str, NDArray[Any]] = {prefix + "row": self.row, prefix + "count": self.count}
+        tensors[prefix + "others"] = self.others
+        return tensors | self.witness.to_tensors(prefix)
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, NDArray[Any]], prefix: str) -> Members:
+        """Back from `to_tensors`; raises MemoryBankError where a column is missing."""
+        missing = [prefix + name for name in ("row", "count", "others") if prefix + name not in tensors]
+        if missing:
+            raise MemoryBankError(f"bank tensors lack {', '.join(missing)}; fit the bank again")
+        witness = Origins.from_tensors(tensors, prefix)
+        return Members(
+            tensors[prefix + "row"], tensors[prefix + "count"], witness, tensors[prefix + "others"]
+        )
 
 
 class MemoryBank:
@@ -79,7 +113,7 @@ class MemoryBank:
         origins: (M,) where each row came from; `source` and `camera` index the two lists below.
         metric: "euclidean" or "cosine" (1 - cosine similarity).
         sources, cameras: names.
-        members: what each row stood for, for every source (see `Members`).
+        members: what each row stood for (see `Members`).
         place_weight: distance that one picture height (or width) of displacement counts for; 0: place
             is left out of the metric.
         keys: (M,) float64, the random key of a row that was drawn at random, inf for a row chosen to
@@ -132,6 +166,10 @@ class MemoryBank:
                 )
         if len(self.members) and not (self.members.row.min() >= 0 and self.members.row.max() < len(rows)):
             raise MemoryBankError(f"members point outside the bank's {len(rows)} rows")
+        if self.members.others.shape != (len(rows),):
+            raise MemoryBankError(
+                f"a bank of {len(rows)} rows needs as many counts of other patches, got {self.members.others.shape}"
+            )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -144,10 +182,20 @@ class MemoryBank:
     @property
     def counts(self) -> NDArray[np.int64]:
         """(M,) int64, how many fitted patches each row stood for, itself included."""
-        total: NDArray[np.int64] = np.bincount(
-            self.members.row, weights=self.members.count, minlength=len(self)
-        ).astype(np.int64)
+        told_apart = np.bincount(self.members.row, weights=self.members.count, minlength=len(self))
+        total: NDArray[np.int64] = told_apart.astype(np.int64) + self.members.others
         return total
+
+    def stands_for(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pairs of a row and a source that it is known to stand for, the source that it came from among them.
+
+        Returns:
+            rows and sources, (L,) int64 each, every pair once, ascending by row.
+        """
+        row = np.concatenate([np.arange(len(self)), self.members.row])
+        source = np.concatenate([self.origins.source, self.members.witness.source])
+        pairs = np.unique(row * np.int64(len(self.sources)) + source)
+        return pairs // len(self.sources), pairs % len(self.sources)
 
     @property
     def working(self) -> Floats:
@@ -234,11 +282,17 @@ class MemoryBank:
         kept = np.flatnonzero(kept) if kept.dtype == bool else np.asarray(kept, np.int64)
         number = np.full(len(self), -1, np.int32)
         number[kept] = np.arange(len(kept), dtype=np.int32)
-        members = self.members.take(np.flatnonzero(number[self.members.row] >= 0))
+        members = self.members
+        left = np.flatnonzero(number[members.row] >= 0)
         return self.replace(
             rows=self.rows[kept],
             origins=self.origins.take(kept),
-            members=Members(number[members.row], members.count, members.witness),
+            members=Members(
+                number[members.row[left]],
+                members.count[left],
+                members.witness.take(left),
+                members.others[kept],
+            ),
             keys=self.keys[kept],
         )
 
@@ -254,10 +308,7 @@ class MemoryBank:
     def to_tensors(self) -> dict[str, NDArray[Any]]:
         """All arrays of the bank, for safetensors; names, metric, place_weight are the caller's to keep."""
         tensors: dict[str, NDArray[Any]] = {"rows": self.rows.astype(self.storage), "keys": self.keys}
-        tensors |= self.origins.to_tensors("origins.")
-        tensors |= {"members.row": self.members.row, "members.count": self.members.count}
-        tensors |= self.members.witness.to_tensors("members.")
-        return tensors
+        return tensors | self.origins.to_tensors("origins.") | self.members.to_tensors("members.")
 
     @classmethod
     def from_tensors(
@@ -269,12 +320,9 @@ class MemoryBank:
         place_weight: float = 0.0,
     ) -> MemoryBank:
         """Back from `to_tensors`; raises MemoryBankError where a tensor is missing or does not fit."""
-        missing = [name for name in ("rows", "members.row", "members.count") if name not in tensors]
-        if missing:
-            raise MemoryBankError(f"bank tensors lack {', '.join(missing)}; fit the bank again")
-        members = Members(
-            tensors["members.row"], tensors["members.count"], Origins.from_tensors(tensors, "members.")
-        )
+        if "rows" not in tensors:
+            raise MemoryBankError("bank tensors lack rows; fit the bank again")
+        members = Members.from_tensors(tensors, "members.")
         origins = Origins.from_tensors(tensors, "origins.")
         rows = tensors["rows"]
         storage: Storage = "float16" if rows.dtype == np.float16 else "float32"

@@ -31,7 +31,7 @@ from memory_bank.distance import (
 from memory_bank.errors import MemoryBankError
 from memory_bank.features import refuse_unusable
 from memory_bank.kcenter import kcenter_select
-from memory_bank.ledger import fall_together
+from memory_bank.ledger import fall_together, priorities
 from memory_bank.origins import Origins
 from memory_bank.sample import Sample, patch_keys
 from memory_bank.settings import GATHER_MIB, CoresetConfig
@@ -79,8 +79,8 @@ class StreamingCoreset:
         self._cover = Cover(width, start, kept, capacity, int(gather_mib * 2**20) // (4 * width), seed, slack)
         self._random, self._aside = Sample(drawn, width), Sample(MEASURED, width)
         self._waiting: list[tuple[Floats, Origins]] = []
-        self._sources: list[str] = []
-        self._cameras: list[str] = []
+        self._sources: dict[str, int] = {}
+        self._cameras: dict[str, int] = {}
         self._patches = 0
         self._coverage: Coverage | None = None
 
@@ -141,20 +141,26 @@ class StreamingCoreset:
         count = len(rows)
         frames = np.broadcast_to(np.asarray(frame, np.int64), (count,))
         refuse_unusable(rows, self._metric, source, frames)
+        self._meet(source)
         origins = Origins(
-            source=np.full(count, _number(self._sources, source), np.int32),
+            source=np.full(count, self._sources[source], np.int32),
             frame=frames,
             time_s=np.broadcast_to(np.asarray(time_s, np.float64), (count,)),
             patch=np.asarray(patch, np.int32),
             y=np.asarray(y, np.float32),
             x=np.asarray(x, np.float32),
-            camera=np.full(count, _number(self._cameras, camera), np.int32),
+            camera=np.full(count, self._cameras.setdefault(camera, len(self._cameras)), np.int32),
         )
         working = working_rows(rows, self._metric, self.config.place_weight, origins.y, origins.x)
         cuts = np.flatnonzero(np.diff(frames)) + 1
         for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), count], strict=True):
             if stop > start:
                 self._add_frame(working[start:stop], origins.take(np.arange(start, stop)), source, camera)
+
+    def _meet(self, source: str) -> None:
+        if source not in self._sources:
+            self._sources[source] = len(self._sources)
+            self._cover.ledger.know(source)
 
     def _add_frame(self, rows: Floats, origins: Origins, source: str, camera: str) -> None:
         self._coverage = None
@@ -196,17 +202,21 @@ class StreamingCoreset:
         bound = float((self._cover.reach + found[:, 0]).max())
         members = self._cover.members()
         own = Members.of_rows(chosen_origins)
+        others = np.zeros(len(own), np.int64)
+        np.add.at(others, index[:, 0], members.others)
         members = fall_together(
             np.concatenate([own.row, index[members.row, 0]]),
             np.concatenate([np.zeros(len(own), np.int64), members.count]),
             Origins.concat([own.witness, members.witness]),
+            others,
+            priorities(list(self._sources)),
         )
         bank = MemoryBank(
             chosen[:, : self.config.dim],
             chosen_origins,
             self._metric,
-            self._sources,
-            self._cameras,
+            list(self._sources),
+            list(self._cameras),
             members,
             self.config.place_weight,
             np.concatenate([keys, np.full(len(kept), np.inf)]),
@@ -282,6 +292,8 @@ class StreamingCoreset:
 
     def _restore(self, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
         self._cover.restore(arrays, float(about["radius"]), int(about["reductions"]))
+        for source in about["sources"]:
+            self._meet(source)
         stops = np.cumsum(arrays["waiting.lengths"]).tolist()
         waiting = Origins.from_tensors(arrays, "waiting.")
         for start, stop in zip([0, *stops[:-1]], stops, strict=True):
@@ -290,13 +302,7 @@ class StreamingCoreset:
         self._random.restore(arrays, "random.")
         self._aside.restore(arrays, "aside.")
         self._patches = int(about["patches"])
-        self._sources, self._cameras = list(about["sources"]), list(about["cameras"])
-
-
-def _number(names: list[str], name: str) -> int:
-    if name not in names:
-        names.append(name)
-    return names.index(name)
+        self._cameras = {name: number for number, name in enumerate(about["cameras"])}
 
 
 def _in_metric(distance: float, metric: Metric) -> float:

@@ -78,7 +78,7 @@ class Cover:
 
     def members(self) -> Members:
         """What each row stands for."""
-        return Members.of_rows(self.origins) if self.gathering else self.ledger.members()
+        return Members.of_rows(self.origins) if self.gathering else self.ledger.members(self.count)
 
     def reject_unchanged(self, rows: Floats, origins: Origins) -> NDArray[np.int64]:
         """Note the patches of one frame that the row which last covered their place still covers.

@@ -4,7 +4,8 @@ Both metrics are worked as a Euclidean distance in one *working space*, where th
 inequality holds: "euclidean" is the space itself, "cosine" is the unit sphere, on which the
 squared chord is 2 - 2 cos. Place, where it counts, is two more dimensions of that space.
 Products only *choose* the nearest row; the distance given out is measured again as a sum of
-squared differences, because |x|² + |c|² - 2 x·c loses its digits where x and c are close.
+squared differences, because |x|² + |c|² - 2 x·c loses its digits where x and c are close. It loses them, too, where
+both are far from zero: products are made of what is left without the mean of the rows.
 """
 
 from __future__ import annotations
@@ -103,40 +104,55 @@ def exact_distances(rows: Floats, others: Floats) -> Floats:
     return paired
 
 
-def nearest(
-    queries: Floats, rows: Floats, k: int = 1, norms: Floats | None = None
-) -> tuple[Floats, NDArray[np.int64]]:
+class Centred:
+    """Rows made ready to be searched: without their mean, which is what is common to all distances.
+
+    Attributes:
+        rows: (M, D) float32, as they are.
+        mean: (D,) float32.
+        moved: (M, D) float32, rows - mean.
+        half: (M,) float32, half of the squared lengths of `moved`.
+    """
+
+    def __init__(self, rows: Floats) -> None:
+        self.rows = rows
+        self.mean: Floats = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.moved: Floats = rows - self.mean
+        self.half: Floats = squared_norms(self.moved) * np.float32(0.5)
+
+
+def nearest(queries: Floats, rows: Floats | Centred, k: int = 1) -> tuple[Floats, NDArray[np.int64]]:
     """The k nearest rows of each query in the working space.
 
     Args:
         queries: (N, D) float32.
-        rows: (M, D) float32, M >= k.
+        rows: (M, D) float32, M >= k; `Centred` where the caller searches them again and again.
         k: how many.
-        norms: (M,) float32, `squared_norms(rows)`, where the caller keeps them.
 
     Returns:
         distances (N, k) float32 measured by differences, ascending; indices (N, k) int64. Of equally
         near rows the lower index comes first.
     """
-    half = (squared_norms(rows) if norms is None else norms) * np.float32(0.5)
+    ready = rows if isinstance(rows, Centred) else Centred(rows)
+    count = len(ready.rows)
     indices = np.empty((len(queries), k), dtype=np.int64)
     # Of one length whatever the number of threads, so that the same bits come out.
-    step = min(block_length(len(rows)), _BLOCK_QUERIES)
+    step = min(block_length(count), _BLOCK_QUERIES)
 
     def choose(start: int) -> None:
-        block = queries[start : start + step]
+        block = queries[start : start + step] - ready.mean
         # |x - c|² / 2 without the part that is the same for every row.
-        product = block @ rows.T
-        np.subtract(half, product, out=product)
+        product = block @ ready.moved.T
+        np.subtract(ready.half, product, out=product)
         if k == 1:
             indices[start : start + step, 0] = product.argmin(axis=1)
         else:
-            part = np.argpartition(product, k - 1, axis=1)[:, :k] if k < len(rows) else None
-            indices[start : start + step] = np.arange(len(rows))[None, :] if part is None else part
+            part = np.argpartition(product, k - 1, axis=1)[:, :k] if k < count else None
+            indices[start : start + step] = np.arange(count)[None, :] if part is None else part
 
     with side_by_side() as each:
         each(choose, ((start,) for start in range(0, len(queries), step)))
-    return remeasure(queries, rows, indices)
+    return remeasure(queries, ready.rows, indices)
 
 
 def remeasure(queries: Floats, rows: Floats, indices: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:

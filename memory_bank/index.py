@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from memory_bank.distance import nearest, remeasure, squared_norms
+from memory_bank.distance import Centred, nearest, remeasure
 from memory_bank.errors import MemoryBankError
 
 if TYPE_CHECKING:
@@ -36,12 +36,11 @@ class FlatIndex:
     """All rows, by blocked matrix products: exact."""
 
     def __init__(self, rows: Floats) -> None:
-        self._rows = rows
-        self._norms = squared_norms(rows)
+        self._rows = Centred(rows)
 
     def search(self, queries: Floats, k: int) -> tuple[Floats, NDArray[np.int64]]:
         """See `Index`."""
-        return nearest(queries, self._rows, k, self._norms)
+        return nearest(queries, self._rows, k)
 
 
 class ShortlistIndex:

@@ -12,7 +12,7 @@ from memory_bank.bank import Members, MemoryBank
 from memory_bank.distance import from_metric, nearest, to_metric
 from memory_bank.errors import MemoryBankError
 from memory_bank.kcenter import kcenter_select
-from memory_bank.ledger import fall_together
+from memory_bank.ledger import fall_together, priorities
 from memory_bank.origins import Origins
 
 if TYPE_CHECKING:
@@ -44,12 +44,15 @@ class Forgotten:
     """What a bank lost with a source, in the metric's units.
 
     Attributes:
-        rows: rows dropped, which stood for that source alone.
-        patches: fitted patches of that source, no longer stood for.
+        rows: rows dropped, which stood for no other source that they told apart.
+        uncertain: of these, rows that stood for more sources than they told apart (`Members.others`): another may
+            have been among those. What a row came from must not stay, so it goes.
+        patches: fitted patches of that source that rows told apart, no longer stood for.
         largest, mean: distance of the dropped rows to the nearest row left; 0 where none was dropped.
     """
 
     rows: int
+    uncertain: int
     patches: int
     largest: float
     mean: float
@@ -72,25 +75,27 @@ def _joined(banks: Sequence[MemoryBank]) -> MemoryBank:
                 )
     sources = list(dict.fromkeys(name for bank in banks for name in bank.sources))
     cameras = list(dict.fromkeys(name for bank in banks for name in bank.cameras))
-    origins, members, start = [], [], 0
+    source_number = {name: number for number, name in enumerate(sources)}
+    camera_number = {name: number for number, name in enumerate(cameras)}
+    origins, witnesses = [], []
     for bank in banks:
         renumber = (
-            np.array([sources.index(name) for name in bank.sources]),
-            np.array([cameras.index(name) for name in bank.cameras]),
+            np.array([source_number[name] for name in bank.sources]),
+            np.array([camera_number[name] for name in bank.cameras]),
         )
         origins.append(bank.origins.relabel(*renumber))
-        witness = bank.members.witness.relabel(*renumber)
-        members.append(Members(bank.members.row + np.int32(start), bank.members.count, witness))
-        start += len(bank)
+        witnesses.append(bank.members.witness.relabel(*renumber))
+    starts = np.cumsum([0, *(len(bank) for bank in banks[:-1])]).astype(np.int32)
     return first.replace(
         rows=np.concatenate([bank.rows for bank in banks]),
         origins=Origins.concat(origins),
         sources=sources,
         cameras=cameras,
         members=Members(
-            np.concatenate([part.row for part in members]),
-            np.concatenate([part.count for part in members]),
-            Origins.concat([part.witness for part in members]),
+            np.concatenate([bank.members.row + start for bank, start in zip(banks, starts, strict=True)]),
+            np.concatenate([bank.members.count for bank in banks]),
+            Origins.concat(witnesses),
+            np.concatenate([bank.members.others for bank in banks]),
         ),
         keys=np.concatenate([bank.keys for bank in banks]),
         storage="float16" if all(bank.storage == "float16" for bank in banks) else "float32",
@@ -165,7 +170,11 @@ def _keep(bank: MemoryBank, kept: NDArray[np.int64]) -> tuple[MemoryBank, Floats
     """The bank with some rows only, the others' members moved to the nearest; and how far each row moved."""
     distances, index = nearest(bank.working, bank.working[kept])
     members = bank.members
-    moved = fall_together(index[members.row, 0], members.count, members.witness)
+    others = np.zeros(len(kept), np.int64)
+    np.add.at(others, index[:, 0], members.others)
+    moved = fall_together(
+        index[members.row, 0], members.count, members.witness, others, priorities(bank.sources)
+    )
     changed = bank.replace(
         rows=bank.rows[kept], origins=bank.origins.take(kept), members=moved, keys=bank.keys[kept]
     )
@@ -208,9 +217,10 @@ def add_rows(
 
 
 def forget_source(bank: MemoryBank, *forgotten: str) -> tuple[MemoryBank, Forgotten]:
-    """The bank without one or more sources: a row goes only when it stood for no other.
+    """The bank without one or more sources: a row goes only when no other is left of those that it told apart.
 
-    A row that came from a forgotten source and stays is told by a patch of another source that it stood for.
+    A row that came from a forgotten source and stays is told by a patch of another source that it stood for. Of a row
+    that stood for more sources than it told apart, patches that are counted together stay in its count.
 
     Raises:
         MemoryBankError: no such source, or nothing would be left.
@@ -222,7 +232,8 @@ def forget_source(bank: MemoryBank, *forgotten: str) -> tuple[MemoryBank, Forgot
     members = bank.members
     of_forgotten = np.isin(members.witness.source, numbers)
     others = np.flatnonzero(~of_forgotten)
-    kept = np.unique(members.row[others]).astype(np.int64)
+    row, source = bank.stands_for()
+    kept = np.unique(row[~np.isin(source, numbers)])
     if not len(kept):
         names = ", ".join(map(repr, forgotten[:5])) + (" and others" if len(forgotten) > 5 else "")
         raise MemoryBankError(f"every row stands for {names} alone; fit a new bank instead of forgetting it")
@@ -233,19 +244,24 @@ def forget_source(bank: MemoryBank, *forgotten: str) -> tuple[MemoryBank, Forgot
     same = np.arange(len(bank.cameras))
     new_row = np.full(len(bank), -1)
     new_row[kept] = np.arange(len(kept))
-    left = members.take(others)
-    first = np.searchsorted(left.row, kept)  # members stand in the order of rows
     own = bank.origins.take(kept)
-    gone = np.isin(own.source, numbers)
-    stand_in = left.witness.take(first)
-    origins = Origins(
-        **{name: np.where(gone, getattr(stand_in, name), getattr(own, name)) for name in Origins.DTYPES}
-    )
+    gone = np.flatnonzero(np.isin(own.source, numbers))
+    # Members stand in the order of rows, and a row whose own source goes stays by an entry of another.
+    stand_in = others[np.searchsorted(members.row[others], kept[gone])]
+    columns = {name: getattr(own, name).copy() for name in Origins.DTYPES}
+    for name, column in columns.items():
+        column[gone] = getattr(members.witness, name)[stand_in]
+    origins = Origins(**columns)
     remaining = bank.replace(
         rows=bank.rows[kept],
         origins=origins.relabel(renumber, same),
         sources=sources,
-        members=Members(new_row[left.row].astype(np.int32), left.count, left.witness.relabel(renumber, same)),
+        members=Members(
+            new_row[members.row[others]],
+            members.count[others],
+            members.witness.take(others).relabel(renumber, same),
+            members.others[kept],
+        ),
         keys=bank.keys[kept],
     )
     dropped = np.setdiff1d(np.arange(len(bank)), kept)
@@ -253,7 +269,8 @@ def forget_source(bank: MemoryBank, *forgotten: str) -> tuple[MemoryBank, Forgot
     if len(dropped):
         lost = to_metric(nearest(bank.working[dropped], remaining.working)[0][:, 0], bank.metric)
     patches = int(members.count[of_forgotten].sum())
-    return remaining, Forgotten(len(dropped), patches, float(lost.max()), float(lost.mean()))
+    uncertain = int((members.others[dropped] > 0).sum())
+    return remaining, Forgotten(len(dropped), uncertain, patches, float(lost.max()), float(lost.mean()))
 
 
 def _metric(distance: float, metric: Metric) -> float:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from memory_bank.distance import Floats
 
 _SMALLEST_BLOCK = 64
+_ROUNDING = np.float32(1 - 1e-4)
 
 
 class TemporalSearch:
@@ -84,7 +85,11 @@ class TemporalSearch:
             here = order[done : done + block]
             found, row = self._bank.search_working(queries[here], 1)
             self._learn(here, row[:, 0], indices[here])
-            distances[here], indices[here], exact[here] = found[:, 0], row[:, 0], True
+            # An approximate index may miss what is remembered; a flat one, no more than the rounding of its products.
+            missed = distances[here] < found[:, 0] * _ROUNDING
+            distances[here] = np.where(missed, distances[here], found[:, 0])
+            indices[here] = np.where(missed, indices[here], row[:, 0])
+            exact[here] = True
             done += len(here)
         self.searched = done
         return to_metric(distances, self._bank.metric), indices, exact

@@ -118,15 +118,45 @@ def test_seed_changes_the_rows() -> None:
     assert len(digests) == 2
 
 
+@pytest.mark.parametrize("piece", [800, 10])
 @pytest.mark.parametrize("room", [0.0, 0.3])
-def test_state_does_not_grow_with_the_footage(room: float) -> None:
+def test_state_does_not_grow_with_the_footage(room: float, piece: int) -> None:
+    """As one clip, and as the many pieces that a camera is recorded in."""
     frames = footage(800)
     coreset = StreamingCoreset(dim=16, size=200, gather_mib=room)
     sizes = []
-    for first in range(0, 800, 50):
-        feed(coreset, frames[first : first + 50], start=first)
-        sizes.append(sum(array.nbytes for array in coreset.state()[0].values()))
+    for first in range(0, 800, 10):
+        feed(coreset, frames[first : first + 10], start=first, source=f"{first // piece}.mp4")
+        if first % 50 == 40:
+            sizes.append(sum(array.nbytes for array in coreset.state()[0].values()))
     assert max(sizes[4:]) < max(sizes[:4]) * 1.2
+    bank = coreset.finish()
+    assert bank.counts.sum() == 800 * PATCHES
+    assert len(bank.sources) == 800 // piece
+    assert np.bincount(bank.members.row).max() <= 8
+
+
+def test_the_sources_that_a_row_tells_apart_are_a_sample_that_hangs_on_no_order() -> None:
+    """One still row, forty clips: which eight of them are told apart, and with how many patches each."""
+    told = []
+    for order in (range(40), reversed(range(40))):
+        coreset = StreamingCoreset(dim=16, size=20, gather_mib=0.01)
+        still = np.ones((1, PATCHES, 16), "f")
+        for number in order:
+            for frame in range(number + 1):
+                feed(coreset, still, start=frame, source=f"{number}.mp4")
+        bank = coreset.finish()
+        members = bank.members
+        told.append(
+            {
+                bank.sources[source]: int(count)
+                for source, count in zip(members.witness.source, members.count, strict=True)
+            }
+        )
+        assert bank.counts.tolist() == [sum(range(1, 41)) * PATCHES]
+    assert told[0] == told[1]
+    assert len(told[0]) == 8
+    assert all(count == (int(name.removesuffix(".mp4")) + 1) * PATCHES for name, count in told[0].items())
 
 
 @gathered

@@ -95,6 +95,24 @@ def test_largest_distances_are_exact_though_few_patches_are_searched(metric: str
     assert max(searched[1:]) < 150
 
 
+def test_no_distance_is_above_one_that_is_known_though_the_index_misses_rows() -> None:
+    """Cells of likeness, one probed: where it misses the row that is remembered, that one stands."""
+    bank, _ = bank_and_patches()
+    search = TemporalSearch(bank, places=200, top=5)
+    last = np.zeros(200, int)
+    for patches in footage(bank, 6):
+        _, last, _ = search.search(patches)
+    bank.use_index("ivf", cells=20, probes=1, shortlist=1)
+    missed = 0
+    for patches in footage(bank, 10):
+        known = np.linalg.norm(patches - bank.rows[last], axis=1)
+        found = bank.search(patches)[0][:, 0]
+        missed += int((known < found * 0.999).sum())
+        distances, last, _ = search.search(patches)
+        assert (distances <= known * 1.001).all()
+    assert missed > 0
+
+
 def test_unusable_patch_counts_among_the_largest() -> None:
     bank, _ = bank_and_patches()
     patches = footage(bank, 1)[0]

@@ -166,6 +166,34 @@ def test_sources_forgotten_together_are_measured_against_what_is_left() -> None:
     assert left.digest() == again.digest() == bank.digest()
 
 
+def test_a_row_of_many_sources_stays_until_all_that_it_tells_apart_are_forgotten() -> None:
+    place = np.zeros(1, np.float32)
+    coreset = StreamingCoreset(dim=2, size=10, gather_mib=0.0)
+    names = [f"{number}.mp4" for number in range(30)]
+    for number, name in enumerate(names):
+        for patch in (np.array([[0.0, 0.0]]), np.array([[9.0, number]])):  # one that all show, one of its own
+            coreset.add(patch.astype("f"), name, 0, 0.0, place, place, np.zeros(1, int))
+    bank = coreset.finish()
+    shared = int(np.flatnonzero((bank.rows == 0).all(axis=1))[0])
+    row, source = bank.stands_for()
+    told_apart = [bank.sources[number] for number in source[row == shared]]
+    assert 8 <= len(told_apart) <= 9  # eight, and where the row came from
+    for count in (1, len(told_apart) - 1):
+        left, lost = forget_source(bank, *told_apart[:count])
+        at = np.flatnonzero((left.rows == 0).all(axis=1))
+        assert len(at) == 1
+        assert left.sources[left.origins.source[at[0]]] not in told_apart[:count]
+        assert lost.uncertain == 0
+    left, lost = forget_source(bank, *told_apart)
+    assert not (left.rows == 0).all(axis=1).any()
+    assert lost.uncertain == 1
+    assert lost.rows > 1
+    # What was put together from two banks tells a sample apart as well, and counts what both counted.
+    merged, _ = merge_banks([bank, left], 10)
+    assert merged.counts.sum() == bank.counts.sum() + left.counts.sum()
+    assert np.bincount(merged.members.row).max() <= 8
+
+
 def test_last_source_cannot_be_forgotten() -> None:
     with pytest.raises(MemoryBankError, match="alone"):
         forget_source(coreset_of("a").finish(), "a")

@@ -48,6 +48,17 @@ def test_row_finds_itself_at_distance_zero_far_from_the_origin() -> None:
     assert distances.max() < 0.05  # the nearest other row is some 0.5 away
 
 
+@pytest.mark.parametrize("offset", [0, 100, 1000])
+def test_the_nearest_row_is_found_however_far_from_zero_all_of_them_are(offset: float) -> None:
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((500, 64)) * 0.1 + offset).astype("f")
+    patches = (rng.standard_normal((100, 64)) * 0.1 + offset).astype("f")
+    truth = cdist(patches.astype(np.float64), rows.astype(np.float64))
+    distances, indices = MemoryBank(rows, origins(500), "euclidean", ("a", "b", "c")).search(patches)
+    np.testing.assert_array_equal(indices[:, 0], truth.argmin(axis=1))
+    np.testing.assert_allclose(distances[:, 0], truth.min(axis=1), rtol=1e-5)
+
+
 def test_place_counts_where_it_is_weighted() -> None:
     bank = made(place_weight=5.0)
     patches = np.random.default_rng(1).standard_normal((60, 24)).astype("f")

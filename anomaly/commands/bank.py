@@ -17,6 +17,7 @@ from anomaly.model import load_bank
 
 if TYPE_CHECKING:
     from anomaly.config import BankCommandConfig
+    from memory_bank import MemoryBank
 
 
 def run(config: BankCommandConfig) -> None:
@@ -44,20 +45,18 @@ def _info(config: BankCommandConfig) -> None:
             mean, largest = coverage["mean"] / branch["scale"], coverage["largest"] / branch["scale"]
             table.append(("coverage", f"{mean:.2f} on average, {largest:.2f} at most, when it was fitted"))
         own = np.bincount(bank.origins.source, minlength=len(bank.sources))
-        stood = np.bincount(
-            bank.members.witness.source, weights=bank.members.count, minlength=len(bank.sources)
-        )
-        alone = _rows_for_one_source(bank.members.row, bank.members.witness.source, len(bank.sources))
+        alone = _rows_for_one_source(bank)
         for number, name in enumerate(bank.sources):
-            said = f"{own[number]:,} rows, {int(stood[number]):,} patches; forgetting it drops {alone[number]:,} rows"
+            said = f"{own[number]:,} rows are of it; forgetting it drops {alone[number]:,} rows"
             table.append((name, said))
         console.table(f"Bank {branch['name']} of {description['name']}", table)
 
 
-def _rows_for_one_source(row: np.ndarray, source: np.ndarray, sources: int) -> np.ndarray:
-    """(sources,) rows that stand for that source and no other. Entries are one a row and source, by row."""
+def _rows_for_one_source(bank: MemoryBank) -> np.ndarray:
+    """(sources,) rows that stand for that source and no other."""
+    row, source = bank.stands_for()
     _, first, count = np.unique(row, return_index=True, return_counts=True)
-    return np.bincount(source[first[count == 1]], minlength=sources)
+    return np.bincount(source[first[count == 1]], minlength=len(bank.sources))
 
 
 def _merge(config: BankCommandConfig) -> None:
@@ -95,6 +94,11 @@ def _forget(config: BankCommandConfig) -> None:
             ),
         ],
     )
+    if forgotten.uncertain:
+        console.say(
+            f"{forgotten.uncertain:,} of the dropped rows covered more clips than a row tells apart; they may have stood "
+            "for clips that stay, too, and went because they came from what is forgotten."
+        )
     if had_evidence and not has_evidence(folder):
         console.say("The evidence showed it too and is gone as a whole.")
     console.say(
