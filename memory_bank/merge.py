@@ -232,8 +232,8 @@ def forget_source(bank: MemoryBank, *forgotten: str) -> tuple[MemoryBank, Forgot
     members = bank.members
     of_forgotten = np.isin(members.witness.source, numbers)
     others = np.flatnonzero(~of_forgotten)
-    row, source = bank.stands_for()
-    kept = np.unique(row[~np.isin(source, numbers)])
+    rows, stood_for = bank.stands_for()
+    kept = np.unique(rows[~np.isin(stood_for, numbers)])
     if not len(kept):
         names = ", ".join(map(repr, forgotten[:5])) + (" and others" if len(forgotten) > 5 else "")
         raise MemoryBankError(f"every row stands for {names} alone; fit a new bank instead of forgetting it")
