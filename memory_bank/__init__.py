@@ -15,7 +15,7 @@ from memory_bank.index import KINDS, Index, build_index, recall
 from memory_bank.kcenter import Selection, kcenter_greedy, kcenter_select
 from memory_bank.merge import Forgotten, Merged, add_rows, forget_source, merge_banks
 from memory_bank.origins import Origins
-from memory_bank.parts import Part, merge_parts, part_of
+from memory_bank.parts import Part, PartMerger, merge_parts, part_of
 from memory_bank.reweight import largest_reweighted, reweighted
 from memory_bank.settings import CoresetConfig
 from memory_bank.temporal import TemporalSearch
@@ -32,6 +32,7 @@ __all__ = [
     "Merged",
     "Origins",
     "Part",
+    "PartMerger",
     "Selection",
     "StreamingCoreset",
     "TemporalSearch",

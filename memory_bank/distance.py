@@ -59,9 +59,8 @@ def working_rows(
     """
     rows = np.ascontiguousarray(features, dtype=np.float32)
     if metric == "cosine":
-        norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
-        scale: Floats = np.where(norms > 0, norms, np.float32(1))
-        rows = np.divide(rows, scale, dtype=np.float32)
+        norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
+        rows = (rows / np.where(norms > 0, norms, 1.0)).astype(np.float32)
     if place_weight > 0:
         if y is None or x is None:
             raise MemoryBankError("this bank counts place in its metric; give y and x of every patch")

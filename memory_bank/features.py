@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from memory_bank.distance import Floats, Metric
 
 
+#: Squares of what lies beyond do not fit in float32 any more.
+_LARGEST, _SHORTEST = 1e15, 1e-15
+
+
 def refuse_unusable(rows: Floats, metric: Metric, source: str, frames: NDArray[np.integer[Any]]) -> None:
     """Raise MemoryBankError, naming source and frame, for features that no distance can be measured from.
 
     Args:
         rows: (N, D) float32.
-        metric: "euclidean" or "cosine"; under "cosine" a feature of zeros has no direction.
+        metric: "euclidean" or "cosine"; under "cosine" a feature of zeros, or nearly, has no direction.
         source: name of the source.
         frames: (N,) frame number of each patch.
     """
@@ -31,8 +35,14 @@ def refuse_unusable(rows: Floats, metric: Metric, source: str, frames: NDArray[n
                 f"{source} frame {int(frames[bad[0]])}: {len(bad)} patch features are NaN or infinite; "
                 "leave the frame out, or run the backbone in float32"
             )
+    if rows.size and max(rows.max(), -rows.min()) > _LARGEST:
+        large = np.flatnonzero(np.abs(rows).max(axis=1) > _LARGEST)
+        raise MemoryBankError(
+            f"{source} frame {int(frames[large[0]])}: {len(large)} patch features are beyond {_LARGEST:g}, where no distance "
+            "can be measured in float32; leave the frame out, or look at what the backbone is given"
+        )
     if metric == "cosine":
-        zero = np.flatnonzero(~rows.any(axis=1))
+        zero = np.flatnonzero(np.abs(rows).max(axis=1) < _SHORTEST)
         if len(zero):
             raise MemoryBankError(
                 f"{source} frame {int(frames[zero[0]])}: {len(zero)} patch features are all zero, which has "

@@ -53,7 +53,9 @@ class Ledger:
     def note(self, rows: NDArray[np.int64], origins: Origins) -> None:
         """Patches with `origins` (n,), all of one source, are covered by `rows` (n,)."""
         unique, first, counts = np.unique(rows, return_index=True, return_counts=True)
-        self._pending.append(Members(unique.astype(np.int32), counts, origins.take(first), np.zeros(0, np.int64)))
+        self._pending.append(
+            Members(unique.astype(np.int32), counts, origins.take(first), np.zeros(0, np.int64))
+        )
         self._pending_count += len(unique)
         if self._pending_count > _PENDING:
             self._settle()

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from memory_bank.bank import MemoryBank
 from memory_bank.coreset import StreamingCoreset
 from memory_bank.coverage import MEASURED, Coverage, measure_coverage
+from memory_bank.distance import from_metric, to_metric
 from memory_bank.errors import MemoryBankError
-from memory_bank.merge import merge_banks
+from memory_bank.merge import add_rows, merge_banks
 from memory_bank.settings import CoresetConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from memory_bank.distance import Floats
+
+#: A bank, and how far a fitted patch is from its rows at most (the metric's units).
+_Bounded: TypeAlias = tuple[MemoryBank, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,35 +84,89 @@ def part_of(coreset: StreamingCoreset) -> Part:
 
 
 def merge_parts(parts: Sequence[Part], fan_in: int = 8) -> tuple[MemoryBank, Coverage]:
-    """One bank of all parts, of the size that each of them was given.
-
-    Args:
-        parts: in the order of the footage, of one configuration.
-        fan_in: how many neighbours merge at a time; part of what the result hangs on.
-
-    Returns:
-        The bank, and how well it covers the patches of all parts.
+    """One bank of all parts; see `PartMerger`, which takes them one by one.
 
     Raises:
         MemoryBankError: no parts, or parts of different configurations.
     """
-    if not parts:
-        raise MemoryBankError("nothing to merge; give at least one part")
-    config = parts[0].config
-    if any(part.config != config for part in parts):
-        raise MemoryBankError("parts of different settings do not merge; fit all with one configuration")
-    keys = np.concatenate([part.keys for part in parts])
-    sampled = np.concatenate([part.sampled for part in parts])
-    # As one stream would have kept them: as many, those with the smallest keys.
-    kept = np.argsort(keys, kind="stable")[:MEASURED]
-    level = [(part.bank, part.bound) for part in parts]
-    while len(level) > 1:
-        level = [_merged(level[i : i + fan_in], config) for i in range(0, len(level), fan_in)]
-    bank, bound = level[0]
-    return bank, measure_coverage(bank, sampled[kept], bound, sum(part.patches for part in parts))
+    merger = PartMerger(fan_in)
+    for part in parts:
+        merger.add(part)
+    return merger.finish()
 
 
-def _merged(group: Sequence[tuple[MemoryBank, float]], config: CoresetConfig) -> tuple[MemoryBank, float]:
+class PartMerger:
+    """One bank of parts that come one after another, in memory that does not grow with their number.
+
+    Parts of a size merge in a tree, as soon as `fan_in` neighbours are there, into banks of that size. Parts that
+    have only a radius are put to those before them: a row that lies within the radius of one that is there
+    is counted and no more. So a patch is within twice that radius of a row, and no number of parts adds to that.
+
+    Args:
+        fan_in: how many neighbours merge at a time; part of what the result hangs on.
+    """
+
+    def __init__(self, fan_in: int = 8) -> None:
+        self._fan_in = fan_in
+        self._config: CoresetConfig | None = None
+        self._levels: list[list[_Bounded]] = []
+        self._patches = 0
+        self._keys = np.zeros(0, np.float64)
+        self._sampled: Floats | None = None
+
+    def add(self, part: Part) -> None:
+        """Take in the next part, in the order of the footage.
+
+        Raises:
+            MemoryBankError: it is of another configuration than those before it.
+        """
+        if self._config is None:
+            self._config = part.config
+        elif part.config != self._config:
+            raise MemoryBankError("parts of different settings do not merge; fit all with one configuration")
+        self._patches += part.patches
+        self._keep_sample(part)
+        if self._config.size is None:
+            held = self._levels[0][0] if self._levels else None
+            self._levels = [[_covering(held, part, self._config)]]
+        else:
+            self._enter(0, (part.bank, part.bound))
+
+    def finish(self) -> tuple[MemoryBank, Coverage]:
+        """The bank, and how well it covers the patches of all parts.
+
+        Raises:
+            MemoryBankError: there was no part.
+        """
+        if self._config is None or self._sampled is None:
+            raise MemoryBankError("nothing to merge; give at least one part")
+        level = 0
+        while level < len(self._levels) - 1 or len(self._levels[level]) > 1:
+            waiting, self._levels[level] = self._levels[level], []
+            if waiting:
+                self._enter(level + 1, _merged(waiting, self._config))
+            level += 1
+        bank, bound = self._levels[level][0]
+        return bank, measure_coverage(bank, self._sampled, bound, self._patches)
+
+    def _enter(self, level: int, bounded: _Bounded) -> None:
+        assert self._config is not None
+        while len(self._levels) <= level:
+            self._levels.append([])
+        self._levels[level].append(bounded)
+        if len(self._levels[level]) == self._fan_in:
+            whole, self._levels[level] = self._levels[level], []
+            self._enter(level + 1, _merged(whole, self._config))
+
+    def _keep_sample(self, part: Part) -> None:
+        """As one stream would have kept it: as many, those with the smallest keys."""
+        keys = np.concatenate([self._keys, part.keys])
+        sampled = part.sampled if self._sampled is None else np.concatenate([self._sampled, part.sampled])
+        kept = np.argsort(keys, kind="stable")[:MEASURED]
+        self._keys, self._sampled = keys[kept], sampled[kept]
+
+
+def _merged(group: Sequence[_Bounded], config: CoresetConfig) -> _Bounded:
     if len(group) == 1:
         return group[0]
     bank, merged = merge_banks(
@@ -120,3 +178,14 @@ def _merged(group: Sequence[tuple[MemoryBank, float]], config: CoresetConfig) ->
         slack=config.slack,
     )
     return bank, merged.bound
+
+
+def _covering(held: _Bounded | None, part: Part, config: CoresetConfig) -> _Bounded:
+    """The rows held so far, with those of a part that they do not cover."""
+    if held is None:
+        return part.bank, part.bound
+    assert config.radius is not None
+    bank, moved = add_rows(held[0], part.bank, config.radius)
+    metric = bank.metric
+    bound = from_metric(moved, metric) + from_metric(part.bound, metric)
+    return bank, max(held[1], float(to_metric(np.array(bound, np.float32), metric)))

@@ -81,32 +81,46 @@ def test_a_stopped_fit_goes_on_and_gives_the_same_bank(
 def test_a_checkpoint_of_another_fit_is_not_gone_on_with(
     small_model: SmallModel, clips: Path, tmp_path: Path
 ):
-    """Other settings, other footage, another backbone, a damaged file: one line, and a whole new fit."""
+    """Other settings, other footage, another backbone, a damaged file: one line, and nothing is lost."""
     footage = Path(shutil.copytree(clips, tmp_path / "in"))
     checkpoint = stopped(footage, tmp_path, signal.SIGKILL)
-    kept = checkpoint.parent.rename(tmp_path / "kept")
-    quick = ("backbone.input_size=[64,96]", "fit.fps=1", "fit.checkpoint_s=60")
+    whole = checkpoint.read_bytes()
     for changes, why in (
-        (("bank.size=200",), "settings"),
-        (("bank.place_weight=3",), "bank.place_weight"),
-        (("fit.drop=[normal_01.mp4@0-1]",), "excluded moments"),
-        (("backbone.neighbourhood=5",), "backbone"),
+        (("bank.size=200",), "settings (bank_size)"),
+        (("bank.place_weight=3",), "settings (place_weight)"),
+        (("fit.shard_s=3",), "it was not cut into shards"),
+        (("fit.drop=[normal_01.mp4@0-1]",), "other excluded moments;"),
+        (("backbone.neighbourhood=5",), "other backbone;"),
         ((), "cannot be read"),
     ):
-        shutil.copytree(kept, checkpoint.parent)
         if why == "cannot be read":
-            checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-        done = invoke("fit", "--normal-videos", footage, "--model", tmp_path / "m", *SLOW, *quick, *changes)
-        assert done.status == 0, done.err
-        (line,) = [line for line in done.err.splitlines() if "not gone on with" in line]
-        assert why in line
-        assert "went on with" not in done.err
-        assert not checkpoint.parent.exists()
-        shutil.rmtree(tmp_path / "m")
-    shutil.copytree(kept, checkpoint.parent)
-    shutil.copy(small_model.footage.normal / "normal_03.mp4", footage)
-    done = invoke("fit", "--normal-videos", footage, "--model", tmp_path / "m", *SLOW, *quick)
-    assert "of other footage" in done.err
+            checkpoint.write_bytes(whole[:1000])
+        done = invoke("fit", "--normal-videos", footage, "--model", tmp_path / "m", *SLOW, *changes)
+        assert done.status == 2
+        assert "cannot be gone on with" in done.message
+        assert why in done.message
+        assert "fit.fresh=true" in done.message
+        assert checkpoint.read_bytes() == (whole[:1000] if why == "cannot be read" else whole)
+        assert not (tmp_path / "m").exists()
+    checkpoint.write_bytes(whole)
+    # What is done with a bank once it is filled may change.
+    more = Path(shutil.copy(small_model.footage.normal / "normal_03.mp4", footage))
+    done = invoke("fit", "--normal-videos", footage, "--model", tmp_path / "m", *SLOW)
+    assert "of other footage;" in done.message
+    more.unlink()
+    done = invoke("fit", "--normal-videos", footage, "--model", tmp_path / "m", *SLOW, "bank.half=true")
+    assert done.status == 0, done.message
+    assert "went on with" in done.err
+    assert not checkpoint.parent.exists()
+
+
+def test_an_unfinished_fit_is_thrown_away_when_that_is_asked_for(clips: Path, tmp_path: Path):
+    checkpoint = stopped(clips, tmp_path, signal.SIGKILL)
+    quick = ("backbone.input_size=[64,96]", "fit.fps=1", "fit.checkpoint_s=60", "fit.fresh=true")
+    done = invoke("fit", "--normal-videos", clips, "--model", tmp_path / "m", *SLOW, *quick)
+    assert done.status == 0, done.message
+    assert "went on with" not in done.err
+    assert not checkpoint.parent.exists()
 
 
 def test_a_disk_that_fills_costs_the_checkpoints_and_not_the_fit(

@@ -71,6 +71,29 @@ def test_a_fit_in_shards_learns_the_same_frames_and_covers_them(small_model: Sma
     assert np.corrcoef(*scores)[0, 1] > 0.9
 
 
+def test_a_radius_bounds_the_bank_of_a_fit_in_shards_as_of_one_stream(
+    small_model: SmallModel, tmp_path: Path
+):
+    """However many shards a still scene is cut into, its bank has about the rows of one."""
+    normal = small_model.footage.normal
+    lone = (*SHARDS, "fit.holdout=0")
+    succeed("fit", "--normal-videos", normal, "--model", tmp_path / "size", *lone)
+    bank = load_model(tmp_path / "size", device="cpu", offline=True).detector.branches[0].bank
+    apart = np.sort(bank.search(bank.rows, 2)[0][:, 1])
+    radius = 2 * float(np.median(apart))
+    rows = {}
+    for shard_s in (100, 6, 2):
+        folder = tmp_path / f"shards{shard_s}"
+        change = (f"bank.radius={radius}", f"fit.shard_s={shard_s}")
+        succeed("fit", "--normal-videos", normal, "--model", folder, *lone, *change)
+        model = load_model(folder, device="cpu", offline=True)
+        rows[shard_s] = len(model.detector.branches[0].bank)
+        coverage = model.description["fit"]["coverage"]
+        assert coverage["largest"] <= coverage["largest_bound"] <= radius * 1.001
+    assert rows[2] < 1.5 * rows[100]
+    assert rows[6] < 1.5 * rows[100]
+
+
 def test_settings_that_cannot_be(small_model: SmallModel, tmp_path: Path):
     for change, why in (("fit.compute=slurm", "choose local or ray"), ("fit.shard_s=0", "is no length")):
         done = invoke(
@@ -176,6 +199,14 @@ def test_finished_shards_outlive_an_interruption(
     assert child.returncode != 0
     assert not (tmp_path / "m").exists()
     before = len(list(kept.parent.glob("shard_*")))
+    other = invoke("fit", "--normal-videos", normal, "--model", tmp_path / "m", *SHARDS, "bank.size=300")
+    assert other.status == 2
+    assert "it is of other settings (bank_size);" in other.message
+    one_stream = invoke(
+        "fit", "--normal-videos", normal, "--model", tmp_path / "m", *SHARDS, "fit.shard_s=null"
+    )
+    assert one_stream.status == 2
+    assert "it was cut into shards" in one_stream.message
     done = invoke("fit", "--normal-videos", normal, "--model", tmp_path / "m", *SHARDS)
     assert done.status == 0, done.err
     assert f"went on with {before} finished shard" in done.err

@@ -13,6 +13,7 @@ from memory_bank import (
     MemoryBank,
     MemoryBankError,
     Origins,
+    PartMerger,
     StreamingCoreset,
     checkpoint_note,
     kcenter_select,
@@ -59,6 +60,29 @@ def test_merged_parts_cover_all_footage_within_the_bound(fan_in: int) -> None:
     other = whole.finish()
     assert found.mean() < 1.2 * other.search(everything)[0].mean()
     assert merge_parts(parts, fan_in)[0].digest() == bank.digest()
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_parts_of_a_radius_cover_within_twice_that_and_do_not_add_up(metric: str) -> None:
+    """The same scene in one part and in twelve."""
+    radius = {"euclidean": 2.0, "cosine": 0.02}[metric]
+    place = np.zeros(PATCHES, "f")
+    made = {}
+    for count in (1, 12):
+        merger = PartMerger()
+        for number in range(count):
+            coreset = StreamingCoreset(dim=12, radius=radius, metric=metric)
+            for frame, rows in enumerate(clip(0)):
+                if frame % count == number:
+                    coreset.add(rows, "clip.mp4", frame, frame / 10, place, place, np.arange(PATCHES))
+            merger.add(part_of(coreset))
+        made[count] = merger.finish()
+    for bank, coverage in made.values():
+        assert bank.counts.sum() == coverage.patches == clip(0).size // 12
+        found = bank.search(clip(0).reshape(-1, 12))[0].max()
+        times = {"euclidean": 2, "cosine": 4}[metric]  # cosine grows with the square of the chord
+        assert found <= coverage.largest_bound * 1.0001 <= times * radius * 1.001
+    assert len(made[12][0]) < 1.5 * len(made[1][0])
 
 
 def test_merged_random_rows_are_the_random_sample_of_everything() -> None:

@@ -150,7 +150,7 @@ PUBLIC = {
     """,
     "memory_bank": """
         CoresetConfig Coverage Forgotten Index KINDS Members MemoryBank MemoryBankError Merged Origins
-        Part Selection StreamingCoreset TemporalSearch add_rows build_index checkpoint_note forget_source
+        Part PartMerger Selection StreamingCoreset TemporalSearch add_rows build_index checkpoint_note forget_source
         kcenter_greedy kcenter_select largest_reweighted load_checkpoint merge_banks merge_parts part_of recall reweighted
         save_checkpoint
     """,

@@ -82,6 +82,8 @@ def run(config: FitConfig) -> None:
     projection = None
     if config.projection.of is not None:
         projection, size = _projection_of(Path(config.projection.of), spec, known, size)
+    if config.fit.fresh:
+        discard_checkpoint(folder)
     with console.stages() as tell:
         detector, report = fit(
             sources,
@@ -96,6 +98,7 @@ def run(config: FitConfig) -> None:
             projection=projection,
             checkpoint=checkpoint_folder(folder),
             progress=tell,
+            note=lambda line: console.warn([line]),
         )
         branch = detector.branches[0]
         exemplars = make_exemplars(
@@ -106,7 +109,7 @@ def run(config: FitConfig) -> None:
             round(config.exemplars.max_mb * 1e6),
             tell,
         )
-    console.warn([*report.notes, *report.damaged])
+    console.warn(report.damaged)
     holdout = packed("holdout", (Series(name, *report.holdout[name]) for name in sorted(report.holdout)))
     save_model(folder, detector, known, holdout, _facts(config, sources, report), exemplars)
     discard_checkpoint(folder)

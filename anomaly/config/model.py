@@ -31,6 +31,7 @@ class FitSettings:
     except_margin_s: float = 1.0  # seconds left out around labelled intervals (--except)
     drop: list[str] = field(default_factory=list)  # clip@start-end, seconds
     checkpoint_s: float = 60.0  # seconds between checkpoints, from which an interrupted fit goes on
+    fresh: bool = False  # throw away what an unfinished fit of this model left
     compute: str = "local"  # where: local, or ray (extra "cluster"), shard by shard
     shard_s: float | None = None  # seconds of footage in a shard; null = one stream (ray: 600)
     review: int = 24  # moments shown in fit_review.html; 0 = no review

@@ -2,7 +2,7 @@
 
 A hidden folder beside the model holds the frozen projection, and the coreset together with how far the
 footage has been read, in one file that is replaced whole. It is bound to the footage, the backbone, the
-settings and the software: a fit that differs in any of them starts anew.
+settings and the software: a fit that differs in any of them is refused, so that a slip does not cost the night.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly.artifact import digest_of, write_file
+from anomaly.errors import UsageError
 from anomaly.fitting.filling import Tally
 from anomaly.projection import Projection
 from memory_bank import MemoryBankError, checkpoint_note, load_checkpoint, save_checkpoint
@@ -37,6 +38,20 @@ def discard_checkpoint(model: Path) -> None:
     shutil.rmtree(checkpoint_folder(model), ignore_errors=True)
 
 
+def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """In what an unfinished fit differs from this one, by the digests of what both hang on; "" = nothing."""
+    others = [name for name, digest in ours.items() if theirs.get(name) != digest]
+    return f"it is of other {', '.join(others)}" if others else ""
+
+
+def refusal(folder: Path, why: str) -> UsageError:
+    """The error for an unfinished fit that is there and cannot be gone on with."""
+    return UsageError(
+        f"the unfinished fit in {folder} cannot be gone on with: {why}; start it as it was started, fit another model, "
+        "or throw it away with fit.fresh=true"
+    )
+
+
 class Checkpoint:
     """Saves a fit from time to time, and finds it again.
 
@@ -44,7 +59,7 @@ class Checkpoint:
         folder: `checkpoint_folder` of the model.
         bound_to: what the fit hangs on, by name ("footage", "backbone", ...); JSON-able.
         every_s: seconds between checkpoints.
-        note: takes lines that the person should read.
+        note: takes lines that the person should read now.
     """
 
     def __init__(
@@ -59,28 +74,31 @@ class Checkpoint:
         self._failed = False
 
     def resume(self) -> tuple[Projection, StreamingCoreset, Tally] | None:
-        """What an unfinished fit left, or None where there is nothing that this one may go on with."""
+        """What an unfinished fit left, or None where there is nothing.
+
+        Raises:
+            UsageError: there is one that this fit may not go on with.
+        """
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         if not (self._folder / _CORESET).is_file():
+            if any(self._folder.glob("shard_*")):
+                raise refusal(self._folder, "it was cut into shards (fit.shard_s)")
             return None
         try:
             stored = checkpoint_note(self._folder / _CORESET)
             bound_to = stored["bound_to"]
-            others = [name for name, digest in self._bound_to.items() if bound_to.get(name) != digest]
-            if not others:
+            why = difference(bound_to, self._bound_to)
+            if not why:
                 coreset = load_checkpoint(self._folder / _CORESET)
                 arrays = load_file(self._folder / _PROJECTION)
                 projection = Projection.from_tensors(arrays, stored["explained"])
                 self._saved = True
                 return projection, coreset, Tally(**stored["tally"])
-            why = f"it is of other {' and '.join(others)}"
         except (MemoryBankError, SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             why = f"it cannot be read ({' '.join(str(error).split())})"
-        self._note(f"the unfinished fit in {self._folder} is not gone on with: {why}; this fit starts anew")
-        shutil.rmtree(self._folder, ignore_errors=True)
-        return None
+        raise refusal(self._folder, why)
 
     def save_if_due(self, projection: Projection, coreset: StreamingCoreset, tally: Tally) -> None:
         """Save where the last checkpoint is old enough."""

@@ -7,12 +7,13 @@ are kept as they are, so that a fit that is gone on with merges the same parts a
 from __future__ import annotations
 
 import json
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from anomaly.artifact import digest_of, write_file
+from anomaly.errors import UsageError
+from anomaly.fitting.checkpoint import difference, refusal
 from anomaly.fitting.filling import Tally
 from anomaly.projection import Projection
 from memory_bank import MemoryBankError, Part
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PROJECTION = "projection"
+#: Where `Checkpoint` keeps a fit that is not cut into shards.
+_ONE_STREAM = "coreset.safetensors"
 
 
 class FinishedShards:
@@ -32,7 +35,7 @@ class FinishedShards:
     Args:
         folder: `checkpoint_folder` of the model.
         bound_to: what the fit hangs on, by name; JSON-able.
-        note: takes lines that the person should read.
+        note: takes lines that the person should read now.
     """
 
     def __init__(self, folder: Path, bound_to: Mapping[str, Any], note: Callable[[str], None]) -> None:
@@ -42,12 +45,21 @@ class FinishedShards:
         self._failed = False
 
     def projection(self) -> Projection | None:
-        """The projection of an unfinished fit that this one may go on with; what is of another fit is removed."""
-        found = self._read(_PROJECTION)
-        if found is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        """The projection of an unfinished fit, or None where there is none.
+
+        Raises:
+            UsageError: there is one that this fit may not go on with.
+        """
+        if (self._folder / _ONE_STREAM).is_file():
+            raise refusal(self._folder, "it was not cut into shards (fit.shard_s)")
+        if not self._path(_PROJECTION).is_file():
             return None
-        arrays, about = found
+        try:
+            arrays, about = self._read(_PROJECTION)
+        except UsageError:
+            if any(self._folder.glob("shard_*")):
+                raise
+            return None  # nothing hangs on it yet
         return Projection.from_tensors(arrays, about["explained"])
 
     def tell(self, count: int) -> None:
@@ -59,50 +71,57 @@ class FinishedShards:
         """Before the first shard."""
         self._write(_PROJECTION, projection.to_tensors(), {"explained": projection.explained})
 
-    def shard(self, number: int) -> tuple[Part, Tally] | None:
-        """A shard that was finished before, or None."""
-        found = self._read(f"shard_{number}")
-        if found is None:
-            return None
-        arrays, about = found
+    def holds(self, number: int) -> bool:
+        """Whether a shard was finished before."""
+        return self._path(f"shard_{number}").is_file()
+
+    def shard(self, number: int) -> tuple[Part, Tally]:
+        """A shard that is held.
+
+        Raises:
+            UsageError: it cannot be read, or is of another fit.
+        """
+        arrays, about = self._read(f"shard_{number}")
         try:
             return Part.from_state(arrays, about["part"]), Tally(**about["tally"])
-        except (MemoryBankError, KeyError, TypeError):
-            return None
+        except (MemoryBankError, KeyError, TypeError) as error:
+            raise refusal(
+                self._folder, f"shard {number} cannot be read ({' '.join(str(error).split())})"
+            ) from error
 
-    def keep_shard(self, number: int, part: Part, tally: Tally) -> None:
-        """As soon as it is finished."""
+    def keep_shard(self, number: int, part: Part, tally: Tally) -> bool:
+        """As soon as it is finished; whether it is held now."""
         arrays, about = part.state()
-        self._write(f"shard_{number}", arrays, {"part": about, "tally": tally.to_json()})
+        return self._write(f"shard_{number}", arrays, {"part": about, "tally": tally.to_json()})
 
-    def _read(self, name: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.safetensors"
+
+    def _read(self, name: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         from safetensors import SafetensorError, safe_open
 
-        path = self._folder / f"{name}.safetensors"
-        if not path.is_file():
-            return None
+        path = self._path(name)
         try:
             with safe_open(str(path), "numpy") as file:
                 about: dict[str, Any] = json.loads((file.metadata() or {})["about"])
                 arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            bound_to = about["bound_to"]
-            others = [key for key, digest in self._bound_to.items() if bound_to.get(key) != digest]
-            why = f"it is of other {' and '.join(others)}" if others else ""
+            why = difference(about["bound_to"], self._bound_to)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            why = f"{path.name} cannot be read ({' '.join(str(error).split())})"
+            raise refusal(
+                self._folder, f"{path.name} cannot be read ({' '.join(str(error).split())})"
+            ) from error
         if why:
-            self._note(f"part of the unfinished fit in {self._folder} is not gone on with: {why}")
-            return None
+            raise refusal(self._folder, why)
         return arrays, about
 
-    def _write(self, name: str, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
+    def _write(self, name: str, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> bool:
         from safetensors.numpy import save
 
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             metadata = {"about": json.dumps({**about, "bound_to": self._bound_to})}
             dense = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-            write_file(self._folder / f"{name}.safetensors", save(dense, metadata=metadata))
+            write_file(self._path(name), save(dense, metadata=metadata))
         except OSError as error:
             if not self._failed:
                 self._note(
@@ -110,3 +129,5 @@ class FinishedShards:
                     "interruption would cost that shard's work"
                 )
             self._failed = True
+            return False
+        return True

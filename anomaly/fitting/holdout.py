@@ -141,20 +141,15 @@ def _candidates(branch: Branch, bank: MemoryBank, options: FitOptions) -> Stream
     """An empty coreset for what of the hold-out may join the bank."""
     room = max(options.bank_size - len(bank), 1)
     return new_coreset(
-        branch.projection, replace(options, bank_size=_CANDIDATES * room, radius=_half(options.radius))
+        branch.projection, replace(options, bank_size=_CANDIDATES * room, radius=options.part_radius)
     )
-
-
-def _half(radius: float | None) -> float | None:
-    """Half of the way from a patch to its candidate, half from that to a row: together the radius that was asked for."""
-    return None if radius is None else radius / 2
 
 
 def _grown(bank: MemoryBank, aside: StreamingCoreset, options: FitOptions, report: FitReport) -> MemoryBank:
     """The bank with what it covered worst of the hold-out."""
     extra = aside.finish()
     size = None if options.radius else options.bank_size
-    grown, furthest = add_rows(bank, extra, _half(options.radius) or 0.0, size)
+    grown, furthest = add_rows(bank, extra, options.part_radius or 0.0, size)
     if report.coverage is not None:
         bound = max(report.coverage.largest_bound, furthest + aside.coverage.largest_bound)
         report.coverage = replace(report.coverage, largest_bound=bound)

@@ -41,6 +41,11 @@ class FitOptions:
     compute: str = "local"
     shard_s: float | None = None
 
+    @property
+    def part_radius(self) -> float | None:
+        """`radius` for a part of what is learned, which is put to other parts within as much again."""
+        return None if self.radius is None else self.radius / 2
+
     def __post_init__(self) -> None:
         for key, value in (
             ("bank.size", self.bank_size),

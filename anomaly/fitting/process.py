@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     Tell = Callable[[str, float, float | None], None]
 
 
+#: Options that a bank, while it is being filled, does not hang on.
+_NOT_OF_THE_BANK = {
+    "checkpoint_s", "learn_holdout", "score_fps", "refuse_damage", "reweight", "half", "top_share"
+}  # fmt: skip
+
+
 def fit(
     sources: Sequence[Source],
     spec: BackboneSpec,
@@ -53,6 +59,7 @@ def fit(
     projection: Projection | None = None,
     checkpoint: Path | None = None,
     progress: Tell | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> tuple[Detector, FitReport]:
     """Learn a detector from normal footage.
 
@@ -68,6 +75,7 @@ def fit(
         projection: of another model with the same backbone, so that the banks can merge; None = learned.
         checkpoint: folder for checkpoints, from which a later call goes on; None = none are written.
         progress: called with (what is being done, units done so far, units in all or None).
+        note: called with lines that the person should read now; they are among the report's notes, too.
 
     Returns:
         The detector, and what was done.
@@ -75,10 +83,17 @@ def fit(
     Raises:
         NoFootageError: nothing readable, or nothing left to learn from.
         DamagedFootageError: a damaged file, where damage is to be refused.
+        UsageError: the checkpoint is of a fit that this one may not go on with.
     """
     started = time.perf_counter()
     report = FitReport()
     tell: Tell = progress or (lambda what, done, total: None)
+
+    def notice(line: str) -> None:
+        report.notes.append(line)
+        if note is not None:
+            note(line)
+
     excluded = excluded or {}
     usable, infos = probe_all(sources, report.damaged, tell, refuse_damage=options.refuse_damage)
     size = input_size or choose_input_size(spec, typical_size(infos.values()))
@@ -94,7 +109,7 @@ def fit(
         else {}
     )
     if options.compute == "ray" or options.shard_s is not None:
-        finished = FinishedShards(checkpoint, bound_to, report.notes.append) if checkpoint else None
+        finished = FinishedShards(checkpoint, bound_to, notice) if checkpoint else None
         known = finished.projection() if finished else None
         projection = known or projection
         if projection is None:
@@ -109,9 +124,9 @@ def fit(
     else:
         keeper = None
         if checkpoint is not None:
-            keeper = Checkpoint(checkpoint, bound_to, options.checkpoint_s, report.notes.append)
+            keeper = Checkpoint(checkpoint, bound_to, options.checkpoint_s, notice)
         projection, bank, tally = _fill(
-            backbone, projection, counts, learned, reader, first, report, keeper, tell
+            backbone, projection, counts, learned, reader, first, report, keeper, tell, notice
         )
     report.damaged += [message for message in tally.damaged if message not in report.damaged]
     stored = bank.as_float16() if options.half else bank
@@ -134,6 +149,7 @@ def _fill(
     report: FitReport,
     keeper: Checkpoint | None,
     tell: Tell,
+    notice: Callable[[str], None],
 ) -> tuple[Projection, MemoryBank, Tally]:
     """Projection and bank in one pass, from the last checkpoint where there is one."""
     total = sum(reader.expected(span, options.fps) for span in spans)
@@ -141,7 +157,7 @@ def _fill(
     if left:
         projection, coreset, tally = left
         reader.damaged.extend(message for message in tally.damaged if message not in reader.damaged)
-        report.notes.append(f"went on with an unfinished fit of {tally.frames} frames")
+        notice(f"went on with an unfinished fit of {tally.frames} frames")
     else:
         frames = reader.sample(spans, options.sample_frames, options.fps, options.seed)
         projection = given or learn_projection(backbone, frames, counts, options, tell)
@@ -177,10 +193,7 @@ def _bound_to(
     would take minutes to hash.
     """
     settings = {
-        name: value
-        for name, value in asdict(options).items()
-        if name
-        not in {"checkpoint_s", "learn_holdout", "score_fps", "refuse_damage", "place_weight", "reweight"}
+        f"settings ({name})": value for name, value in asdict(options).items() if name not in _NOT_OF_THE_BANK
     }
     stats = [(source.name, source.path.stat()) for source in sources]
     return {
@@ -190,8 +203,7 @@ def _bound_to(
         },
         "backbone": [asdict(spec), tensor_digest(weights), list(size), device],
         "regions": regions.to_json(),
-        "settings": settings,
-        "bank.place_weight": options.place_weight,
+        **settings,
         "projection": projection and sha256(projection.components.tobytes()).hexdigest(),
         "software": software(),
     }

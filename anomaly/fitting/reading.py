@@ -53,13 +53,13 @@ class Reader:
             self.damaged.append(message)
 
     def sample(self, spans: Sequence[Span], count: int, fps: float | None, seed: int) -> Iterator[Frame]:
-        """About `count` frames, spread evenly over spans."""
+        """About `count` frames, spread evenly over spans; of more spans than that, one of each of `count`."""
         lengths = np.array([self.length(span) for span in spans])
         total = lengths.sum()
         rng = np.random.default_rng(seed)
-        for span, length in zip(spans, lengths, strict=True):
-            if len(spans) > count and rng.random() > count / len(spans):
-                continue
+        chosen = rng.choice(len(spans), count, replace=False) if len(spans) > count else np.arange(len(spans))
+        for number in np.sort(chosen):
+            span, length = spans[number], lengths[number]
             if span.source.kind == "image":
                 yield from self.frames(span, None)
                 continue

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import socket
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from anomaly.backbone import Backbone, BackboneSpec
@@ -18,10 +19,10 @@ from anomaly.errors import AnomalyError, FootageError
 from anomaly.fitting.filling import Tally, fill, new_coreset, nothing_left
 from anomaly.fitting.reading import Reader
 from anomaly.splits import Span
-from memory_bank import Part, merge_parts, part_of
+from memory_bank import PartMerger, part_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from anomaly.fitting.options import FitOptions
     from anomaly.projection import Projection
     from anomaly.weights import Tensors
-    from memory_bank import Coverage, MemoryBank
+    from memory_bank import Coverage, MemoryBank, Part
 
 #: Seconds of footage in a shard where `fit.shard_s` is not given.
 SHARD_S = 600.0
@@ -123,66 +124,81 @@ def fill_in_shards(
 ) -> tuple[MemoryBank, Coverage, Tally]:
     """The bank of all spans, shard by shard (`options.compute`, `options.shard_s`).
 
-    Shards that are among the `finished` ones are taken from there, and each new one is kept with them.
+    Shards that are among the `finished` ones are taken from there, and each new one is kept with them. Banks merge
+    as they come in; of one that has to wait for those before it only the file is kept, where there is one.
     """
     plan = Plan(
-        backbone.spec, weights, backbone.input_size, backbone.device.type, projection, counts, reader, options
+        backbone.spec,
+        weights,
+        backbone.input_size,
+        backbone.device.type,
+        projection,
+        counts,
+        reader,
+        replace(options, radius=options.part_radius),
     )
     shards = cut_into_shards(spans, reader, options.shard_s or SHARD_S, options.fps)
-    results: list[tuple[Part | None, Tally]] = [(None, Tally())] * len(shards)
     run = _on_ray if options.compute == "ray" else _here
-    left: dict[int, Sequence[Span]] = {}
-    for number, own in enumerate(shards):
-        kept = finished.shard(number) if finished else None
-        if kept is None:
-            left[number] = own
-        else:
-            results[number] = kept
-    before = len(shards) - len(left)
+    # Shards that wait for those before them: as they are, or None where `finished` holds them.
+    waiting: dict[int, tuple[Part | None, Tally] | None] = {
+        number: None for number in range(len(shards)) if finished and finished.holds(number)
+    }
+    left = {number: own for number, own in enumerate(shards) if number not in waiting}
+    before = len(waiting)
     if finished:
         finished.tell(before)
     tell("filling the bank, shard by shard", before, len(shards))
-    for done, (number, result) in enumerate(run(plan, left), before + 1):
-        results[number] = result
-        part, tally = result
-        if finished and part is not None:
-            finished.keep_shard(number, part, tally)
-        tell("filling the bank, shard by shard", done, len(shards))
-    parts = [part for part, _ in results if part is not None]
-    if not parts:
+    merger, total, merged = PartMerger(), Tally(), 0
+    with closing(run(plan, left)) as results:
+        for done, (number, result) in enumerate(chain([(-1, None)], results), before):
+            if result is not None:
+                part, tally = result
+                on_disk = (
+                    finished is not None and part is not None and finished.keep_shard(number, part, tally)
+                )
+                waiting[number] = None if on_disk and number > merged else result
+            while merged in waiting:
+                held = waiting.pop(merged)
+                if held is None:
+                    assert finished is not None
+                    held = finished.shard(merged)
+                part, tally = held
+                total.take_in(tally)
+                if part is not None:
+                    with _fixed_threads():
+                        merger.add(part)
+                merged += 1
+            tell("filling the bank, shard by shard", done, len(shards))
+    if not total.frames:
         raise nothing_left()
-    total = Tally()
-    for _, tally in results:
-        total.take_in(tally)
     with _fixed_threads():
-        bank, coverage = merge_parts(parts)
+        bank, coverage = merger.finish()
     return bank, coverage, total
 
 
 def _here(
     plan: Plan, shards: Mapping[int, Sequence[Span]]
-) -> Iterator[tuple[int, tuple[Part | None, Tally]]]:
+) -> Generator[tuple[int, tuple[Part | None, Tally]], None, None]:
     for number, spans in shards.items():
         yield number, fill_shard(plan, spans)
 
 
 def _on_ray(
     plan: Plan, shards: Mapping[int, Sequence[Span]]
-) -> Iterator[tuple[int, tuple[Part | None, Tally]]]:
+) -> Generator[tuple[int, tuple[Part | None, Tally]], None, None]:
     """As tasks: on the cluster that $RAY_ADDRESS names, or one on this machine. A lost task is done again."""
     import ray
 
+    waiting: dict[Any, int] = {}
     started = not ray.is_initialized()
     if started:
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     try:
-        task = ray.remote(num_cpus=1, num_gpus=1 if plan.device == "cuda" else 0, max_retries=_TASK_RETRIES)(
+        work = ray.remote(num_cpus=1, num_gpus=1 if plan.device == "cuda" else 0, max_retries=_TASK_RETRIES)(
             fill_shard
         )
         shared = ray.put(plan)
-        waiting: dict[Any, int] = {
-            task.remote(shared, list(spans)): number for number, spans in shards.items()
-        }
+        waiting |= {work.remote(shared, list(spans)): number for number, spans in shards.items()}
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
             yield waiting.pop(ready), ray.get(ready)
@@ -197,6 +213,8 @@ def _on_ray(
             "and this program, or fit with fit.compute=local"
         ) from error
     finally:
+        for task in waiting:  # of a fit that failed, or was stopped
+            ray.cancel(task)
         if started:
             ray.shutdown()
 
