@@ -22,7 +22,7 @@ from anomaly.evidence import has_evidence, load_evidence
 from anomaly.exemplars import carry_over, load_exemplars
 from anomaly.looks import Look, joined, looks_at, looks_bytes
 from anomaly.model import bank_entry, bank_file, load_bank, software
-from anomaly.scores import packed
+from anomaly.scores import packed, scores_without
 from memory_bank import Forgotten, MemoryBank, forget_source, merge_banks
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def clips_between(
 
 
 def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgotten, float]:
-    """Take clips out of a model, in place: rows, crops, and the evidence where it shows one of them.
+    """Take clips out of a model, in place: rows, crops, scores, and the evidence where it shows one of them.
 
     Evidence goes as a whole: what is left of it would check a bank that is no more; `calibrate` writes it anew.
 
@@ -116,7 +116,7 @@ def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgot
     taken = sum(path.stat().st_size for path in (folder / "exemplars").glob("*"))
     files = {
         "projection.safetensors": (folder / "projection.safetensors").read_bytes(),
-        "scores.npz": (folder / "scores.npz").read_bytes(),
+        "scores.npz": scores_without(folder, clips),
         **bank_file(branch["name"], bank),
         **carry_over(bank, [(before, exemplars)], taken),
     }
@@ -124,10 +124,21 @@ def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgot
         **_without_files(description),
         "branches": [{**branch, "bank": bank_entry(bank)}],
         "fitted_on": [one for one in description["fitted_on"] if one["source"] not in clips],
+        "fit": _without_held_out(description["fit"], clips),
         "forgotten": [*description.get("forgotten", []), *clips],
     }
     save_folder(folder, files, changed, added_files(folder, kept))
     return bank, forgotten, float(branch["scale"])
+
+
+def _without_held_out(fit: Mapping[str, Any], clips: Sequence[str]) -> dict[str, Any]:
+    digests = fit.get("holdout_sha256", [])
+    left = [number for number, name in enumerate(fit["holdout_sources"]) if name not in clips]
+    return {
+        **fit,
+        "holdout_sources": [fit["holdout_sources"][number] for number in left],
+        "holdout_sha256": [digests[number] for number in left if number < len(digests)],
+    }
 
 
 def merge_models(folders: Sequence[Path], to: Path, size: int) -> tuple[MemoryBank, Merged, float]:

@@ -64,6 +64,17 @@ def replace_labeled(folder: Path, series: Sequence[Series]) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def scores_without(folder: Path, sources: Sequence[str]) -> bytes:
+    """The file without what sources scored, held out or labelled."""
+    arrays: dict[str, NDArray[Any]] = {}
+    parts: tuple[_Part, ...] = ("holdout", "labeled")
+    for part in parts:
+        series = read_series(folder, part)
+        if series or part == "holdout":
+            arrays |= packed(part, [one for one in series if one.source not in sources])
+    return archive_bytes(arrays)
+
+
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as stored:

@@ -17,6 +17,7 @@ from anomaly.evidence import has_evidence, load_evidence
 from anomaly.exemplars import load_exemplars
 from anomaly.footage.source import find_sources, read_frames
 from anomaly.model import Model, load_model, save_model
+from anomaly.scores import read_series
 from anomaly.thresholds import load_threshold
 from anomaly.weights import StoredWeights
 from memory_bank import MemoryBank
@@ -200,6 +201,30 @@ def test_evidence_that_shows_a_forgotten_clip_is_gone(small_model: SmallModel, t
     assert "The evidence showed it too" in out
     assert not (model / "evidence").exists()
     loaded(model)  # what is left is whole
+
+
+def test_a_forgotten_clip_leaves_no_scores_and_no_name(small_model: SmallModel, tmp_path: Path):
+    """One that was held out, and one that a threshold was calibrated on."""
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "m"))
+    held, labeled = (read_series(model, part) for part in ("holdout", "labeled"))
+    bank = bank_of(model)
+    shown = {stretch.source for stretch in load_evidence(model).stretches}
+    gone = [
+        held[0].source,
+        *(one.source for one in labeled if one.source in shown or one.source in bank.sources),
+    ][:2]
+    for clip in gone:
+        succeed("bank", "forget", "--model", model, "--clip", clip)
+    after = read_series(model, "holdout"), read_series(model, "labeled")
+    for before, left in zip((held, labeled), after, strict=True):
+        kept = [one for one in before if one.source not in gone]
+        assert [one.source for one in left] == [one.source for one in kept]
+        for one, same in zip(kept, left, strict=True):
+            np.testing.assert_array_equal(one.scores, same.scores)
+    description = json.loads((model / "model.json").read_text())
+    assert description["fit"]["holdout_sources"] == [one.source for one in after[0]]
+    assert len(description["fit"]["holdout_sha256"]) == len(after[0])
+    assert loaded(model).description["forgotten"] == gone
 
 
 def test_a_bank_of_one_clip_does_not_forget_it(two_days: Path):

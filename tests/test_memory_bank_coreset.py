@@ -202,6 +202,16 @@ def test_unusable_features_are_named_by_source_and_frame(value: float) -> None:
         feed(StreamingCoreset(dim=16, size=50), frames, step=5)
 
 
+@pytest.mark.parametrize(
+    ("metric", "scale", "text"), [("euclidean", 1e18, "beyond 1e"), ("cosine", 1e-25, "all zero")]
+)
+def test_features_too_large_or_small_for_a_distance_are_named(metric: str, scale: float, text: str) -> None:
+    frames = footage(3)
+    frames[2, 5] *= scale
+    with pytest.raises(MemoryBankError, match=rf"clip\.mp4 frame 2: 1 patch features are {text}"):
+        feed(StreamingCoreset(dim=16, size=50, metric=metric), frames)
+
+
 def test_another_dimension_is_refused() -> None:
     with pytest.raises(MemoryBankError, match="16 dimensions"):
         feed(StreamingCoreset(dim=16, size=50), footage(1, dim=8))

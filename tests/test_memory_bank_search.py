@@ -59,6 +59,14 @@ def test_the_nearest_row_is_found_however_far_from_zero_all_of_them_are(offset: 
     np.testing.assert_allclose(distances[:, 0], truth.min(axis=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e20, 1e-25])
+def test_a_direction_is_that_of_features_of_any_length(scale: float) -> None:
+    bank = made(metric="cosine")
+    distances, indices = bank.search((bank.rows[:50] * np.float32(scale)).astype("f"))
+    np.testing.assert_array_equal(indices[:, 0], np.arange(50))
+    assert distances.max() < 1e-5
+
+
 def test_place_counts_where_it_is_weighted() -> None:
     bank = made(place_weight=5.0)
     patches = np.random.default_rng(1).standard_normal((60, 24)).astype("f")
