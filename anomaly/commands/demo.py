@@ -58,7 +58,8 @@ def run(config: DemoConfig) -> None:
     # The CPU profile everywhere: the demo must work, and look the same, on any machine.
     # So little footage needs no more than half the usual sample for its projection.
     settings = "profile=cpu", f"seed={config.seed}", f"fit.holdout={_HOLDOUT}", "projection.sample_frames=100"
-    _step(steps, "fit", "--normal-videos", footage.normal, "--model", model, *settings)
+    # The footage is written anew each time: what a demo that was stopped has learned is of other files.
+    _step(steps, "fit", "--normal-videos", footage.normal, "--model", model, *settings, "fit.fresh=true")
     # Calibrating on what this model cannot see would pull the threshold down into the noise, as `calibrate`
     # itself would say: the hard kinds are left to the evaluation, which lists them as the misses they are.
     labels = _without_hard_kinds(footage.labeled_csv)
