@@ -94,7 +94,7 @@ PUBLIC = {
         Model bank_entry bank_file load_bank load_model load_projection save_model software spec_of
     """,
     "anomaly.scores": """
-        FILE packed read_series replace_labeled
+        FILE packed read_series replace_labeled scores_without
     """,
     "anomaly.evidence": """
         Evidence FOLDER SETTLED Stretch has_evidence load_evidence png save_evidence
