@@ -38,8 +38,8 @@ _FIELDS = (
 class Members:
     """What each row stood for: one entry for each pair of a row and a source it covered patches of.
 
-    A row has entries of a few sources only (`memory_bank.ledger.ORIGINS`), a random sample where it stood for more;
-    patches of the rest are counted together.
+    A row has entries of a few sources only: where it stood for more, a random sample (`memory_bank.ledger.ORIGINS`)
+    and the latest; patches of the rest are counted together.
 
     Attributes:
         row: (L,) int32 into the bank's rows, ascending.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -286,7 +287,7 @@ class StreamingCoreset:
                     f"{features!r}; use the same backbone and projection, or delete the checkpoint"
                 )
             coreset._restore(arrays, about)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise MemoryBankError(f"the checkpoint is incomplete ({error}); delete it, fit anew") from error
         return coreset
 
@@ -294,9 +295,9 @@ class StreamingCoreset:
         self._cover.restore(arrays, float(about["radius"]), int(about["reductions"]))
         for source in about["sources"]:
             self._meet(source)
-        stops = np.cumsum(arrays["waiting.lengths"]).tolist()
+        edges = np.cumsum([0, *arrays["waiting.lengths"]]).tolist()  # no patch may be waiting
         waiting = Origins.from_tensors(arrays, "waiting.")
-        for start, stop in zip([0, *stops[:-1]], stops, strict=True):
+        for start, stop in pairwise(edges):
             part = np.arange(start, stop)
             self._waiting.append((arrays["waiting.rows"][part], waiting.take(part)))
         self._random.restore(arrays, "random.")

@@ -5,7 +5,8 @@ inequality holds: "euclidean" is the space itself, "cosine" is the unit sphere, 
 squared chord is 2 - 2 cos. Place, where it counts, is two more dimensions of that space.
 Products only *choose* the nearest row; the distance given out is measured again as a sum of
 squared differences, because |x|² + |c|² - 2 x·c loses its digits where x and c are close. It loses them, too, where
-both are far from zero: products are made of what is left without the mean of the rows.
+both are far from zero: products are made of what is left without the mean of the rows. Where their digits still do not
+tell which row is nearest, all rows that may be are measured.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ METRICS: tuple[Metric, ...] = ("euclidean", "cosine")
 _BLOCK_ELEMENTS = 1 << 22
 # Queries whose product with all rows is made by one thread.
 _BLOCK_QUERIES = 128
+# A squared distance out of products is off by less than this, in units of float32's rounding times |x|² + |c|².
+_ROUNDINGS = 4 * np.finfo(np.float32).eps
+# Where that is more than this part of a squared distance (a thousandth of the distance), products do not choose.
+_TOLERANCE = 2e-3
 
 
 def check_metric(metric: str) -> Metric:
@@ -111,6 +116,7 @@ class Centred:
         mean: (D,) float32.
         moved: (M, D) float32, rows - mean.
         half: (M,) float32, half of the squared lengths of `moved`.
+        rounding: (M,) float32, how far half a squared distance to a row is off, without the query's part.
     """
 
     def __init__(self, rows: Floats) -> None:
@@ -118,6 +124,7 @@ class Centred:
         self.mean: Floats = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.moved: Floats = rows - self.mean
         self.half: Floats = squared_norms(self.moved) * np.float32(0.5)
+        self.rounding: Floats = self.half * np.float32(_ROUNDINGS)
 
 
 def nearest(queries: Floats, rows: Floats | Centred, k: int = 1) -> tuple[Floats, NDArray[np.int64]]:
@@ -129,11 +136,12 @@ def nearest(queries: Floats, rows: Floats | Centred, k: int = 1) -> tuple[Floats
         k: how many.
 
     Returns:
-        distances (N, k) float32 measured by differences, ascending; indices (N, k) int64. Of equally
-        near rows the lower index comes first.
+        distances (N, k) float32 measured by differences, ascending, none more than a thousandth larger than the
+        k-th smallest; indices (N, k) int64. Of equally near rows the lower index comes first.
     """
     ready = rows if isinstance(rows, Centred) else Centred(rows)
     count = len(ready.rows)
+    distances = np.empty((len(queries), k), dtype=np.float32)
     indices = np.empty((len(queries), k), dtype=np.int64)
     # Of one length whatever the number of threads, so that the same bits come out.
     step = min(block_length(count), _BLOCK_QUERIES)
@@ -144,14 +152,28 @@ def nearest(queries: Floats, rows: Floats | Centred, k: int = 1) -> tuple[Floats
         product = block @ ready.moved.T
         np.subtract(ready.half, product, out=product)
         if k == 1:
-            indices[start : start + step, 0] = product.argmin(axis=1)
+            chosen = product.argmin(axis=1)[:, None]
+        elif k < count:
+            chosen = np.argpartition(product, k - 1, axis=1)[:, :k]
         else:
-            part = np.argpartition(product, k - 1, axis=1)[:, :k] if k < count else None
-            indices[start : start + step] = np.arange(count)[None, :] if part is None else part
+            chosen = np.broadcast_to(np.arange(count), (len(block), count))
+        here = slice(start, start + len(block))
+        distances[here], indices[here] = remeasure(queries[here], ready.rows, chosen)
+        lengths = squared_norms(block) * np.float32(_ROUNDINGS / 2)
+        error = lengths + ready.rounding[indices[here]].max(axis=1)
+        furthest = distances[here, -1]
+        unsure = np.flatnonzero((error > furthest * furthest * np.float32(_TOLERANCE / 2)) & (furthest > 0))
+        for at in unsure if k < count else ():
+            # The true k-th is no further than the k-th measured: look at all rows that may be as near.
+            limit = np.take(product[at], chosen[at]).max() + 2 * error[at]
+            able = np.flatnonzero(product[at] - 2 * ready.rounding <= limit)
+            query = queries[start + at][None]
+            found, row = remeasure(query, ready.rows, able[None])
+            distances[start + at], indices[start + at] = found[0, :k], row[0, :k]
 
     with side_by_side() as each:
         each(choose, ((start,) for start in range(0, len(queries), step)))
-    return remeasure(queries, ready.rows, indices)
+    return distances, indices
 
 
 def remeasure(queries: Floats, rows: Floats, indices: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:

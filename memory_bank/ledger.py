@@ -1,10 +1,12 @@
 """What each row of a growing coreset stands for.
 
 A row that covers an ordinary place of a scene covers it in every clip. Told apart clip by clip, the table would grow
-with the footage: cameras are recorded in pieces of ten seconds. So a row tells apart `ORIGINS` sources at most, and
-counts the patches of all others together. Which ones is drawn by a hash of their names, the same for every row (bottom-k
-sampling, Cohen and Kaplan 2007): a uniform sample of a row's sources, whatever the order in which they come and
-however tables are put together, and the count of a source that is told apart is whole.
+with the footage: cameras are recorded in pieces of ten seconds. So a row tells apart `ORIGINS` sources that are drawn,
+and the latest one, and counts the patches of all others together. Which are drawn is decided by a hash of their names
+(bottom-k sampling, Cohen and Kaplan 2007): a uniform sample of a row's sources, whatever the order in which they come
+and however tables are put together. The latest is there for those who forget all footage up to a day. The count of
+a source that is told apart is whole, as long as tables that are put together know their sources in one order: each that
+held patches of it told it apart, too.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: Sources that a row tells apart. If a tenth of the footage is forgotten, a row that stood for more than these is
-#: taken for one that stood for that tenth alone once in 10^8.
+#: Sources drawn for a row. If a tenth of the sources is forgotten, whichever, all that are drawn are among them once in
+#: 10^8; rows that stand for the same sources have the same ones drawn.
 ORIGINS = 8
 _PENDING = 1 << 18  # entries gathered before they are sorted into the table
 
@@ -105,9 +107,10 @@ def fall_together(
     others: NDArray[np.int64],
     priority: NDArray[np.uint64],
 ) -> Members:
-    """Entries of the same row and source made one, and of each row those of `ORIGINS` sources kept.
+    """Entries of the same row and source made one, and of each row those drawn and that of the latest source kept.
 
-    Counts are added; of equal entries the first in order is the witness.
+    Counts are added; of equal entries the first in order is the witness. The latest source is the one of the highest
+    number.
 
     Args:
         row, count, witness: (L,) entries, in any order.
@@ -128,8 +131,12 @@ def fall_together(
     )
     ranked = np.lexsort((priority[source], row))
     first = np.flatnonzero(np.r_[True, row[1:] != row[:-1]])
-    rank = np.arange(len(row)) - np.repeat(first, np.diff(np.r_[first, len(row)]))
-    kept, left = np.sort(ranked[rank < ORIGINS]), ranked[rank >= ORIGINS]
+    after = np.r_[first[1:], len(row)]
+    rank = np.arange(len(row)) - np.repeat(first, after - first)
+    told = np.zeros(len(row), bool)
+    told[ranked[rank < ORIGINS]] = True
+    told[after - 1] = True  # of a row, ascending by source, the last
+    kept, left = np.flatnonzero(told), np.flatnonzero(~told)
     np.add.at(others, row[left], count[left])
     return Members(row[kept], count[kept], witness.take(order[kept]), others)
 

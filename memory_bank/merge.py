@@ -236,7 +236,15 @@ def forget_source(bank: MemoryBank, *forgotten: str) -> tuple[MemoryBank, Forgot
     kept = np.unique(rows[~np.isin(stood_for, numbers)])
     if not len(kept):
         names = ", ".join(map(repr, forgotten[:5])) + (" and others" if len(forgotten) > 5 else "")
-        raise MemoryBankError(f"every row stands for {names} alone; fit a new bank instead of forgetting it")
+        unknown = int((members.others > 0).sum())
+        alone = (
+            "alone"
+            if not unknown
+            else f"as far as they tell ({unknown} stood for more sources than they name)"
+        )
+        raise MemoryBankError(
+            f"every row stands for {names} {alone}; fit a new bank of what stays instead of forgetting the rest"
+        )
     gone_names = set(forgotten)
     sources = tuple(name for name in bank.sources if name not in gone_names)
     number_of = {name: number for number, name in enumerate(sources)}

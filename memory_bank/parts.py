@@ -87,7 +87,7 @@ def merge_parts(parts: Sequence[Part], fan_in: int = 8) -> tuple[MemoryBank, Cov
     """One bank of all parts; see `PartMerger`, which takes them one by one.
 
     Raises:
-        MemoryBankError: no parts, or parts of different configurations.
+        MemoryBankError: no parts, parts of different configurations, or a fan_in below 2.
     """
     merger = PartMerger(fan_in)
     for part in parts:
@@ -103,10 +103,14 @@ class PartMerger:
     is counted and no more. So a patch is within twice that radius of a row, and no number of parts adds to that.
 
     Args:
-        fan_in: how many neighbours merge at a time; part of what the result hangs on.
+        fan_in: how many neighbours merge at a time, 2 or more; part of what the result hangs on.
     """
 
     def __init__(self, fan_in: int = 8) -> None:
+        if fan_in < 2:
+            raise MemoryBankError(
+                f"fan_in must be 2 or more, got {fan_in}; one part does not merge with itself"
+            )
         self._fan_in = fan_in
         self._config: CoresetConfig | None = None
         self._levels: list[list[_Bounded]] = []

@@ -177,7 +177,8 @@ def test_a_row_of_many_sources_stays_until_all_that_it_tells_apart_are_forgotten
     shared = int(np.flatnonzero((bank.rows == 0).all(axis=1))[0])
     row, source = bank.stands_for()
     told_apart = [bank.sources[number] for number in source[row == shared]]
-    assert 8 <= len(told_apart) <= 9  # eight, and where the row came from
+    assert 8 <= len(told_apart) <= 10  # eight that are drawn, the latest, and where the row came from
+    assert {names[0], names[-1]} <= {*told_apart}
     for count in (1, len(told_apart) - 1):
         left, lost = forget_source(bank, *told_apart[:count])
         at = np.flatnonzero((left.rows == 0).all(axis=1))
@@ -191,7 +192,35 @@ def test_a_row_of_many_sources_stays_until_all_that_it_tells_apart_are_forgotten
     # What was put together from two banks tells a sample apart as well, and counts what both counted.
     merged, _ = merge_banks([bank, left], 10)
     assert merged.counts.sum() == bank.counts.sum() + left.counts.sum()
-    assert np.bincount(merged.members.row).max() <= 8
+    assert np.bincount(merged.members.row).max() <= 9
+
+
+@pytest.mark.parametrize("stays", [1, 10])
+def test_all_footage_up_to_a_day_can_be_forgotten(stays: int) -> None:
+    """A still scene in a hundred clips: its rows stand for the last of them, whichever are drawn."""
+    frames = np.random.default_rng(0).standard_normal((1, 9, 4)).astype("f").repeat(100, axis=0)
+    coreset = StreamingCoreset(dim=4, size=20, gather_mib=0.0)
+    place = np.zeros(9, np.float32)
+    for number, frame in enumerate(frames):
+        coreset.add(frame, f"{number:03d}.mp4", 0, 0.0, place, place, np.arange(9))
+    bank = coreset.finish()
+    left, lost = forget_source(bank, *bank.sources[:-stays])
+    assert len(left) == len(bank) == 9
+    assert (lost.rows, lost.uncertain) == (0, 0)
+    assert {left.sources[number] for number in left.origins.source} <= {*bank.sources[-stays:]}
+
+
+def test_what_cannot_be_forgotten_says_how_far_the_bank_knows() -> None:
+    frames = np.zeros((1, 1, 4), np.float32)
+    coreset = StreamingCoreset(dim=4, size=20, gather_mib=0.0)
+    for number in range(30):
+        coreset.add(frames[0], f"{number}.mp4", 0, 0.0, *np.zeros((2, 1), np.float32), np.zeros(1, int))
+    bank = coreset.finish()
+    _, source = bank.stands_for()
+    with pytest.raises(
+        MemoryBankError, match=r"as far as they tell \(1 stood for more sources than they name\)"
+    ):
+        forget_source(bank, *(bank.sources[number] for number in np.unique(source)))
 
 
 def test_last_source_cannot_be_forgotten() -> None:

@@ -95,6 +95,8 @@ def test_merged_random_rows_are_the_random_sample_of_everything() -> None:
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(MemoryBankError, match="fan_in must be 2 or more, got 1"):
+        PartMerger(fan_in=1)
     with pytest.raises(MemoryBankError, match="nothing to merge"):
         merge_parts([])
     with pytest.raises(MemoryBankError, match="different settings"):

@@ -59,6 +59,26 @@ def test_the_nearest_row_is_found_however_far_from_zero_all_of_them_are(offset: 
     np.testing.assert_allclose(distances[:, 0], truth.min(axis=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize(
+    ("spread", "near", "outlier"), [(1.0, 1e-3, 0.0), (1.0, 1e-4, 0.0), (1e3, 1.0, 0.0), (1.0, 0.1, 1e5)]
+)
+def test_rows_that_products_cannot_tell_apart_are_measured(
+    spread: float, near: float, outlier: float, k: int
+) -> None:
+    """Ten rows a place, much nearer to each other than places are; or one row far from everything."""
+    rng = np.random.default_rng(0)
+    places = rng.standard_normal((60, 64)) * spread
+    rows = (places.repeat(10, axis=0) + rng.standard_normal((600, 64)) * near).astype("f")
+    if outlier:
+        rows[0] = outlier
+    patches = (places + rng.standard_normal((60, 64)) * near).astype("f")
+    truth = cdist(patches.astype(np.float64), rows.astype(np.float64))
+    distances, indices = MemoryBank(rows, origins(600), "euclidean", ("a", "b", "c")).search(patches, k=k)
+    np.testing.assert_allclose(distances, np.sort(truth, axis=1)[:, :k], rtol=1e-3)
+    assert (indices[:, 0] == truth.argmin(axis=1)).mean() > 0.95
+
+
 @pytest.mark.parametrize("scale", [1e20, 1e-25])
 def test_a_direction_is_that_of_features_of_any_length(scale: float) -> None:
     bank = made(metric="cosine")
