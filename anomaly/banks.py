@@ -241,6 +241,7 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         ),
         ("regions", one["regions"] == other["regions"]),
         ("a bank.reweight", mine.get("reweight", 0) == theirs.get("reweight", 0)),
+        ("a bank.index", mine.get("index", "flat") == theirs.get("index", "flat")),
         ("a bank.place_weight", mine["bank"]["place_weight"] == theirs["bank"]["place_weight"]),
     ):
         if not same:

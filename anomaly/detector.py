@@ -55,6 +55,7 @@ class Branch:
         top_share: share of the patches whose mean is the score.
         reweight: rows around the nearest one by which the distances that enter the score are re-weighted (see
             `memory_bank.reweighted`); 0 = they are not. The heatmap shows plain distances.
+        index: kind of index that searches the bank (see `memory_bank.index`).
     """
 
     name: str
@@ -64,6 +65,11 @@ class Branch:
     scale: float
     top_share: float
     reweight: int = 0
+    index: str = "flat"
+
+    def __post_init__(self) -> None:
+        if self.bank.index != self.index:
+            self.bank.use_index(self.index)
 
     def patches(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
         """Projected patch features of frames of any size, (N, gh * gw, d) float32."""

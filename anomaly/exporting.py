@@ -26,6 +26,7 @@ from anomaly.model import software
 from anomaly.reissue import Rescored, reissue, rescore
 from anomaly.resize import resize, resize_matrix
 from export import ENDINGS, TOLERANCE, check_runtime, open_graph
+from memory_bank import EXACT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -270,8 +271,9 @@ def _write_graphs(
         from export.quantise import quantised
 
         models["features"] = quantised(models["features"], [resize(one, parts.input_size) for one in normal])
-    elif typed == precision:
-        # Elsewhere the distance would be measured in half precision too: there the search stays beside the graph.
+    elif typed == precision and branch.index in EXACT:
+        # Elsewhere the distance would be measured in half precision too, or rows be found that the index passes
+        # over: there the search stays beside the graph.
         matrices = ResizeMatrices(
             resize_matrix(size[0], parts.input_size[0]),
             resize_matrix(size[1], parts.input_size[1]),

@@ -119,6 +119,7 @@ def save_model(
                 "scale": branch.scale,
                 "top_share": branch.top_share,
                 "reweight": branch.reweight,
+                "index": branch.index,
             }
         )
         files["projection.safetensors"] = save(branch.projection.to_tensors())
@@ -172,6 +173,7 @@ def load_model(folder: Path, *, device: str = "auto", offline: bool = False, run
                 top_share=entry["top_share"],
                 # Models of before there was a choice.
                 reweight=entry.get("reweight", 0),
+                index=entry.get("index", "flat"),
             )
         )
     detector = Detector(

@@ -210,7 +210,7 @@ def identities(model: Model, decider: DeciderConfig, fps: float | None) -> dict[
         return digest_of([own, *told])
 
     return {
-        "bank": of("name", "bank", "scale", "top_share", "reweight", file="banks/"),
+        "bank": of("name", "bank", "scale", "top_share", "reweight", "index", file="banks/"),
         "backbone": of("backbone", "weights"),
         "preprocessing": of("input_size", "grid", "projection", file="projection"),
         "regions": digest_of(model.description["regions"]),

@@ -11,7 +11,7 @@ from memory_bank.checkpoint import checkpoint_note, load_checkpoint, save_checkp
 from memory_bank.coreset import StreamingCoreset
 from memory_bank.coverage import Coverage
 from memory_bank.errors import MemoryBankError
-from memory_bank.index import KINDS, Index, build_index, recall
+from memory_bank.index import EXACT, KINDS, Index, build_index, check_kind, recall
 from memory_bank.kcenter import Selection, kcenter_greedy, kcenter_select
 from memory_bank.merge import Forgotten, Merged, add_rows, forget_source, merge_banks
 from memory_bank.origins import Origins
@@ -21,6 +21,7 @@ from memory_bank.settings import CoresetConfig
 from memory_bank.temporal import TemporalSearch
 
 __all__ = [
+    "EXACT",
     "KINDS",
     "CoresetConfig",
     "Coverage",
@@ -38,6 +39,7 @@ __all__ = [
     "TemporalSearch",
     "add_rows",
     "build_index",
+    "check_kind",
     "checkpoint_note",
     "forget_source",
     "kcenter_greedy",

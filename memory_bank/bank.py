@@ -118,6 +118,7 @@ class MemoryBank:
             is left out of the metric.
         keys: (M,) float64, the random key of a row that was drawn at random, inf for a row chosen to
             cover. Merging draws by them.
+        index: kind of index that searches it (see `use_index`).
         storage: "float32", or "float16" for rows that are exact in half precision and kept so on disk.
     """
 
@@ -154,6 +155,7 @@ class MemoryBank:
         if self.keys.shape != (len(rows),):
             raise MemoryBankError(f"a bank of {len(rows)} rows needs as many keys, got {self.keys.shape}")
         self.storage: Storage = storage
+        self.index = "flat"
         self._index: Index = FlatIndex(self._working)
         for name, column, names in (
             ("source", self.members.witness.source, self.sources),
@@ -246,6 +248,7 @@ class MemoryBank:
     def use_index(self, kind: str, **settings: float) -> MemoryBank:
         """Search by another kind of index from now on (see `memory_bank.index`); returns the bank itself."""
         self._index = build_index(kind, self._working, **settings)
+        self.index = kind
         return self
 
     def as_float16(self) -> MemoryBank:

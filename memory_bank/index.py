@@ -11,6 +11,7 @@ features have none that carry most of the distance) and FAISS's scan of 8-bit co
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -104,6 +105,7 @@ def _ivf(rows: Floats, shortlist: int, cells: int, probes: int) -> ShortlistInde
     count = max(1, min(cells, len(rows) // 39))
     quantizer = faiss.IndexFlatL2(rows.shape[1])
     index = faiss.IndexIVFFlat(quantizer, rows.shape[1], count)
+    index.cp.min_points_per_centroid = 1  # what it would print about small banks helps nobody
     index.train(rows)
     index.add(rows)
     index.nprobe = min(probes, count)
@@ -116,7 +118,9 @@ def _fastscan(rows: Floats, shortlist: int, dims_per_code: int) -> ShortlistInde
     codes = -(-rows.shape[1] // dims_per_code)
     padded = codes * dims_per_code
     transform = faiss.RemapDimensionsTransform(rows.shape[1], padded, False)
-    index = faiss.IndexPreTransform(transform, faiss.IndexPQFastScan(padded, codes, 4))
+    scanned = faiss.IndexPQFastScan(padded, codes, 4)
+    scanned.pq.cp.min_points_per_centroid = 1
+    index = faiss.IndexPreTransform(transform, scanned)
     index.train(rows)
     index.add(rows)
     return ShortlistIndex(rows, index, shortlist)
@@ -128,6 +132,24 @@ KINDS: dict[str, dict[str, int]] = {
     "ivf": {"shortlist": 4, "cells": 128, "probes": 8},
     "fastscan": {"shortlist": 32, "dims_per_code": 2},
 }
+
+
+#: Kinds that name the nearest row of every patch. The others may name one that is a little further.
+EXACT = ("flat", "faiss")
+
+
+def check_kind(kind: str) -> None:
+    """Whether there is such a kind of index, and what it needs is installed; nothing heavy is imported.
+
+    Raises:
+        MemoryBankError: an unknown kind, or FAISS is not installed.
+    """
+    if kind not in KINDS:
+        raise MemoryBankError(f"unknown index kind {kind!r}; use one of {', '.join(KINDS)}")
+    if kind != "flat" and find_spec("faiss") is None:
+        raise MemoryBankError(
+            f"index kind {kind!r} needs FAISS; install the extra train or edge, or use index kind flat"
+        )
 
 
 def build_index(kind: str, rows: Floats, **settings: float) -> Index:
@@ -144,8 +166,7 @@ def build_index(kind: str, rows: Floats, **settings: float) -> Index:
     Raises:
         MemoryBankError: an unknown kind or setting, or FAISS is not installed.
     """
-    if kind not in KINDS:
-        raise MemoryBankError(f"unknown index kind {kind!r}; use one of {', '.join(KINDS)}")
+    check_kind(kind)
     chosen = dict(KINDS[kind])
     for name, value in settings.items():
         if name not in chosen:
@@ -163,12 +184,7 @@ def build_index(kind: str, rows: Floats, **settings: float) -> Index:
         "ivf": _ivf,
         "fastscan": _fastscan,
     }
-    try:
-        return builders[kind](rows, **chosen)
-    except ImportError as error:
-        raise MemoryBankError(
-            f"index kind {kind!r} needs FAISS; install the extra train or edge, or use index kind flat"
-        ) from error
+    return builders[kind](rows, **chosen)
 
 
 def recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:

@@ -149,8 +149,8 @@ PUBLIC = {
         COMMANDS Command Flag
     """,
     "memory_bank": """
-        CoresetConfig Coverage Forgotten Index KINDS Members MemoryBank MemoryBankError Merged Origins
-        Part PartMerger Selection StreamingCoreset TemporalSearch add_rows build_index checkpoint_note forget_source
+        CoresetConfig Coverage EXACT Forgotten Index KINDS Members MemoryBank MemoryBankError Merged Origins
+        Part PartMerger Selection StreamingCoreset TemporalSearch add_rows build_index check_kind checkpoint_note forget_source
         kcenter_greedy kcenter_select largest_reweighted load_checkpoint merge_banks merge_parts part_of recall reweighted
         save_checkpoint
     """,

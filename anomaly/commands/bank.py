@@ -40,6 +40,8 @@ def _info(config: BankCommandConfig) -> None:
             ("rows", f"{len(bank):,} of {bank.dim} dimensions, {bank.storage}, {size / 1e6:.1f} MB"),
             ("stand for", f"{int(bank.counts.sum()):,} patches"),
         ]
+        if branch.get("index", "flat") != "flat":
+            table.append(("search", f"by index {branch['index']}"))
         coverage = description["fit"]["coverage"]
         if coverage and "mean" in coverage:
             mean, largest = coverage["mean"] / branch["scale"], coverage["largest"] / branch["scale"]

@@ -69,6 +69,7 @@ def run(config: FitConfig) -> None:
         gather_mib=config.bank.gather_mib,
         half=config.bank.half,
         place_weight=config.bank.place_weight,
+        index=config.bank.index,
         reweight=config.bank.reweight,
         seed=config.seed,
         refuse_damage=refuses(config.footage.on_error),
@@ -270,6 +271,8 @@ def _tell(
                 f"place counts: the height of the picture is a distance of {branch.bank.place_weight:g}",
             )
         )
+    if branch.index != "flat":
+        rows.append(("search", f"by index {branch.index}, wherever the model is used"))
     if branch.reweight:
         rows.append(
             ("score", f"re-weighted by the {branch.reweight} rows around the nearest one, as PatchCore does")

@@ -49,6 +49,9 @@ class BankConfig:
     # distance that the height (or width) of the picture counts for, in units of the bank's distances; 0 = a patch
     # may look like a normal one from anywhere in the picture
     place_weight: float = 0.0
+    # search for the nearest row: flat (exact), faiss (exact; on the GPU where FAISS has one), ivf or fastscan (a little
+    # less exact, for banks of very many rows); the model keeps it
+    index: str = "flat"
     # PatchCore's re-weighting of the score: rows around the nearest one, such as 9; 0 = none
     reweight: int = 0
 

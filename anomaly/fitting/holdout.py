@@ -17,7 +17,7 @@ from anomaly.detector import Recent, rescaled
 from anomaly.fitting.filling import Tally, learner, new_coreset
 from anomaly.footage.batching import batches, read_ahead
 from anomaly.footage.clock import Sampler
-from memory_bank import MemoryBank, StreamingCoreset, add_rows
+from memory_bank import EXACT, MemoryBank, StreamingCoreset, add_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -45,8 +45,10 @@ def rows_before_holdout(options: FitOptions, held: Sequence[Span]) -> FitOptions
 
 
 def _learns(options: FitOptions, held: Sequence[Span]) -> bool:
-    # A re-weighted score falls where a patch's nearest row has near neighbours: there more rows may raise scores.
-    return options.learn_holdout and bool(held) and not options.reweight
+    # A re-weighted score falls where a patch's nearest row has near neighbours: there more rows may raise scores. So
+    # they may where the search can pass over the nearest row.
+    lowers = not options.reweight and options.index in EXACT
+    return options.learn_holdout and bool(held) and lowers
 
 
 def measure_holdout(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anomaly.errors import UsageError
+from memory_bank import MemoryBankError, check_kind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,7 @@ class FitOptions:
     gather_mib: float = 128.0
     half: bool = False
     place_weight: float = 0.0
+    index: str = "flat"
     reweight: int = 0
     top_share: float = 0.01
     seed: int = 0
@@ -65,6 +67,10 @@ class FitOptions:
                 f"bank.place_weight={self.place_weight} is no distance; give 0 to leave place out, or the distance "
                 "that the whole height of the picture counts for"
             )
+        try:
+            check_kind(self.index)
+        except MemoryBankError as error:
+            raise UsageError(f"bank.index={self.index}: {error}") from error
         if self.reweight < 0 or self.reweight == 1:
             raise UsageError(
                 f"bank.reweight={self.reweight} is no neighbourhood; give 0 for none, or 2 rows or more, such as 9"

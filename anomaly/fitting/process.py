@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 #: Options that a bank, while it is being filled, does not hang on.
 _NOT_OF_THE_BANK = {
-    "checkpoint_s", "learn_holdout", "score_fps", "refuse_damage", "reweight", "half", "top_share"
+    "checkpoint_s", "learn_holdout", "score_fps", "refuse_damage", "reweight", "half", "top_share",
+    "index",
 }  # fmt: skip
 
 
@@ -130,7 +131,9 @@ def fit(
         )
     report.damaged += [message for message in tally.damaged if message not in report.damaged]
     stored = bank.as_float16() if options.half else bank
-    branch = Branch("appearance", backbone, projection, stored, 1.0, options.top_share, options.reweight)
+    branch = Branch(
+        "appearance", backbone, projection, stored, 1.0, options.top_share, options.reweight, options.index
+    )
     detector = measure_holdout(
         Detector([branch], regions, decider), bank, held, learned, tally, reader, options, report, tell
     )
