@@ -64,6 +64,29 @@ def test_a_gap_that_goes_on_counts_and_is_told_in_parts():
         assert one.end_utc_s == pytest.approx(following.start_utc_s)
 
 
+def test_frames_that_show_nothing_are_blind_from_the_first_of_them_on():
+    coverage = Coverage(0.1)
+    look(coverage, 0, 50)
+    # Ten seconds of the same picture until it is called frozen, then it goes on.
+    coverage.mistrusted(40 * S, UTC + 50.1, int(50.1 * S))
+    for at_s in np.arange(50.2, 60, 0.1):
+        coverage.mistrusted(40 * S, UTC + at_s, int(at_s * S))
+    assert coverage.blind_share(1.0) == pytest.approx(19 / 60, abs=0.01)
+    look(coverage, 60, 100)
+    assert coverage.blind_share(1.0) == pytest.approx(19 / 100, abs=0.01)
+    (gap,) = coverage.gaps_done()
+    assert gap == Gap(pytest.approx(UTC + 40), pytest.approx(UTC + 60), "blind")
+
+
+def test_what_shows_nothing_is_not_blind_before_it_was_to_be_looked_at():
+    coverage = Coverage(0.1)
+    look(coverage, 0, 10)
+    coverage.state(False, UTC + 10, 10 * S)
+    coverage.state(True, UTC + 90, 90 * S)
+    coverage.mistrusted(10 * S, UTC + 100, 100 * S)
+    assert coverage.blind_share(1.0) == pytest.approx(9 / 20, abs=0.01)
+
+
 def test_time_outside_running_is_a_gap_of_its_own_and_not_monitored():
     coverage = Coverage(0.1)
     look(coverage, 0, 10)

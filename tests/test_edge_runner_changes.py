@@ -18,19 +18,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from clips import texture, write_clip
 from small_model import FPS, SmallModel, start
 from test_edge_retention import add_event, add_segment
 from test_edge_runner import announced, until
 
-from anomaly.detector import Detector
+from anomaly.detector import Detector, rescaled
 from anomaly.edge.address import parse_address
 from anomaly.edge.ledger import Ledger
 from anomaly.edge.loaded import Loaded
 from anomaly.edge.metrics import Figures, Probes
 from anomaly.edge.notify.message import Origin, event_message
-from anomaly.edge.pictures import Pictures
+from anomaly.edge.pictures import Pictures, Shot
 from anomaly.edge.retention import Clocks, Retention
 from anomaly.edge.runner import Runner
 from anomaly.edge.site import CameraSite, Site, site_of
@@ -351,6 +352,109 @@ def test_a_recipe_is_switched_within_a_second(small_model: SmallModel, loaded: L
         runner.reload()
         scored(runner, "line", 2)
         assert runner.status()["cameras"]["line"]["recipe"] == "b"
+
+
+def test_a_recipe_that_was_chosen_holds_over_a_restart_until_the_site_says_another(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path
+):
+    """Else a power cut would have one product looked at with the model of another."""
+    other = Path(shutil.copytree(small_model.folder, tmp_path / "other"))
+    recipes = {"a": small_model.folder, "b": other, "c": other}
+    camera = looped(small_model, recipes=recipes, recipe="a")
+
+    def begins_with(camera: CameraSite) -> str:
+        with running(tmp_path / "s", loaded, camera) as runner:
+            return runner.status()["cameras"]["line"]["recipe"]
+
+    with running(tmp_path / "s", loaded, camera) as runner:
+        scored(runner, "line", 1)
+        runner.switch_recipe("line", "b")
+        until(lambda: runner.status()["cameras"]["line"]["recipe"] == "b")
+        # Read in another way, its process starts anew, and so does all that is kept of it.
+        site = replace(runner.site, cameras=(replace(camera, fps=4.0),))
+        runner.reload(lambda: site)
+        until(lambda: runner.site is site)
+        scored(runner, "line", 1)
+        assert runner.status()["cameras"]["line"]["recipe"] == "b"
+    assert begins_with(camera) == "b"
+    assert begins_with(replace(camera, recipe="c")) == "c"
+    assert begins_with(replace(camera, recipes={"a": small_model.folder})) == "a"
+
+
+def test_a_picture_is_explained_by_the_model_that_looked_at_it(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The rows that a look names are those of one bank; of another they are other moments, or none."""
+    shots: list[Shot] = []
+    monkeypatch.setattr(Pictures, "offer", lambda self, shot: shots.append(shot))
+    first = replace(loaded, threshold=replace(loaded.threshold, value=1e-6))
+    detector = loaded.model.detector
+    (branch,) = detector.branches
+    # All scores of the second are lower, so that the highest frame stays the first one's.
+    low = detector.with_branches([rescaled(branch, 100 * branch.scale)])
+    second = replace(first, model=replace(loaded.model, detector=low))
+    other = Path(shutil.copytree(small_model.folder, tmp_path / "other"))
+    camera = looped(small_model, recipes={"a": small_model.folder, "b": other}, recipe="a")
+    load = lambda path, fps: second if path == other else first  # noqa: E731
+    with running(tmp_path / "s", loaded, camera, load=load) as runner:
+        live = runner._cameras["line"]
+        until(lambda: live._open is not None and live._open.peak_pts_s > live._open.start_pts_s)
+        runner.switch_recipe("line", "b")
+        until(lambda: live.loaded is second)
+        scored(runner, "line", 2)
+        event = live._open
+    assert event is not None
+    last = shots[-1]
+    assert not last.told
+    assert last.frame.pts_s == event.peak_pts_s
+    assert last.loaded is first
+
+
+def test_the_time_between_two_runs_was_not_looked_at(small_model: SmallModel, loaded: Loaded, tmp_path: Path):
+    with running(tmp_path / "s", loaded, looped(small_model)) as runner:
+        scored(runner, "line", 3)
+    stopped = time.time()
+    time.sleep(1.5)
+    begun = time.time()
+    with running(tmp_path / "s", loaded, looped(small_model), looped(small_model, "new")) as runner:
+        scored(runner, "line", 3)
+    with Store(tmp_path / "s", owner=False) as store:
+        (gap,) = [gap for gap in store.gaps("line", 0, 4e9) if gap.reason == "off"]
+        assert not [gap for gap in store.gaps("new", 0, 4e9) if gap.reason == "off"]
+    assert gap.start_utc_s < stopped
+    assert gap.end_utc_s > begun
+
+
+def test_a_black_picture_is_blind_however_many_frames_of_it_are_scored(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path
+):
+    clip = write_clip(tmp_path / "black.mp4", [np.zeros((96, 160, 3), np.uint8)] * 50, fps=10)
+    camera = looped(small_model, address=parse_address(str(clip)))
+    with running(tmp_path / "s", loaded, camera) as runner:
+        until(lambda: runner.status()["cameras"]["line"]["health"] == ["black"])
+        scored(runner, "line", 5)
+        until(lambda: runner.status()["cameras"]["line"]["blind_share"] > 0.5)
+        told = runner.status()["cameras"]["line"]
+        assert told["operational_recall"] < 0.5 * told["certified_recall"]
+
+
+def test_a_clock_that_is_set_back_does_not_make_a_silent_camera_look_scored(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    wall = time.time
+    with running(tmp_path / "s", loaded, looped(small_model)) as runner:
+        scored(runner, "line", 2)
+        monkeypatch.setattr(time, "time", lambda: wall() - 86_400)
+        pid = runner._cameras["line"].capture.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            time.sleep(2.5)
+            assert not runner.scored_since(2.0)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        scored(runner, "line", 1)
+        assert runner.scored_since(2.0)
 
 
 def test_no_frame_loses_its_decision_to_reloads(small_model: SmallModel, loaded: Loaded, tmp_path: Path):

@@ -64,6 +64,30 @@ def test_what_is_set_by_hand_holds_until_the_schedule_changes_its_mind():
     assert keeper.now(utc("2026-11-24 22:30")) == "stopped"
 
 
+@pytest.mark.parametrize(
+    ("start", "state"),
+    [
+        ("2026-11-27 21:59", "maintenance"),
+        # The weekend came between: the schedule changed its mind twice, and would by now have done so for good.
+        ("2026-11-28 12:00", "stopped"),
+        ("2026-11-30 12:00", "running"),
+        ("2027-11-30 12:00", "running"),
+        # A clock that was set back knows of no change.
+        ("2026-11-26 12:00", "maintenance"),
+    ],
+)
+def test_a_start_does_not_bring_back_what_the_schedule_has_overruled(start: str, state: str):
+    keeper = StateKeeper(parse_schedule([{"state": "stopped", "days": ["sat", "sun"]}], ZONE))
+    keeper.restore("maintenance", utc("2026-11-27 21:00"), utc(start))
+    assert keeper.now(utc(start)) == state
+
+
+def test_without_a_schedule_a_start_keeps_what_was_set():
+    keeper = StateKeeper(parse_schedule([]))
+    keeper.restore("changeover", utc("2026-11-23 12:00"), utc("2027-11-23 12:00"))
+    assert keeper.now(utc("2027-11-23 12:00")) == "changeover"
+
+
 def test_without_rules_it_runs_always_and_holds_what_was_set():
     keeper = StateKeeper(parse_schedule([]))
     keeper.set("maintenance", utc("2026-11-23 12:00"))

@@ -19,7 +19,7 @@ _SHORTEST_S, _GROWTH = 0.001, 1.002
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Time in which nothing could be scored ("blind") or nothing was to be announced ("state"), POSIX seconds."""
+    """Time in which nothing could be scored ("blind") or was to be announced ("state"), POSIX seconds."""
 
     start_utc_s: float
     end_utc_s: float
@@ -40,6 +40,8 @@ class Coverage:
         self.interval_s = interval_s
         self._monitored = True
         self._now_ns: int | None = None
+        # When it began to be monitored, or ceased to be.
+        self._turned_ns = 0
         self._monitored_ns = 0
         # Of what goes on now: the time since the last scored frame, or since the state was left.
         self._since_ns = 0
@@ -56,12 +58,24 @@ class Coverage:
             self._close(monotonic_ns)
             self._open(utc_s, monotonic_ns)
 
+    def mistrusted(self, since_ns: int, utc_s: float, monotonic_ns: int) -> None:
+        """A frame that arrived then was scored, and shows nothing: so did all since `since_ns` (frozen, black).
+
+        That time is blind, as if nothing had been scored in it. It is found out late, so it may begin before frames
+        that counted as scored.
+        """
+        self._advance(utc_s, monotonic_ns)
+        since_ns = max(since_ns, self._turned_ns)
+        if self._monitored and since_ns < self._since_ns:
+            self._since_utc_s -= (self._since_ns - since_ns) / 1e9
+            self._since_ns = since_ns
+
     def state(self, monitored: bool, utc_s: float, monotonic_ns: int) -> None:
         """Whether the camera is to be looked at (its state is running) from now on."""
         self._advance(utc_s, monotonic_ns)
         if monitored != self._monitored:
             self._close(monotonic_ns)
-            self._monitored = monitored
+            self._monitored, self._turned_ns = monitored, monotonic_ns
             self._open(utc_s, monotonic_ns)
 
     def tick(self, monotonic_ns: int, utc_s: float) -> None:
@@ -95,7 +109,8 @@ class Coverage:
             return 1.0
         least_s = max(event_s, self._interval_s())
         hidden_s = 0.0
-        for index, (count, seconds) in self._classes.items():
+        # A copy: whoever asks how a camera stands does so from another thread.
+        for index, (count, seconds) in list(self._classes.items()):
             low_s = _SHORTEST_S * _GROWTH**index
             if low_s >= least_s:
                 hidden_s += seconds - count * least_s
@@ -124,7 +139,7 @@ class Coverage:
 
     def _advance(self, utc_s: float, now_ns: int) -> None:
         if self._now_ns is None:
-            self._now_ns = now_ns
+            self._now_ns = self._turned_ns = now_ns
             self._open(utc_s, now_ns)
         elif now_ns > self._now_ns:
             # A frame's arrival may lie before the last tick.

@@ -91,6 +91,16 @@ class CameraHealth:
         """Kinds that are on now, in the order in which they began."""
         return tuple(self._present)
 
+    @property
+    def mistrusted_since_ns(self) -> int | None:
+        """Monotonic clock from which on the picture shows nothing (it is frozen, or black); None = it does."""
+        since = []
+        if "frozen" in self._present:
+            since.append(self._stillness.since_ns)
+        if "black" in self._present and self._dark_since_ns is not None:
+            since.append(self._dark_since_ns)
+        return min(since, default=None)
+
     def on_report(self, report: Report) -> list[Trouble]:
         """What the capture told."""
         utc_s, detail = report.utc_s, dict(report.detail)
@@ -242,6 +252,11 @@ class _Stillness:
         self._floor = self._longest_s = 0.0
         self._last = None
         self._called = False
+
+    @property
+    def since_ns(self) -> int:
+        """Monotonic clock at the last frame that had noise."""
+        return self._since_ns
 
     def frozen_for_s(self, small: ImageArray, now_ns: int) -> float | None:
         """Seconds without noise, if they are too many; else None."""

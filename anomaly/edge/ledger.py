@@ -235,6 +235,10 @@ class Ledger:
         """Write time that was not looked at."""
         self._try(lambda: self._store.add_gap(camera, start_utc_s, end_utc_s, reason))
 
+    def was_away(self, camera: str, utc_s: float) -> None:
+        """A camera is taken up: the time since anything was last known of it was not looked at."""
+        self._try(lambda: self._store.add_time_off(camera, utc_s))
+
     def scores(self, camera: str, scores: Sequence[tuple[float, float, float, float]]) -> bool:
         """Write (utc_s, pts_s, score, decision_score); False where the store could not."""
         return self._try(lambda: self._store.add_scores(camera, scores))
@@ -261,6 +265,19 @@ class Ledger:
             self._say(error)
             return None
         return None if found is None else (found.state, found.since_utc_s)
+
+    def chose(self, camera: str, recipe: str, instead_of: str) -> None:
+        """Somebody chose a recipe for a camera; the site file starts it with `instead_of`."""
+        _LOG.info("%s is looked at with recipe %s", camera, recipe)
+        self._try(lambda: self._store.set_recipe(camera, recipe, instead_of))
+
+    def chosen(self, camera: str) -> tuple[str, str] | None:
+        """The recipe that somebody chose last, and what the site file said then; None = nobody did."""
+        try:
+            return self._store.recipe(camera)
+        except StoreError as error:
+            self._say(error)
+            return None
 
     def state(self, camera: str, state: str, who: str, utc_s: float) -> None:
         """Somebody set a camera's state."""

@@ -101,12 +101,14 @@ class LiveCamera:
         self.state = StateKeeper(site.schedule)
         before = ledger.last_state(site.name)
         if before is not None:
-            self.state.set(*before)
+            self.state.restore(*before, time.time())
         self._ledger = ledger
         self._incidents = Incidents(self.loaded.threshold_of(site.name))
         self._health = CameraHealth(site.name, interval_s=loaded.interval_s)
         self._coverage = Coverage(loaded.interval_s)
         self._open: StoredEvent | None = None
+        # What looked at the highest frame of the event that is on: its rows are that model's.
+        self._peak_loaded = self.loaded
         self._updated_s = 0.0
         self._scores: deque[tuple[float, float, float, float]] = deque(maxlen=_MOST_SCORES)
         self._arrivals: deque[float] = deque(maxlen=_RECENT_FRAMES)
@@ -118,6 +120,7 @@ class LiveCamera:
         self.late = 0
         self.events = 0
         self._stood: dict[str, Any] = {}
+        ledger.was_away(site.name, time.time())
         ledger.masked(site.name, site.black)
         ledger.watches(site.name, loaded.digest, recipe, self.threshold.value)
 
@@ -208,7 +211,11 @@ class LiveCamera:
         self._last_ns = now_ns
         self._offset_s = frame.utc_s - frame.pts_s
         self._coverage.state(state == RUNNING, frame.utc_s, frame.received_ns)
-        self._coverage.scored(frame.utc_s, frame.received_ns)
+        mistrusted_ns = self._health.mistrusted_since_ns
+        if mistrusted_ns is None:
+            self._coverage.scored(frame.utc_s, frame.received_ns)
+        else:
+            self._coverage.mistrusted(mistrusted_ns, frame.utc_s, frame.received_ns)
         self._ledger.trouble(
             self.site.name, state, self._health.on_scored(frame.received_ns, frame.utc_s, now_ns)
         )
@@ -247,6 +254,10 @@ class LiveCamera:
         """Hand the scores that were gathered to the store."""
         if self._scores and self._ledger.scores(self.site.name, list(self._scores)):
             self._scores.clear()
+
+    def scored_within(self, seconds: float) -> bool:
+        """Whether a frame was scored in that time; by the monotonic clock, from any thread."""
+        return self.scored > 0 and time.monotonic_ns() - self._last_ns <= seconds * 1e9
 
     def finish(self) -> None:
         """End the event that is on: no frame follows."""
@@ -306,6 +317,8 @@ class LiveCamera:
     def _follow(self, step: Step, frame: Frame, state: str) -> None:
         for event in step.ended:
             self._end(event, frame.utc_s - (frame.pts_s - event.end_s))
+        if step.peaked:
+            self._peak_loaded = self.loaded
         if step.started is not None:
             self._begin(step.started, frame, state)
         elif step.peaked and self._open is not None:
@@ -365,7 +378,7 @@ class LiveCamera:
                     end_s,
                     score,
                     float(self.threshold.value or 0.0),
-                    self.loaded,
+                    self._peak_loaded,
                     told,
                 )
             )

@@ -89,6 +89,7 @@ class Runner:
         self._may_record = True
         self._started = False
         self.started_utc_s = time.time()
+        self._started_s = time.monotonic()
         self.model_s = 0.0
         self.busy_s = 0.0
         for camera in site.cameras:
@@ -172,17 +173,10 @@ class Runner:
 
     def scored_since(self, seconds: float) -> bool:
         """Whether each camera that should be looked at (connected, running) had a frame scored in that time."""
-        now = time.time()
-        for camera in list(self._cameras.values()):
-            view = camera.view
-            away = camera.over or camera.away
-            if (
-                not away
-                and (view is None or now - view.utc_s > seconds)
-                and now - self.started_utc_s > seconds
-            ):
-                return False
-        return True
+        if time.monotonic() - self._started_s <= seconds:
+            return True
+        cameras = list(self._cameras.values())
+        return all(camera.over or camera.away or camera.scored_within(seconds) for camera in cameras)
 
     def _close(self) -> None:
         for camera in self._cameras.values():
@@ -258,8 +252,14 @@ class Runner:
         if code not in live.site.recipes:
             known = ", ".join(sorted(live.site.recipes)) or "none"
             raise UsageError(f"camera {camera} has no recipe {code!r}; it has {known}")
-        loaded = self._models[live.site.recipes[code], live.site.fps]
-        self._do(lambda: live.use(loaded, code))
+
+        def switch() -> None:
+            # A reload may have come between: what is loaded now is meant.
+            if code in live.site.recipes:
+                live.use(self._models[live.site.recipes[code], live.site.fps], code)
+                self._ledger.chose(camera, code, live.site.recipe)
+
+        self._do(switch)
 
     def add_camera(self, camera: CameraSite) -> None:
         """Take up another camera while the others go on.
@@ -341,7 +341,9 @@ class Runner:
             if live_now is None:
                 self._add(camera)
                 continue
-            recipe = live_now.recipe if live_now.recipe in camera.recipes else camera.recipe
+            # What somebody chose holds until the site file itself says something else.
+            kept = live_now.recipe in camera.recipes and camera.recipe == live_now.site.recipe
+            recipe = live_now.recipe if kept else camera.recipe
             live_now.site = camera
             live_now.use(models[camera.recipes.get(recipe, camera.model), camera.fps], recipe)
         digests = sorted({loaded.digest[:12] for loaded in models.values()})
@@ -388,11 +390,25 @@ class Runner:
                 black=camera.black,
             )
         )
-        path = camera.recipes.get(camera.recipe, camera.model)
-        live = LiveCamera(camera, camera.recipe, self._models[path, camera.fps], capture, self._ledger)
+        recipe = self._recipe_of(camera)
+        path = camera.recipes.get(recipe, camera.model)
+        live = LiveCamera(camera, recipe, self._models[path, camera.fps], capture, self._ledger)
         if self._started:
             capture.start()
         self._cameras[camera.name] = live
+
+    def _recipe_of(self, camera: CameraSite) -> str:
+        """The recipe to begin with: a power cut must not exchange the model for that of another product.
+
+        Somebody's choice holds until the site file says something else than it did then.
+        """
+        chosen = self._ledger.chosen(camera.name)
+        if chosen is None or chosen[1] != camera.recipe:
+            return camera.recipe
+        if chosen[0] not in camera.recipes:
+            _LOG.warning("%s has no recipe %s any more, which was chosen", camera.name, chosen[0])
+            return camera.recipe
+        return chosen[0]
 
     def _folder(self, camera: CameraSite) -> Path | None:
         """Where a camera is recorded now."""

@@ -18,6 +18,9 @@ STATES = ("running", "stopped", "changeover", "maintenance")
 _RUNNING = STATES[0]
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY_S = 86_400
+_MINUTE_S = 60
+#: What a schedule does in so long, it does for ever: a week, and a day for clocks that change.
+_WHOLE_SCHEDULE_S = 8 * _DAY_S
 _CLOCK = re.compile(r"([01]?[0-9]|2[0-4]):([0-5][0-9])")
 _KEYS = ("state", "days", "from", "to", "timezone")
 
@@ -70,6 +73,17 @@ class Schedule:
                 return rule.state
         return _RUNNING
 
+    def changes(self, since_utc_s: float, until_utc_s: float) -> bool:
+        """Whether the state is another at any time after `since`, up to `until`, than it is at `since`."""
+        if not self.rules:
+            return False
+        before = self.state_at(since_utc_s)
+        # Rules begin and end on whole minutes.
+        first = (since_utc_s // _MINUTE_S + 1) * _MINUTE_S
+        last = min(until_utc_s, since_utc_s + _WHOLE_SCHEDULE_S)
+        minutes = int((last - first) // _MINUTE_S) + 1
+        return any(self.state_at(first + number * _MINUTE_S) != before for number in range(minutes))
+
 
 class StateKeeper:
     """The state of one camera: what was set by hand, until the schedule next changes its mind."""
@@ -87,6 +101,15 @@ class StateKeeper:
         """
         self._by_hand = _state(state)
         self._planned = self._schedule.state_at(utc_s)
+
+    def restore(self, state: str, since_utc_s: float, utc_s: float) -> None:
+        """Set what was set by hand in an earlier run, unless the schedule has changed its mind since then.
+
+        Raises:
+            UsageError: no such state.
+        """
+        if not self._schedule.changes(since_utc_s, utc_s):
+            self.set(state, since_utc_s)
 
     def now(self, utc_s: float) -> str:
         """The state at a POSIX time; times are asked for in order."""

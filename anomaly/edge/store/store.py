@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from anomaly.edge.store.event import StoredEvent
     from anomaly.edge.store.review import Miss, Verdict
     from anomaly.edge.store.timeline import CameraState, Gap, Health, Masks, ScorePoint, Segment
+
+#: Names of facts: the recipe that was chosen for a camera.
+_RECIPE = "recipe."
+#: Shorter times off are those of a camera's process that starts anew.
+_LEAST_OFF_S = 1.0
 
 
 class Store(OpenFolder):
@@ -301,13 +307,18 @@ class Store(OpenFolder):
             return timeline.health(connection, camera, since, limit)
 
     def add_gap(self, camera: str, start_utc_s: float, end_utc_s: float, reason: str) -> None:
-        """Write time in which a camera was blind ("blind") or not monitored ("state")."""
-        self.write(
-            lambda connection: connection.execute(
-                "INSERT INTO gaps (camera, start_utc_s, end_utc_s, reason) VALUES (?, ?, ?, ?)",
-                (camera, start_utc_s, end_utc_s, reason),
-            )
-        )
+        """Write time in which a camera was blind ("blind"), not monitored ("state") or not taken up ("off")."""
+        self.write(lambda connection: timeline.add_gap(connection, camera, start_utc_s, end_utc_s, reason))
+
+    def add_time_off(self, camera: str, utc_s: float) -> None:
+        """Write the time from the last score or gap of a camera until now as a gap, "off", if over a second."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            known_s = timeline.last_known(connection, camera)
+            if known_s is not None and known_s + _LEAST_OFF_S < utc_s:
+                timeline.add_gap(connection, camera, known_s, utc_s, "off")
+
+        self.write(write)
 
     def gaps(self, camera: str, since: float, until: float) -> list[Gap]:
         """Gaps that overlap since <= time < until, oldest first."""
@@ -345,6 +356,18 @@ class Store(OpenFolder):
                 (camera, model, recipe, since_utc_s),
             )
         )
+
+    def set_recipe(self, camera: str, recipe: str, instead_of: str) -> None:
+        """Keep the recipe that somebody chose, and what the site file says of that camera."""
+        self.set_fact(_RECIPE + camera, json.dumps([recipe, instead_of]))
+
+    def recipe(self, camera: str) -> tuple[str, str] | None:
+        """The recipe that somebody chose last for a camera, and what the site file said then."""
+        kept = self.fact(_RECIPE + camera)
+        if kept is None:
+            return None
+        recipe, instead_of = json.loads(kept)
+        return recipe, instead_of
 
     # Upkeep
 

@@ -75,7 +75,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Time in which nothing could be scored ("blind") or nothing was to be announced ("state")."""
+    """Time in which nothing could be scored ("blind"), nothing was to be announced ("state") or nothing ran ("off")."""
 
     camera: str
     start_utc_s: float
@@ -213,6 +213,27 @@ def health(
         )
         for row in rows(connection, sql, values)
     ]
+
+
+def add_gap(
+    connection: sqlite3.Connection, camera: str, start_utc_s: float, end_utc_s: float, reason: str
+) -> None:
+    """Store a gap."""
+    connection.execute(
+        "INSERT INTO gaps (camera, start_utc_s, end_utc_s, reason) VALUES (?, ?, ?, ?)",
+        (camera, start_utc_s, end_utc_s, reason),
+    )
+
+
+def last_known(connection: sqlite3.Connection, camera: str) -> float | None:
+    """When the last score or gap of a camera ended; None where there is neither."""
+    ends = [
+        connection.execute(
+            f"SELECT end_utc_s FROM {table} WHERE camera = ? ORDER BY start_utc_s DESC LIMIT 1", (camera,)
+        ).fetchone()
+        for table in ("scores", "gaps")
+    ]
+    return max((float(row[0]) for row in ends if row is not None), default=None)
 
 
 def gaps(connection: sqlite3.Connection, camera: str, since_utc_s: float, until_utc_s: float) -> list[Gap]:
