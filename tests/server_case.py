@@ -44,6 +44,7 @@ class SmallRunner:
         self.states = dict.fromkeys(cameras, "running")
         self.masks: dict[str, str] = {}
         self.recipes = dict.fromkeys(cameras, "A4")
+        self.known: tuple[str, ...] = ("A4", "A5")
         self.set_by: list[tuple[str, str, str]] = []
         self.asked = 0
         self.reloads = 0
@@ -60,7 +61,7 @@ class SmallRunner:
                     "masked": name in self.masks,
                     "mask": self.masks.get(name, ""),
                     "recipe": self.recipes[name],
-                    "recipes": ["A4", "A5"],
+                    "recipes": list(self.known),
                     "model": "line1",
                     "model_digest": "a" * 64,
                 }
@@ -85,8 +86,8 @@ class SmallRunner:
         self.reloads += 1
 
     def switch_recipe(self, camera: str, code: str) -> None:
-        if code not in ("A4", "A5"):
-            raise UsageError(f"camera {camera} has no recipe {code!r}; it has A4, A5")
+        if code not in self.known:
+            raise UsageError(f"camera {camera} has no recipe {code!r}; it has {', '.join(self.known)}")
         self.recipes[camera] = code
 
     def show(

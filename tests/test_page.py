@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from page_case import HOSTILE, add_event, browser, filled, sign_in
 from server_case import PASSWORD, Case, running
 from small_model import SmallModel
 
+from anomaly.edge.notify import Origin
+from anomaly.edge.notify.message import event_message
 from anomaly.edge.server.region_routes import regions_file
 
 PHONE = {"width": 390, "height": 844}
@@ -204,6 +207,44 @@ def test_a_miss_is_marked_by_dragging(open_page: Any, case: Case, shot: Any):
     assert page.evaluate("window.hacked") is None
 
 
+def test_the_link_in_a_message_leads_to_its_event(open_page: Any, case: Case):
+    event = case.store.event(add_event(case, time.time() - 1500, camera="belt 1", score=2.71))
+    assert event is not None
+    origin = Origin("plant", "line", case.url + "/")
+    link = json.loads(event_message(origin, event, "start", utc_s=time.time(), clock_offset_s=None).body)[
+        "link"
+    ]
+    page = open_page()
+    page.goto("about:blank")
+    page.goto(link)
+    page.get_by_text("2.71 (threshold").wait_for()
+
+
+def test_footage_goes_on_with_the_next_piece_over_what_was_not_recorded(open_page: Any, case: Case):
+    page = open_page()
+    pieces = case.store.segments("belt 1", 0, time.time())
+    page.goto(f"{case.url}/#/timeline/belt%201/{pieces[1].start_utc_s + 4.0}")
+    page.locator(f"video[src='/api/recordings/{pieces[1].id}']").wait_for()
+    page.locator("canvas.timeline").focus()
+    page.keyboard.press(" ")
+    page.locator(f"video[src='/api/recordings/{pieces[2].id}']").wait_for()
+    until(lambda: page.evaluate(CURRENT) > 0.3)
+
+
+def test_a_tablet_whose_clock_is_wrong_shows_the_time_of_the_line(open_page: Any, case: Case):
+    page = open_page()
+    page.add_init_script("const right = Date.now; Date.now = () => right() - 5 * 3600e3")
+    with page.expect_request(lambda request: "/scores?" in request.url) as asked:
+        page.reload()
+    last = float(parse_qs(urlsplit(asked.value.url).query)["until"][0])
+    assert abs(last - time.time()) < 10
+    chart = page.locator("canvas.chart").first
+    drawn = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.reduce((a, b) => a + b)"
+    empty = chart.evaluate(drawn)
+    until(lambda: chart.evaluate(drawn) != empty)
+    page.locator(".newest").get_by_text("min ago").first.wait_for()
+
+
 def test_recorded_footage_plays_from_a_click(open_page: Any, case: Case):
     page = open_page()
     piece = case.store.segments("belt 1", 0, time.time())[2]
@@ -292,6 +333,12 @@ def test_a_recipe_is_switched_where_the_operator_stands(open_page: Any, case: Ca
     page.get_by_label("Recipe of belt 1").select_option("A5")
     page.get_by_text("belt 1: recipe A5").wait_for()
     assert case.runner.recipes["belt 1"] == "A5"
+    # Another site file was loaded; as many recipes, other names.
+    case.runner.known = ("A4", "B6")
+    case.runner.recipes["belt 1"] = "A4"
+    page.get_by_role("heading", name="belt 1").click()
+    until(lambda: page.get_by_label("Recipe of belt 1").locator("option").all_inner_texts() == ["A4", "B6"])
+    case.runner.known = ("A4", "A5")
 
 
 def test_ones_own_password_is_changed_on_the_page(open_page: Any, case: Case, shot: Any):

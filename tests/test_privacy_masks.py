@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
-from small_model import FIT, FPS, invoke, succeed
+from clips import write_clip
+from small_model import FIT, FPS, invoke, process, succeed
 
 from anomaly.conveyor import ConveyorFootage
 from anomaly.footage.source import find_sources, read_frame_at, read_frames
@@ -84,6 +86,24 @@ def test_nothing_of_what_is_under_a_mask_comes_out(recorded: tuple[Path, Path]):
     assert any(name.startswith("out/why") for name in one)
     assert sorted(one) == sorted(other)
     assert [name for name in one if one[name] != other[name]] == []
+
+    under_flags_alone(recorded[0], recorded[0] / "m")
+
+
+def under_flags_alone(recorded: Path, model: Path) -> None:
+    """A camera that is named by flags is recorded under the model's masks, and is what the model was certified for."""
+    frames = read_frames(find_sources([recorded / "test" / "test_01.mkv"])[0], fps=5)
+    clip = write_clip(recorded / "camera.mp4", [frame.image for frame in islice(frames, 15)], fps=5)
+    done = process(
+        "run", "--model", model, "--source", clip, "--out", recorded / "live", "run.live=true", "run.metrics=null",
+        "run.log=text", FPS, cwd=recorded,
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert "other privacy masks" not in done.out + done.err
+    pieces = find_sources([recorded / "live" / "recording"])
+    for frame in (frame for piece in pieces for frame in read_frames(piece)):
+        assert frame.image[4:34, 4:44].max() < 40
+        assert frame.image[4:34, 60:].max() > 100
 
 
 def test_the_two_recordings_differ_under_the_masks(recorded: tuple[Path, Path]):

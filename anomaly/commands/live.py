@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anomaly.artifact import read_description
 from anomaly.commands import console
 from anomaly.edge import outbox
 from anomaly.edge.audit import SCHEMA as AUDIT
@@ -37,6 +38,7 @@ from anomaly.edge.vault import ACCOUNTS, Vault
 from anomaly.errors import StoreError, UsageError
 from anomaly.first_start import checked_here
 from anomaly.model import load_model
+from anomaly.regions import Regions
 from anomaly.thresholds import load_threshold
 
 if TYPE_CHECKING:
@@ -171,6 +173,8 @@ def _site(config: RunConfig) -> Site:
             Path(config.model),
             fps=config.footage.fps,
             record=config.keep.record,
+            # What the model was never to see must not be recorded either.
+            black=Regions.from_json(read_description(Path(config.model))["regions"]).black,
         )
     if not config.keep.record:
         site = replace(site, cameras=tuple(replace(one, record=False) for one in site.cameras))

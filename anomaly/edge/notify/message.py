@@ -95,7 +95,7 @@ def event_message(
             "box": None if event.box is None else list(event.box),
             "frame_size": None if event.frame_size is None else list(event.frame_size),
             "clip_state": event.clip_state,
-            **({"link": f"{origin.page.rstrip('/')}/events/{event.id}"} if origin.page else {}),
+            **({"link": f"{origin.page.rstrip('/')}/#/events/{event.id}"} if origin.page else {}),
         },
     )
 

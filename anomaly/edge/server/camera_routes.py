@@ -69,8 +69,10 @@ def set_state(camera: str, given: NewState, door: TheDoor, who: WhoOperates) -> 
 def switch_recipe(camera: str, given: NewRecipe, door: TheDoor, who: WhoOperates) -> Done:
     """Look at a camera with the model of another recipe, from the next frame on."""
     existing(door, camera)
+    if given.recipe in door.runner.status()["cameras"].get(camera, {}).get("recipes", ()):
+        door.audit.add(who.who, "recipe", camera, address=who.address, detail={"recipe": given.recipe})
+    # Refuses what it does not know.
     door.runner.switch_recipe(camera, given.recipe)
-    door.audit.add(who.who, "recipe", camera, address=who.address, detail={"recipe": given.recipe})
     return Done()
 
 

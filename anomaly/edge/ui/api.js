@@ -1,5 +1,7 @@
 // The way to the server: same origin, the session's cookie, and its CSRF token with every change.
 
+import { heardTime } from "./format.js";
+
 // Whether somebody has touched the page since it last asked for something: what it asks by itself keeps no session alive.
 let touched = true;
 for (const kind of ["pointerdown", "pointermove", "keydown", "wheel", "touchstart"]) {
@@ -36,6 +38,7 @@ async function send(method, path, body) {
   } catch {
     throw new ApiError(0, "the server does not answer; it may be restarting");
   }
+  heardTime(answer.headers.get("Date"));
   const told = await answer.json().catch(() => ({}));
   if (answer.ok) return told;
   if (answer.status === 401 && path !== "/api/session") signedOut();

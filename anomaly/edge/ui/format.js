@@ -3,6 +3,18 @@
 const local = new Intl.DateTimeFormat(undefined, {
   month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
 });
+// By how many seconds the server's clock is ahead of this machine's: a tablet's may be off by hours.
+let ahead = 0;
+
+/** Now, by the server's clock: all times that it tells are of that one. */
+export const now = () => Date.now() / 1000 + ahead;
+
+/** Takes in the header Date of an answer. It tells whole seconds; a clock that is right to two is not corrected. */
+export function heardTime(date) {
+  const off = Date.parse(date) / 1000 + 0.5 - Date.now() / 1000;
+  if (Math.abs(off - ahead) > 2) ahead = off;
+}
+
 const localClock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 const localMinute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 
@@ -15,7 +27,7 @@ export const utc = (utc_s) => (utc_s === null || utc_s === undefined
   ? "–" : new Date(utc_s * 1000).toISOString().replace("T", " ").replace("Z", " UTC"));
 
 export function ago(utc_s) {
-  const seconds = Math.max(0, Date.now() / 1000 - utc_s);
+  const seconds = Math.max(0, now() - utc_s);
   if (seconds < 60) return `${Math.round(seconds)} s ago`;
   if (seconds < 3600) return `${Math.round(seconds / 60)} min ago`;
   if (seconds < 86400) return `${Math.round(seconds / 3600)} h ago`;

@@ -3,7 +3,7 @@
 import { cameraPath, get, post, watch } from "./api.js";
 import { drawScores } from "./chart.js";
 import { el, notice, put } from "./dom.js";
-import { ago, clock, number, percent } from "./format.js";
+import { ago, clock, now, number, percent } from "./format.js";
 import { drawHeat } from "./heat.js";
 
 const SPAN_S = 300;
@@ -116,8 +116,8 @@ function cameraCard(name, context) {
       el("a", { href: `#/timeline/${encodeURIComponent(name)}` }, "Timeline"), el("a", { href: `#/regions/${encodeURIComponent(name)}` }, "Regions")));
 
   let points = [], gaps = [], status = {}, alarm = false, linked = false, drawing = false, newest = null;
-  const now = Date.now() / 1000;
-  get(`${cameraPath(name)}/scores`, { since: now - SPAN_S, until: now + 1, at_most: 600 }).then((told) => {
+  const opened = now();
+  get(`${cameraPath(name)}/scores`, { since: opened - SPAN_S, until: opened + 1, at_most: 600 }).then((told) => {
     const first = points.length ? points[0][0] : Infinity;
     points = told.utc_s.map((at, i) => [at, told.decision_score[i] ?? told.score[i]]).filter(([at]) => at < first).concat(points);
     gaps = told.gaps;
@@ -173,7 +173,7 @@ function cameraCard(name, context) {
       if (document.activeElement !== recipe) {
         // Without a recipe the camera's own model looks; it is not one that can be chosen.
         const known = codes.includes(told.recipe) ? codes : ["", ...codes];
-        if (recipe.options.length !== known.length) recipe.replaceChildren(...known.map((one) => el("option", { value: one, disabled: !one }, one || "–")));
+        if ([...recipe.options].map((one) => one.value).join("\n") !== known.join("\n")) recipe.replaceChildren(...known.map((one) => el("option", { value: one, disabled: !one }, one || "–")));
         recipe.value = told.recipe ?? "";
       }
       badge.hidden = told.certified === true;
@@ -194,7 +194,7 @@ function cameraCard(name, context) {
     },
     draw() {
       if (!root.isConnected) return;
-      const until = Date.now() / 1000;
+      const until = now();
       drawScores(chart, points, { since: until - SPAN_S, until, threshold: status.threshold, gaps });
     },
   };

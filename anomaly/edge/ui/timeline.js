@@ -3,7 +3,7 @@
 import { cameraPath, get, post } from "./api.js";
 import { colour, drawScores } from "./chart.js";
 import { button, el, notice, put } from "./dom.js";
-import { lasting, utc, when } from "./format.js";
+import { lasting, now, utc, when } from "./format.js";
 
 const SPANS = [[60, "1 minute"], [600, "10 minutes"], [3600, "1 hour"], [21600, "6 hours"], [86400, "1 day"]];
 const LONGEST_S = 600;
@@ -14,7 +14,7 @@ export async function showTimeline(view, context) {
   if (!names.length) { put(view, el("h1", {}, "Timeline"), el("p", { className: "quiet" }, "No camera yet.")); return; }
   let camera = names.includes(context.rest[0]) ? context.rest[0] : names[0];
   let span = 600;
-  let until = context.rest[1] ? Number(context.rest[1]) + span / 2 : Date.now() / 1000;
+  let until = context.rest[1] ? Number(context.rest[1]) + span / 2 : now();
   let head = context.rest[1] ? Number(context.rest[1]) : null;
   let from = null, to = null, scores = { utc_s: [], score: [], gaps: [] }, segments = [], events = [], misses = [], playing = null, scale = null;
   let threshold = null;
@@ -33,7 +33,7 @@ export async function showTimeline(view, context) {
   put(view,
     el("div", { className: "row between head" }, el("h1", {}, "Timeline"),
       el("div", { className: "row" }, chooser, spans, button("←", () => turn(-0.5), { title: "Earlier", "aria-label": "Earlier" }),
-        button("→", () => turn(0.5), { title: "Later", "aria-label": "Later" }), button("Now", () => { until = Date.now() / 1000; load(); }))),
+        button("→", () => turn(0.5), { title: "Later", "aria-label": "Later" }), button("Now", () => { until = now(); load(); }))),
     el("div", { className: "card" }, chart,
       el("p", { className: "legend quiet small" }, "▬ recorded   ▼ event   ▨ blind   ▩ marked miss. Drag over what was missed; click to play from there."), here),
     mark,
@@ -80,17 +80,20 @@ export async function showTimeline(view, context) {
   };
   const load = async () => {
     const since = until - span, name = camera;
-    const [told, footage, found, marked, now] = await Promise.all([
+    const [told, footage, found, marked, all] = await Promise.all([
       get(`${cameraPath(name)}/scores`, { since, until, at_most: 1500 }),
       get(`${cameraPath(name)}/recording`, { since: since + 0.01, until }),
       get("/api/events", { camera: name, since, until, limit: 500 }),
-      get("/api/misses", { camera: name }), get("/api/cameras")]);
-    if (name !== camera) return;
+      get("/api/misses", { camera: name }), get("/api/cameras")]).catch((error) => {
+      if (error.status !== 401) notice(error.message, "bad");
+      return [];
+    });
+    if (!told || name !== camera || until - span !== since) return;
     scores = told;
     segments = footage.segments;
     events = found.events;
     misses = marked.misses;
-    threshold = now.cameras.find((one) => one.name === name)?.threshold ?? null;
+    threshold = all.cameras.find((one) => one.name === name)?.threshold ?? null;
     put(list, misses.length ? misses.slice(0, 50).map((one) => el("li", {},
       button(when(one.start_utc_s), () => { until = one.start_utc_s + span / 2; load().then(() => seek(one.start_utc_s)); }, { className: "link" }),
       el("span", {}, ` ${lasting(one.end_utc_s - one.start_utc_s)} ${one.label}`), el("span", { className: "quiet small" }, ` ${one.who}`),
@@ -99,26 +102,39 @@ export async function showTimeline(view, context) {
     chart.dataset.span = span;
   };
   const turn = (share) => { until += span * share; load(); };
-  const seek = (at, play = false) => {
-    head = at;
-    if (head < until - span || head > until) { until = head + span / 2; load(); }
-    const found = segments.find((one) => one.start_utc_s <= at && at < one.end_utc_s);
-    nothing.hidden = Boolean(found);
-    if (!found) { nothing.textContent = "Nothing was recorded here."; video.pause(); } else {
-      const to_s = at - found.start_utc_s;
-      if (playing?.id !== found.id) {
-        playing = found;
-        video.src = found.url;
-        video.addEventListener("loadedmetadata", () => { video.currentTime = to_s; if (play) video.play().catch(() => {}); }, { once: true });
-      } else {
-        video.currentTime = to_s;
-        if (play) video.play().catch(() => {});
-      }
+  const begin = (piece, to_s, play) => {
+    nothing.hidden = true;
+    if (playing?.id !== piece.id) {
+      playing = piece;
+      video.src = piece.url;
+      video.addEventListener("loadedmetadata", () => { video.currentTime = to_s; if (play) video.play().catch(() => {}); }, { once: true });
+    } else {
+      video.currentTime = to_s;
+      if (play) video.play().catch(() => {});
     }
+  };
+  const seek = async (at, play = false) => {
+    head = at;
     draw();
+    if (head < until - span || head > until) {
+      until = head + span / 2;
+      await load();
+      if (head !== at) return;
+    }
+    const found = segments.find((one) => one.start_utc_s <= at && at < one.end_utc_s);
+    if (found) begin(found, at - found.start_utc_s, play);
+    else { nothing.hidden = false; nothing.textContent = "Nothing was recorded here."; video.pause(); }
+  };
+  // The next piece follows, however long nothing was recorded in between.
+  const follow = async () => {
+    const last = playing, next = () => segments.find((one) => one.start_utc_s > last.start_utc_s);
+    if (!last) return;
+    if (!next()) { until = last.end_utc_s + span / 2; await load(); }
+    const piece = next();
+    if (piece && playing === last) { head = piece.start_utc_s; begin(piece, 0, true); draw(); }
   };
   video.addEventListener("timeupdate", () => { if (playing && !video.paused) { head = playing.start_utc_s + video.currentTime; draw(); } });
-  video.addEventListener("ended", () => { if (playing) seek(playing.end_utc_s + 0.01, true); });
+  video.addEventListener("ended", follow);
   video.addEventListener("error", () => { nothing.hidden = false; nothing.textContent = "This browser cannot play this footage."; });
 
   let down = null;
