@@ -198,6 +198,7 @@ def planted(folder: Path, seed: int, kind: str) -> tuple[float, float]:
     return span
 
 
+@pytest.mark.slow
 def test_planted_anomalies_come_first_with_the_setting_that_leaves_them_out(tmp_path: Path):
     normal = tmp_path / "normal"
     start, end = planted(normal, 40, "spill")

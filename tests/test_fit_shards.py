@@ -71,6 +71,7 @@ def test_a_fit_in_shards_learns_the_same_frames_and_covers_them(small_model: Sma
     assert np.corrcoef(*scores)[0, 1] > 0.9
 
 
+@pytest.mark.slow
 def test_a_radius_bounds_the_bank_of_a_fit_in_shards_as_of_one_stream(
     small_model: SmallModel, tmp_path: Path
 ):

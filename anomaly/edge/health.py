@@ -214,6 +214,10 @@ class CameraHealth:
         self._slow = self._well = 0
         self._stillness.begin_anew()
 
+    def all_over(self, utc_s: float) -> list[Trouble]:
+        """The end of all that is on."""
+        return self._over(self.present, utc_s)
+
     def _begin(self, kind: str, utc_s: float, detail: dict[str, Any]) -> list[Trouble]:
         if kind in self._present:
             return []

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anomaly.edge.health import Trouble
     from anomaly.edge.pictures import Pictures, Shot
     from anomaly.edge.store import Store
-    from anomaly.edge.store.timeline import Masks
+    from anomaly.edge.store.timeline import Health, Masks
 
 _LOG = logging.getLogger(__name__)
 
@@ -209,13 +209,33 @@ class Ledger:
 
     def _write_trouble(self, camera: str, state: str, one: Trouble) -> None:
         key = camera, one.kind
-        with self._store.transaction() as connection:
-            if one.begins:
-                self._health[key] = self._store.add_health(camera, one.kind, one.utc_s, one.detail)
-            elif key in self._health:
-                self._store.end_health(self._health.pop(key), one.utc_s)
+
+        def write(connection: sqlite3.Connection) -> int | None:
+            if key in self._health:
+                # Also where it begins anew: a second reload that fails.
+                self._store.end_health(self._health[key], one.utc_s)
+            begun = self._store.add_health(camera, one.kind, one.utc_s, one.detail) if one.begins else None
             if self._told is not None:
                 self._told.on_health(connection, camera, state, one.kind, one.detail, over=not one.begins)
+            return begun
+
+        begun = self._store.write(write)
+        self._health.pop(key, None)
+        if begun is not None:
+            self._health[key] = begun
+
+    def take_over(self) -> None:
+        """End the trouble that was on when the run before ended: whoever was told of it waits for its end.
+
+        What is still on is told anew as soon as it is found.
+        """
+
+        def told(connection: sqlite3.Connection, one: Health) -> None:
+            if self._told is not None:
+                detail = {"reason": "the program was started anew"}
+                self._told.on_health(connection, one.camera, "", one.kind, detail, over=True)
+
+        self._try(lambda: self._store.end_open_health(told))
 
     def segment(self, camera: str, detail: Mapping[str, Any]) -> None:
         """Index a recorded file."""

@@ -264,6 +264,10 @@ class LiveCamera:
         for event in self._incidents.finish():
             self._end(event, event.end_s + self._offset_s)
 
+    def forget_trouble(self) -> None:
+        """It is not looked at any more: what was wrong with it is nobody's trouble now."""
+        self._ledger.trouble(self.site.name, self._state(), self._health.all_over(time.time()))
+
     def status(self) -> dict[str, Any]:
         """How it stands, plain values."""
         view, threshold, counts = self.view, self.threshold, self.capture.counts()

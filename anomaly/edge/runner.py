@@ -92,6 +92,7 @@ class Runner:
         self._started_s = time.monotonic()
         self.model_s = 0.0
         self.busy_s = 0.0
+        self._ledger.take_over()
         for camera in site.cameras:
             self._add(camera)
 
@@ -418,6 +419,7 @@ class Runner:
         live = self._cameras.pop(name)
         live.finish()
         live.flush()
+        live.forget_trouble()
         # Waiting for the process to end is nobody's business here.
         threading.Thread(target=live.leave, name=f"stop {name}", daemon=True).start()
 

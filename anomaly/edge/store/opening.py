@@ -182,7 +182,9 @@ class OpenFolder:
                 self.tell(connection, one, "end")
             notices += reconcile.files(connection, self.folder, keep=bool(notices))
             for notice in notices:
-                timeline.add_health(connection, "", "store", time.time(), {"notice": notice})
+                now = time.time()
+                done = timeline.add_health(connection, "", "store", now, {"notice": notice})
+                timeline.end_health(connection, done, now)
         self.remove_doomed()
         self.keep_room()
         if ended:

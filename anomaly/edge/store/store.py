@@ -14,7 +14,7 @@ from anomaly.errors import EventGoneError
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from anomaly.edge.store.deletion import Deleted
     from anomaly.edge.store.event import StoredEvent
@@ -295,11 +295,22 @@ class Store(OpenFolder):
 
     def end_health(self, health_id: int, utc_s: float) -> None:
         """Write the end of a health event."""
-        self.write(
-            lambda connection: connection.execute(
-                "UPDATE health SET end_utc_s = ? WHERE id = ?", (utc_s, health_id)
-            )
-        )
+        self.write(lambda connection: timeline.end_health(connection, health_id, utc_s))
+
+    def end_open_health(self, on_end: Callable[[sqlite3.Connection, Health], None]) -> None:
+        """End the health events that have no end, at the last time known of their camera.
+
+        Args:
+            on_end: called with each, inside the transaction.
+        """
+
+        def write(connection: sqlite3.Connection) -> None:
+            for one in timeline.open_health(connection):
+                known_s = timeline.last_known(connection, one.camera)
+                timeline.end_health(connection, one.id, max(one.utc_s, known_s or 0.0))
+                on_end(connection, one)
+
+        self.write(write)
 
     def health(self, camera: str | None = None, since: float | None = None, limit: int = 100) -> list[Health]:
         """Health events that were on since then, newest first."""

@@ -193,6 +193,19 @@ def add_health(
     return int(found[0])
 
 
+def open_health(connection: sqlite3.Connection) -> list[Health]:
+    """Health events that have no end, oldest first."""
+    return [
+        _health(row)
+        for row in rows(connection, "SELECT * FROM health WHERE end_utc_s IS NULL ORDER BY id", ())
+    ]
+
+
+def end_health(connection: sqlite3.Connection, health_id: int, utc_s: float) -> None:
+    """Write the end of a health event."""
+    connection.execute("UPDATE health SET end_utc_s = ? WHERE id = ?", (utc_s, health_id))
+
+
 def health(
     connection: sqlite3.Connection, camera: str | None, since_utc_s: float | None, limit: int
 ) -> list[Health]:
@@ -202,17 +215,13 @@ def health(
         " AND (? IS NULL OR utc_s >= ? OR end_utc_s IS NULL OR end_utc_s >= ?) ORDER BY id DESC LIMIT ?"
     )
     values = (camera, camera, since_utc_s, since_utc_s, since_utc_s, limit)
-    return [
-        Health(
-            row["id"],
-            row["camera"],
-            row["kind"],
-            row["utc_s"],
-            row["end_utc_s"],
-            json.loads(row["detail"]),
-        )
-        for row in rows(connection, sql, values)
-    ]
+    return [_health(row) for row in rows(connection, sql, values)]
+
+
+def _health(row: sqlite3.Row) -> Health:
+    return Health(
+        row["id"], row["camera"], row["kind"], row["utc_s"], row["end_utc_s"], json.loads(row["detail"])
+    )
 
 
 def add_gap(
@@ -226,7 +235,12 @@ def add_gap(
 
 
 def last_known(connection: sqlite3.Connection, camera: str) -> float | None:
-    """When the last score or gap of a camera ended; None where there is neither."""
+    """When the last score or gap of a camera ended, of any for "" (the machine); None where there is none."""
+    if not camera:
+        last = connection.execute(
+            "SELECT (SELECT max(end_utc_s) FROM scores), (SELECT max(end_utc_s) FROM gaps)"
+        )
+        return max((float(end) for end in last.fetchone() if end is not None), default=None)
     ends = [
         connection.execute(
             f"SELECT end_utc_s FROM {table} WHERE camera = ? ORDER BY start_utc_s DESC LIMIT 1", (camera,)
