@@ -274,6 +274,8 @@ def test_a_device_that_fails_is_told_and_ends_the_run(small_model: SmallModel, t
         (("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "run.metrics=0.0.0.0:9188"), "loopback"),
         (("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "run.metrics=null", "--serve", "0.0.0.0:0"), "TLS"),
         (("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "run.metrics=null", "--serve", "8080"), "HOST:PORT"),
+        (("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "keep.hours=-1"), "keep.hours=-1.0 cannot be used"),
+        (("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "keep.before_s=-5"), "keep.before_s=-5.0"),
         (("--model", "{model}", "--source", "rtsp://u:secret@127.0.0.1:9/x"), "env:"),
         (("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "--scrape-token", "secret-of-16-or-more"), "env:NAME"),
         (("--model", "{model}", "--source", "rtsp://127.0.0.1:9/x", "--scrape-token", "${{file:/dev/null}}"), "0 characters"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 import threading
@@ -68,8 +69,10 @@ def run(config: RunConfig) -> None:
         else None
     )
     folder = Path(config.out)
+    _check(config)
     settings = RetentionSettings(
         clip_days=config.keep.clip_days,
+        event_days=config.keep.event_days,
         keep_hours=config.keep.hours,
         recording_bytes=_bytes(config.keep.recording_gb),
         clip_bytes=_bytes(config.keep.clip_gb),
@@ -160,6 +163,27 @@ def run(config: RunConfig) -> None:
     console.say(f"Stopped. Events, clips and recordings are in {folder}.")
 
 
+def _check(config: RunConfig) -> None:
+    """Refuse lengths and sizes that are none: a recording kept for -1 hours would be deleted as it comes."""
+    keep, door = config.keep, config.door
+    for key, value in (
+        ("keep.hours", keep.hours),
+        ("keep.segment_s", keep.segment_s),
+        ("keep.clip_days", keep.clip_days),
+        ("keep.event_days", keep.event_days),
+        ("keep.recording_gb", keep.recording_gb),
+        ("keep.clip_gb", keep.clip_gb),
+        ("door.idle_minutes", door.idle_minutes),
+        ("door.session_hours", door.session_hours),
+        ("door.streams", door.streams),
+    ):
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"{key}={value} cannot be used; give a number above 0")
+    for key, value in (("keep.before_s", keep.before_s), ("keep.after_s", keep.after_s)):
+        if not 0 <= value < math.inf:
+            raise UsageError(f"{key}={value} cannot be used; give 0 or more seconds")
+
+
 def _site(config: RunConfig) -> Site:
     if config.site is not None:
         if config.source or config.model is not None:
@@ -173,9 +197,10 @@ def _site(config: RunConfig) -> Site:
             Path(config.model),
             fps=config.footage.fps,
             record=config.keep.record,
-            # What the model was never to see must not be recorded either.
-            black=Regions.from_json(read_description(Path(config.model))["regions"]).black,
         )
+        # What the model was never to see must not be recorded either.
+        black = Regions.from_json(read_description(Path(config.model))["regions"]).black
+        site = replace(site, cameras=tuple(replace(one, black=black) for one in site.cameras))
     if not config.keep.record:
         site = replace(site, cameras=tuple(replace(one, record=False) for one in site.cameras))
     return site

@@ -50,7 +50,8 @@ class KeepSettings:
     segment_s: float = 10.0  # length of a recorded file
     recording_gb: float | None = None  # most that the recording takes; null = what the disk has
     clip_gb: float | None = None  # most that clips and pictures take; null = what the disk has
-    clip_days: float = 30.0  # clips and pictures are kept; the event's row a year
+    clip_days: float = 30.0  # clips and pictures of events and misses
+    event_days: float = 365.0  # events with their verdicts, health and gaps
     before_s: float = 5.0  # seconds that a clip shows before its event
     after_s: float = 5.0
 

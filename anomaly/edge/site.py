@@ -110,7 +110,6 @@ def site_of(
     fps: float | None,
     record: bool,
     names: Sequence[str] | None = None,
-    black: tuple[Polygon, ...] = (),
 ) -> Site:
     """A site from flags alone: one camera a source, all with one model.
 
@@ -120,7 +119,6 @@ def site_of(
         fps: frames a second that are looked at; None = every frame.
         record: whether the rolling recording is on.
         names: one a source; None = files by their name, others camera1, camera2, ...
-        black: privacy masks of them all.
 
     Raises:
         UsageError: names that are bad, double, or not as many as sources.
@@ -137,7 +135,7 @@ def site_of(
         _name(name, "camera")
     _unique(names, "cameras")
     cameras = tuple(
-        CameraSite(name, address, model, {}, "", fps, black, Schedule(), record, loop=False)
+        CameraSite(name, address, model, {}, "", fps, (), Schedule(), record, loop=False)
         for name, address in zip(names, addresses, strict=True)
     )
     return Site("site", "line", cameras, {})
