@@ -17,6 +17,6 @@ WORKDIR /var/lib/anomaly
 VOLUME ["/var/lib/anomaly"]
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=4 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"]
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9188/healthz', timeout=4)"]
 ENTRYPOINT ["python", "-m", "anomaly"]
 CMD ["run", "--help"]

@@ -165,7 +165,7 @@ def run(config: RunConfig) -> None:
 
 def _check(config: RunConfig) -> None:
     """Refuse lengths and sizes that are none: a recording kept for -1 hours would be deleted as it comes."""
-    keep, door = config.keep, config.door
+    keep = config.keep
     for key, value in (
         ("keep.hours", keep.hours),
         ("keep.segment_s", keep.segment_s),
@@ -173,9 +173,6 @@ def _check(config: RunConfig) -> None:
         ("keep.event_days", keep.event_days),
         ("keep.recording_gb", keep.recording_gb),
         ("keep.clip_gb", keep.clip_gb),
-        ("door.idle_minutes", door.idle_minutes),
-        ("door.session_hours", door.session_hours),
-        ("door.streams", door.streams),
     ):
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{key}={value} cannot be used; give a number above 0")

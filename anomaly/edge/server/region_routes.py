@@ -36,7 +36,6 @@ def draw_regions(camera: str, given: RegionsIn, door: TheDoor, who: WhoEngineers
     Regions(look=tuple(given.look), ignore=tuple(given.ignore))  # type: ignore[arg-type]
     kept = {"look": given.look, "ignore": given.ignore, "who": who.who, "utc_s": time.time()}
     path = regions_file(door.store.folder, camera)
-    durable.write_bytes(path, json.dumps(kept).encode())
     door.audit.add(
         who.who,
         "regions",
@@ -44,6 +43,7 @@ def draw_regions(camera: str, given: RegionsIn, door: TheDoor, who: WhoEngineers
         address=who.address,
         detail={"look": len(given.look), "ignore": len(given.ignore)},
     )
+    durable.write_bytes(path, json.dumps(kept).encode())
     return _out(camera, kept)
 
 
