@@ -207,6 +207,29 @@ def test_a_miss_is_marked_by_dragging(open_page: Any, case: Case, shot: Any):
     assert page.evaluate("window.hacked") is None
 
 
+def test_what_was_wrong_and_what_still_is_stands_on_the_live_page(open_page: Any, case: Case, shot: Any):
+    now = time.time()
+    over = case.store.add_health(HOSTILE, "disconnected", now - 95, {"reason": "timed out"})
+    case.store.end_health(over, now - 5)
+    case.store.add_health("", "model", now - 3, {"kept": True, "reason": "bank.safetensors was changed"})
+    page = open_page("viewer")
+    troubles = page.locator(".troubles")
+    troubles.get_by_text("for 1 min 30 s").wait_for()
+    assert "timed out" in troubles.inner_text()
+    model = troubles.get_by_role("listitem").first
+    assert model.inner_text().startswith("this machine\nnew models refused, the old ones stay")
+    assert "bank.safetensors was changed" in model.inner_text()
+    assert troubles.get_by_text("still so").count() == 1
+    shot(page, "live-health")
+    # A gap that comes while the page is open is asked for too.
+    case.store.add_gap("belt 1", now - 60, now - 30, "blind")
+    with page.expect_response(
+        lambda answer: "at_most=1" in answer.url and "belt%201" in answer.url
+    ) as answer:
+        pass
+    assert [gap["reason"] for gap in answer.value.json()["gaps"]] == ["blind"]
+
+
 def test_the_link_in_a_message_leads_to_its_event(open_page: Any, case: Case):
     event = case.store.event(add_event(case, time.time() - 1500, camera="belt 1", score=2.71))
     assert event is not None

@@ -118,7 +118,7 @@ export async function showAdmin(view) {
     el("section", { className: "card" }, el("div", { className: "row between" }, el("h2", {}, "Models"),
       button("Load models anew", async () => {
         if (!(await ask("Read the site file and all models anew? Where one fails its verification, all stay as they are.", "Load"))) return;
-        await change(() => post("/api/models/reload"), "The models are being loaded; Health says how it ended");
+        await change(() => post("/api/models/reload"), "The models are being loaded; Health on the live page says how it ended");
         setTimeout(() => listModels().catch(() => {}), 3000);
       })), table(["Camera", "Model", "Recipe", "Digest", "Certificate"], models)),
     el("section", { className: "card" }, el("h2", {}, "Sinks"), table(["Name", "Now", "Waiting", "Sent", "Refused", "Given up on", "Last trouble", ""], sinks)),

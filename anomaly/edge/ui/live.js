@@ -3,7 +3,7 @@
 import { cameraPath, get, post, watch } from "./api.js";
 import { drawScores } from "./chart.js";
 import { el, notice, put } from "./dom.js";
-import { ago, clock, now, number, percent } from "./format.js";
+import { ago, clock, lasting, now, number, percent } from "./format.js";
 import { drawHeat } from "./heat.js";
 
 const SPAN_S = 300;
@@ -11,13 +11,17 @@ const STATES = ["running", "stopped", "changeover", "maintenance"];
 const WORDS = {
   disconnected: "disconnected", stalled: "no new frames", frozen: "picture frozen", black: "picture black",
   changed: "stream changed", overloaded: "overloaded: frames too far apart", held: "log-in at the camera refused",
+  clock: "the clock was set", disk: "the disk is full", device: "the device that scores failed", store: "the store was repaired",
 };
+/** What was wrong, in words. */
+const trouble = ({ kind, detail }) => (kind === "model" ? (detail.kept ? "new models refused, the old ones stay" : "models loaded anew") : WORDS[kind] ?? kind);
 let opacity = 0.8;
 
 export async function showLive(view, context) {
   const cards = new Map();
   const grid = el("div", { className: "cameras" });
   const newest = el("ol", { className: "newest" });
+  const troubles = el("ol", { className: "newest troubles" });
   const slider = el("input", { type: "range", min: 0, max: 1, step: 0.05, value: opacity, id: "opacity", "aria-label": "Strength of the heatmap" });
   const setOpacity = (value) => {
     opacity = Math.min(1, Math.max(0, value));
@@ -33,7 +37,8 @@ export async function showLive(view, context) {
     el("div", { className: "live" },
       el("div", {}, empty, grid),
       el("aside", { className: "card side", "aria-label": "Newest events" },
-        el("div", { className: "row between" }, el("h2", {}, "Newest events"), el("a", { href: "#/review" }, "Review all")), newest)));
+        el("div", { className: "row between" }, el("h2", {}, "Newest events"), el("a", { href: "#/review" }, "Review all")), newest,
+        el("h2", {}, "Health"), troubles)));
 
   const refresh = async () => {
     const told = await get("/api/cameras");
@@ -52,7 +57,13 @@ export async function showLive(view, context) {
     grid.classList.toggle("single", names.size === 1);
   };
   const list = async () => {
-    const { events } = await get("/api/events", { limit: 6 });
+    const [{ events }, { health }] = await Promise.all([get("/api/events", { limit: 6 }), get("/api/health", { limit: 8 })]);
+    put(troubles, health.length === 0 ? el("li", { className: "quiet" }, "Nothing was wrong so far.") : health.map((one) =>
+      el("li", { className: "trouble" }, el("strong", {}, one.camera || "this machine"), el("span", {}, trouble(one)),
+        el("span", { className: "quiet" }, `${clock(one.utc_s)} · ${ago(one.utc_s)}`,
+          one.end_utc_s === null || one.end_utc_s - one.utc_s < 0.1 ? "" : `, for ${lasting(one.end_utc_s - one.utc_s)}`),
+        one.detail.reason || one.detail.notice ? el("span", { className: "quiet" }, String(one.detail.reason ?? one.detail.notice)) : null,
+        one.end_utc_s === null ? el("span", { className: "tag open" }, "◆ still so") : null)));
     put(newest, events.length === 0 ? el("li", { className: "quiet" }, "None so far.") : events.map((event) =>
       el("li", {}, el("a", { href: `#/events/${event.id}`, className: "brief" },
         event.media.heatmap ? el("img", { src: event.media.heatmap, alt: "", loading: "lazy" }) : el("span", { className: "noimg" }, "▲"),
@@ -116,12 +127,14 @@ function cameraCard(name, context) {
       el("a", { href: `#/timeline/${encodeURIComponent(name)}` }, "Timeline"), el("a", { href: `#/regions/${encodeURIComponent(name)}` }, "Regions")));
 
   let points = [], gaps = [], status = {}, alarm = false, linked = false, drawing = false, newest = null;
-  const opened = now();
-  get(`${cameraPath(name)}/scores`, { since: opened - SPAN_S, until: opened + 1, at_most: 600 }).then((told) => {
+  const before = (at_most) => get(`${cameraPath(name)}/scores`, { since: now() - SPAN_S, until: now() + 1, at_most });
+  before(600).then((told) => {
     const first = points.length ? points[0][0] : Infinity;
     points = told.utc_s.map((at, i) => [at, told.decision_score[i] ?? told.score[i]]).filter(([at]) => at < first).concat(points);
     gaps = told.gaps;
   }, () => {});
+  // Scores come with the pictures; time that is blind meanwhile has to be asked for.
+  context.every(10, () => before(1).then((told) => { gaps = told.gaps; }, () => {}));
 
   const lampNow = () => {
     const ill = status.health ?? [];
