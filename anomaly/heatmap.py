@@ -7,12 +7,11 @@ neither the display's size nor its smoothness touches the threshold.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomaly.resize import resize_matrix
+from anomaly.resize import banded_pair
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,11 +56,6 @@ def top_count(patches: int, top_share: float) -> int:
     return max(1, round(top_share * patches))
 
 
-@lru_cache(maxsize=32)
-def _axes(grid: tuple[int, int], size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    return resize_matrix(grid[0], size[0]), resize_matrix(grid[1], size[1])
-
-
 def anomaly_map(
     distances: NDArray[np.float32],
     grid: tuple[int, int],
@@ -80,8 +74,10 @@ def anomaly_map(
         (H, W) float32, in units of `distances`.
     """
     shown = distances if counts is None else np.where(counts, distances, np.float32(0))
-    rows, columns = _axes(grid, size)
-    heatmap: NDArray[np.float32] = rows @ shown.reshape(grid).astype(np.float32) @ columns.T
+    # Banded, not by BLAS: its threads keep spinning after so small a product and take a core from the network's
+    # runtime. Columns first, so that the one large array is written once, as it is returned.
+    rows, columns = banded_pair(grid, size)
+    heatmap: NDArray[np.float32] = rows @ (columns @ shown.reshape(grid).astype(np.float32).T).T
     return heatmap
 
 

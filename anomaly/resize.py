@@ -43,9 +43,10 @@ def resize_matrix(size_in: int, size_out: int) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=64)
-def _sparse_pair(
+def banded_pair(
     source: tuple[int, int], target: tuple[int, int]
 ) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """`resize_matrix` of the height and of the width, only their non-zero entries: (h, H) and (w, W) float32."""
     rows = sparse.csr_matrix(resize_matrix(source[0], target[0]))
     columns = sparse.csr_matrix(resize_matrix(source[1], target[1]))
     return rows, columns
@@ -65,7 +66,7 @@ def resize(image: ImageArray | NDArray[np.float32], size: tuple[int, int]) -> ND
     """
     height, width, channels = image.shape
     target_h, target_w = size
-    rows, columns = _sparse_pair((height, width), (target_h, target_w))
+    rows, columns = banded_pair((height, width), (target_h, target_w))
     tall = rows @ image.reshape(height, width * channels).astype(np.float32)
     wide = np.ascontiguousarray(tall.reshape(target_h, width, channels).transpose(1, 0, 2))
     result = columns @ wide.reshape(width, target_h * channels)
