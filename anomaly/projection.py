@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Rows taken to double precision at once.
 _BLOCK = 65_536
+#: Variation below this share of the features' size is none.
+_LEAST_SIZE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +101,9 @@ def fit_projection(
     gains = _layer_gains(np.diag(covariance), widths or [width]) ** level
     covariance *= np.outer(gains, gains)
     total = float(np.trace(covariance))
-    # A sample without any variation (one flat picture) still needs a map that is not infinite.
-    sphere = max(total / width, 1e-12)
+    # A sample without any variation (one flat picture) still needs a map that is not infinite: of it a hundredth of
+    # the features' own size is a unit.
+    sphere = max(total / width, _LEAST_SIZE**2 * float(np.mean(mean**2)), 1e-12)
     variances, directions = np.linalg.eigh(covariance)
     keep = np.argsort(-variances, kind="stable")[: max(1, min(dims, width, count - 1))]
     shrunk = (1.0 - shrinkage) * variances[keep] + shrinkage * sphere

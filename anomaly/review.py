@@ -16,8 +16,8 @@ import numpy as np
 from anomaly.errors import FootageError
 from anomaly.footage.source import read_frame_at
 from anomaly.heatmap import heat_range, overlay
+from anomaly.moments import guard_of, same_moment
 from anomaly.report.page import jpeg, page, picture
-from anomaly.splits import CLIPS_FOR_WHOLE_HOLDOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 
 #: A moment lasts this long; what happens within one is one thing to look at.
 MOMENT_S = 1.0
-#: In footage of few clips, rows from within this time of a moment do not explain it.
-GUARD_S = 15.0
+#: What is said where no moment can be ranked.
+NOTHING_TO_COMPARE = (
+    "There is no other moment to compare with: the footage is one picture, or a clip of a few seconds. That no moment "
+    "stands here does not mean that the footage is clean; look through it yourself, or give more of it."
+)
 #: A moment is judged by the mean of this many of its least explained rows.
 WORST_ROWS = 5
 #: Rows compared with all others at a time: their distances are a few arrays of this many times the bank.
@@ -61,8 +64,8 @@ class Moment:
 def isolation(bank: MemoryBank) -> NDArray[np.float32]:
     """How far every row is from the nearest row that another moment gave.
 
-    With several clips, "another moment" is another clip; with few, another time of the same clip
-    (`GUARD_S` away) counts too.
+    With several clips, "another moment" is another clip; with few, another time of the same clip counts too
+    (`anomaly.moments`).
 
     Args:
         bank: the bank.
@@ -72,17 +75,13 @@ def isolation(bank: MemoryBank) -> NDArray[np.float32]:
     """
     rows = bank.working
     norms = np.einsum("ij,ij->i", rows, rows)
-    source = bank.origins.source
-    time_s = bank.origins.time_s
-    whole_clips = len(bank.sources) >= CLIPS_FOR_WHOLE_HOLDOUT
+    source, time_s = bank.origins.source[:, None], bank.origins.time_s[:, None]
+    guard_s = guard_of(bank)
     nearest = np.zeros(len(rows), np.float32)
     for start in range(0, len(rows), _BLOCK_ROWS):
         part = slice(start, start + _BLOCK_ROWS)
         squared = norms[part, None] + norms[None, :] - 2.0 * (rows[part] @ rows.T)
-        same = source[part, None] == source[None, :]
-        if not whole_clips:
-            same &= np.abs(time_s[part, None] - time_s[None, :]) < GUARD_S
-        squared[same] = np.inf
+        squared[same_moment(bank, source[part], time_s[part], guard_s)] = np.inf
         best = squared.min(axis=1)
         nearest[part] = np.sqrt(np.clip(np.where(np.isfinite(best), best, 0.0), 0.0, None))
     return nearest
@@ -179,6 +178,8 @@ def write_review(
         "These moments of the footage you called normal are the ones that the rest of it explains worst, worst first. "
         "Look at each: an anomaly here would be learned as normal, and missed later. To leave a moment out, fit again "
         "with the setting written beside it; several go into one list, separated by commas."
+        if parts
+        else NOTHING_TO_COMPARE
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(f"Fit review of {name}", introduction, parts), encoding="utf-8")
@@ -186,9 +187,7 @@ def write_review(
 
 def _distances_elsewhere(branch: Branch, patches: NDArray[np.float32], moment: Moment) -> NDArray[np.float32]:
     bank = branch.bank
-    same = bank.origins.source == bank.sources.index(moment.source)
-    if len(bank.sources) < CLIPS_FOR_WHOLE_HOLDOUT:
-        same &= np.abs(bank.origins.time_s - moment.peak_s) < GUARD_S
+    same = same_moment(bank, bank.sources.index(moment.source), moment.peak_s, guard_of(bank))
     if same.all():
         return np.zeros(len(patches), np.float32)
     distances, _ = bank.subset(~same).search(patches, **branch.places(np.arange(len(patches))))

@@ -38,7 +38,12 @@ class Span:
 
 
 def plan_holdout(
-    sources: Sequence[Source], durations: Mapping[str, float | None], share: float, guard_s: float, seed: int
+    sources: Sequence[Source],
+    durations: Mapping[str, float | None],
+    share: float,
+    guard_s: float,
+    seed: int,
+    excluded: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> tuple[list[Span], list[Span]]:
     """Split normal footage, that of each camera (`anomaly.calibration.camera_of`) by itself.
 
@@ -48,6 +53,8 @@ def plan_holdout(
         share: share to hold out, 0 <= share < 1.
         guard_s: seconds left out on either side of a held-out block.
         seed: of the choice.
+        excluded: stretches by source name that are not read. They count as no footage: the share is of what is
+            left, and spans may reach over them.
 
     Returns:
         (spans to learn from, spans held out), camera by camera. Without anything to spare (one image), or with
@@ -66,7 +73,7 @@ def plan_holdout(
     learned: list[Span] = []
     held: list[Span] = []
     for own in cameras.values():
-        _split_camera(own, durations, share, guard_s, seed, learned, held)
+        _split_camera(own, durations, share, guard_s, seed, excluded or {}, learned, held)
     return learned, held
 
 
@@ -76,12 +83,24 @@ def _split_camera(
     share: float,
     guard_s: float,
     seed: int,
+    excluded: Mapping[str, Sequence[tuple[float, float]]],
     learned: list[Span],
     held: list[Span],
 ) -> None:
     """Hold out whole clips of one camera, or blocks of each where they are few. The other cameras change nothing."""
-    images = [source for source in sources if source.kind == "image"]
-    videos = [source for source in sources if source.kind == "video"]
+    left = {
+        source.name: _left(source, durations.get(source.name), excluded.get(source.name, ()))
+        for source in sources
+    }
+    durations = {
+        name: sum(end - start for start, end in stretches) if durations.get(name) is not None else None
+        for name, stretches in left.items()
+    }
+    # Of what is excluded whole nothing will be read: it must not stand for the footage that is held out.
+    nothing = [source for source in sources if not left[source.name]]
+    learned.extend(Span(source, 0.0, math.inf) for source in nothing)
+    images = [source for source in sources if source.kind == "image" and source not in nothing]
+    videos = [source for source in sources if source.kind == "video" and source not in nothing]
     rng = np.random.default_rng(seed)
     if images:
         count = min(max(1, round(share * len(images))), len(images) - 1) if share else 0
@@ -106,11 +125,34 @@ def _split_camera(
             (held if index in chosen else learned).append(Span(source, 0.0, math.inf))
     else:
         for source in videos:
-            _split_clip(source, durations.get(source.name), share, guard_s, learned, held)
+            _split_clip(source, left[source.name], durations[source.name], share, guard_s, learned, held)
+
+
+def _left(
+    source: Source, duration: float | None, excluded: Sequence[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """The stretches of a source that are read, in order; of one whose end is not known the last has none."""
+    stretches = [(0.0, math.inf if duration is None else duration)]
+    if source.kind == "image":
+        return [] if is_excluded(excluded, 0.0) else stretches
+    for start, end in excluded:
+        cut = [piece for a, b in stretches for piece in ((a, min(b, start)), (max(a, end), b))]
+        stretches = [(a, b) for a, b in cut if a < b]
+    return stretches
+
+
+def _moment(left: Sequence[tuple[float, float]], seconds: float) -> float:
+    """The time in the source after so many seconds of what is read of it."""
+    for start, end in left[:-1]:
+        if seconds < end - start:
+            return start + seconds
+        seconds -= end - start
+    return left[-1][0] + seconds
 
 
 def _split_clip(
     source: Source,
+    left: Sequence[tuple[float, float]],
     duration: float | None,
     share: float,
     guard_s: float,
@@ -128,9 +170,9 @@ def _split_clip(
     start = 0.0
     for index in range(periods):
         end = (index + 1) * period
-        learned.append(Span(source, start, end - block - guard))
+        learned.append(Span(source, _moment(left, start), _moment(left, end - block - guard)))
         last = index == periods - 1
-        held.append(Span(source, end - block, math.inf if last else end))
+        held.append(Span(source, _moment(left, end - block), math.inf if last else _moment(left, end)))
         start = end + guard
 
 

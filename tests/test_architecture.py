@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("anomaly.exporting",),
     ("anomaly.evaluation", "anomaly.gate", "anomaly.reissue"),
     ("anomaly.banks", "anomaly.evidence_collection", "anomaly.recertification"),
-    ("anomaly.evidence", "anomaly.explanation", "anomaly.scoring", "anomaly.thresholds"),
+    ("anomaly.evidence", "anomaly.explanation", "anomaly.moments", "anomaly.scoring", "anomaly.thresholds"),
     ("anomaly.looks", "anomaly.scores"),
     ("anomaly.exemplars", "anomaly.model", "anomaly.splits"),
     ("anomaly.exported",),

@@ -321,6 +321,57 @@ def test_one_frame_is_enough_to_learn_and_says_what_is_missing(tmp_path: Path):
         assert np.isfinite(float(row.split(",")[3]))
 
 
+def scores_of(model: Path, source: Path, out: Path) -> np.ndarray:
+    succeed("score", "--model", model, "--source", source, "--out", out, FPS)
+    with out.open(newline="") as file:
+        return np.array([float(row["score"]) for row in csv.DictReader(file)])
+
+
+@pytest.mark.parametrize("kind", ["picture", "clip", "frozen"])
+def test_one_stands_for_an_ordinary_frame_also_where_all_is_learned(tmp_path: Path, kind: str):
+    """Nothing is held out, and every patch finds itself in the bank: that is no distance to divide by."""
+    room = ("bank.size=20000", "fit.holdout=0")
+    learned = tmp_path / "learned.mp4"
+    if kind == "picture":
+        learned = images(tmp_path / "one", [(96, 160)])
+    elif kind == "clip":
+        write_clip(learned, texture(60, (96, 160)))
+    else:
+        write_clip(learned, [next(iter(texture(1, (96, 160))))] * 60)
+    told = succeed("fit", "--normal-videos", learned, "--model", tmp_path / "m", *SMALL, *room)
+    assert described(tmp_path / "m")["fit"]["scale_measured"] is (kind == "clip")
+    assert ("does not vary" in told) is (kind != "clip")
+    assert "nothing was held out (fit.holdout=0)" in told
+    # Half of it was not learned, what is learned is covered, and nothing scores in the thousands.
+    write_clip(tmp_path / "new.mp4", texture(60, (96, 160), seed=1))
+    other = scores_of(tmp_path / "m", tmp_path / "new.mp4", tmp_path / "s.csv")
+    assert 0.2 < np.median(other) < 200
+    if kind == "clip":
+        assert 0.2 < np.median(scores_of(tmp_path / "m", learned, tmp_path / "s.csv")) < 2
+
+
+def test_the_hold_out_is_not_what_is_left_out(tmp_path: Path):
+    """A fault in the last fifth of the only clip: held out is a fifth of what is left."""
+    write_clip(tmp_path / "line.mp4", texture(100, (96, 160)))
+    labels = tmp_path / "labels.csv"
+    labels.write_text("video,start_s,end_s,label\nline.mp4,7.9,10,jam\n")
+    told = succeed("fit", "--normal-videos", tmp_path / "line.mp4", "--except", labels, "--model", tmp_path / "m",
+                   *SMALL, "fit.except_margin_s=0.1")  # fmt: skip
+    times = held_out_of(tmp_path / "m")["line.mp4"][0]
+    assert 6.0 < times.min() < 6.6
+    assert times.max() < 7.9
+    assert "nothing was held out" not in told
+    assert len(bank_of(tmp_path / "m")) == 120
+
+
+def test_a_single_picture_has_no_moments_to_review_and_that_is_said(tmp_path: Path):
+    folder = images(tmp_path / "one", [(96, 160)])
+    done = invoke("fit", "--normal-videos", folder, "--model", tmp_path / "m", *SMALL, "fit.review=5")
+    assert "no other moment to compare with" in done.err
+    assert "Look at" not in done.out
+    assert "no other moment to compare with" in (tmp_path / "m_fit_review.html").read_text()
+
+
 def test_a_picture_of_one_pixel(tmp_path: Path):
     settings = [one for one in SMALL if "input_size" not in one]
     folder = images(tmp_path / "in", [(1, 1)])

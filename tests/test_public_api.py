@@ -45,7 +45,7 @@ PUBLIC = {
         PixelMetrics auroc average_precision bootstrap_interval
     """,
     "anomaly.resize": """
-        resize resize_matrix
+        banded_pair resize resize_matrix
     """,
     "anomaly.extractor": """
         BackboneSpec Extractor choose_input_size patch_places
@@ -83,8 +83,11 @@ PUBLIC = {
     "anomaly.fitting": """
         FitOptions FitReport checkpoint_folder discard_checkpoint fit
     """,
+    "anomaly.moments": """
+        GUARD_S guard_of same_moment
+    """,
     "anomaly.review": """
-        GUARD_S MOMENT_S Moment WORST_ROWS isolation rank_moments write_review
+        MOMENT_S Moment NOTHING_TO_COMPARE WORST_ROWS isolation rank_moments write_review
     """,
     "anomaly.artifact": """
         LOOKS SCHEMA added_files archive_bytes canonical digest_of file_digest finite read_description read_signed recover replace_subfolder save_folder

@@ -9,7 +9,7 @@ import pytest
 
 from anomaly.errors import UsageError
 from anomaly.footage.source import Source
-from anomaly.splits import is_excluded, parse_drops, plan_holdout
+from anomaly.splits import Span, is_excluded, parse_drops, plan_holdout
 
 
 def clips(count: int, kind: str = "video") -> list[Source]:
@@ -146,3 +146,36 @@ def test_a_drop_that_cannot_be_meant_is_refused(drop: str, told: str):
 
 def test_dropped_stretches_are_half_open():
     assert [is_excluded([(1.0, 2.0)], t) for t in (0.99, 1.0, 1.99, 2.0)] == [False, True, True, False]
+
+
+def seconds_left(span: Span, duration: float, excluded: list[tuple[float, float]]) -> float:
+    """How much of a span is read, counted in hundredths."""
+    moments = [i / 100 for i in range(round(duration * 100))]
+    return sum(span.start_s <= at < span.end_s and not is_excluded(excluded, at) for at in moments) / 100
+
+
+@pytest.mark.parametrize("excluded", [[(80.0, 100.0)], [(78.0, math.inf)], [(10.0, 20.0), (75.0, 90.0)]])
+def test_what_is_left_out_is_no_footage_to_hold_out(excluded: list[tuple[float, float]]):
+    """A fifth of what is read is held out, wherever it lies: none of it may be what is not read at all."""
+    (source,) = clips(1)
+    learned, held = plan_holdout([source], {source.name: 100.0}, 0.2, 2.0, 0, {source.name: excluded})
+    left = seconds_left(Span(source, 0.0, math.inf), 100.0, excluded)
+    assert sum(seconds_left(span, 100.0, excluded) for span in held) == pytest.approx(0.2 * left, abs=0.05)
+    assert sum(seconds_left(span, 100.0, excluded) for span in learned) == pytest.approx(
+        0.8 * left - 2.0, abs=0.05
+    )
+    assert max(span.end_s for span in learned) < min(span.start_s for span in held)
+
+
+def test_a_clip_that_is_left_out_whole_is_not_the_one_held_out():
+    sources = clips(6)
+    durations: dict[str, float | None] = dict.fromkeys((s.name for s in sources), 60.0)
+    for source in sources[:3]:
+        for seed in range(6):
+            _, held = plan_holdout(sources, durations, 0.2, 2.0, seed, {source.name: [(-1.0, 61.0)]})
+            assert held
+            assert source.name not in {span.source.name for span in held}
+    pictures = clips(4, "image")
+    for seed in range(6):
+        _, held = plan_holdout(pictures, {}, 0.2, 2.0, seed, {"1.mp4": [(-1.0, 1.0)]})
+        assert [span.source.name for span in held] not in ([], ["1.mp4"])

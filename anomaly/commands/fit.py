@@ -26,7 +26,7 @@ from anomaly.footage.labels import load_labels
 from anomaly.footage.source import find_sources
 from anomaly.model import load_projection, save_model, spec_of
 from anomaly.regions import Regions
-from anomaly.review import rank_moments, write_review
+from anomaly.review import NOTHING_TO_COMPARE, rank_moments, write_review
 from anomaly.scores import packed
 from anomaly.splits import parse_drops
 from anomaly.weights import SOURCES, StoredWeights, load_weights
@@ -119,7 +119,12 @@ def run(config: FitConfig) -> None:
         moments = rank_moments(detector, sources, config.fit.review)
         page = folder.parent / f"{folder.name}_fit_review.html"
         write_review(page, detector, moments, sources, folder.name, drop_override)
-        console.say(f"Look at {page}: the moments that the rest of the footage explains worst, worst first.")
+        if moments:
+            console.say(
+                f"Look at {page}: the moments that the rest of the footage explains worst, worst first."
+            )
+        else:
+            console.warn([NOTHING_TO_COMPARE])
     console.say(f"Next: python -m anomaly calibrate --model {folder} --labeled LABELS")
 
 
@@ -239,6 +244,7 @@ def _facts(config: FitConfig, sources: list[Source], report: FitReport) -> dict[
             "frames": report.frames,
             "patches": report.patches,
             "scale": report.scale,
+            "scale_measured": report.scale_measured,
             "coverage": asdict(report.coverage) if report.coverage else None,
             "gain_of_second_half": finite(report.gain_of_second_half),
             "holdout_sources": sorted(report.holdout),
@@ -283,7 +289,8 @@ def _tell(
             (
                 "coverage",
                 f"a learned patch is {report.coverage.mean / unit:.2f} from its nearest row on average, "
-                f"{report.coverage.largest / unit:.2f} at most (1 = the score of an ordinary frame)",
+                f"{report.coverage.largest / unit:.2f} at most of {report.coverage.sampled:,} sampled; proven of all: none further than "
+                f"{report.coverage.largest_bound / unit:.2f} (1 = the score of an ordinary frame)",
             )
         )
     if report.holdout:
@@ -305,8 +312,19 @@ def _tell(
                 )
             )
     else:
+        why = (
+            "fit.holdout=0"
+            if config.fit.holdout == 0
+            else "there is too little footage, or it could not be read"
+        )
+        rows.append(("hold-out", f"nothing was held out ({why}): false alarms cannot be measured"))
+    if not report.scale_measured:
         rows.append(
-            ("hold-out", "nothing was held out (too little footage): false alarms cannot be measured")
+            (
+                "scale",
+                "what was given does not vary (one picture, a frozen stream): a score of 1 is not that of an ordinary "
+                "frame; give footage of normal work",
+            )
         )
     if math.isfinite(report.gain_of_second_half):
         gain = report.gain_of_second_half

@@ -15,6 +15,7 @@ import numpy as np
 
 from anomaly.detector import Recent, rescaled
 from anomaly.fitting.filling import Tally, learner, new_coreset
+from anomaly.fitting.scale import scale_of_scores, scores_of_learned
 from anomaly.footage.batching import batches, read_ahead
 from anomaly.footage.clock import Sampler
 from memory_bank import EXACT, MemoryBank, StreamingCoreset, add_rows
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 #: Held-out frames on which half of the bank is compared with all of it, and on which every patch is measured.
 _COMPARED_FRAMES = 200
-#: Without a hold-out, so many spans of what was learned give the scale.
-_SPANS_WITHOUT_HOLDOUT = 20
 #: Of the hold-out so many candidates for each row that may join the bank: many lie where it has rows already.
 _CANDIDATES = 2
 
@@ -67,7 +66,7 @@ def measure_holdout(
     Args:
         detector: with the bank filled.
         bank: as it was filled: float32 also where the detector keeps half precision.
-        held, learned: spans; without any held the scale comes from some of the learned.
+        held, learned: spans; where none of the held can be read the scale comes from the learned.
         filled: what the bank was filled with; what is learned here joins it.
         reader: reads them.
         options: of the fit.
@@ -89,11 +88,9 @@ def measure_holdout(
     half_scores: list[float] = []
     means: list[float] = []
     largest = 0.0
-    # Without anything held out the scale comes from what was learned: better than none, and said.
-    spans, fps = (held, options.score_fps) if held else (learned[:_SPANS_WITHOUT_HOLDOUT], options.fps)
-    total = sum(reader.expected(span, fps) for span in spans)
+    total = sum(reader.expected(span, options.score_fps) for span in held)
     apart = max(1, round(total / _COMPARED_FRAMES))
-    frames = _sampled(spans, reader, fps, options.fps)
+    frames = _sampled(held, reader, options.score_fps, options.fps)
     for batch in read_ahead(batches(frames, branch.backbone.batch)):
         patches = branch.patches([frame.image for frame, _ in batch])
         looks = detector.compare(branch, patches, recent)
@@ -108,20 +105,22 @@ def measure_holdout(
             if half is not None and len(half_scores) < _COMPARED_FRAMES:
                 (lesser,) = detector.compare(half, patches[position : position + 1], recent_half)
                 half_scores.append(lesser.score)
-        tell("scoring the hold-out" if held else "scoring", len(full_scores), total)
+        tell("scoring the hold-out", len(full_scores), total)
     if not full_scores:
-        return detector
-    scale = max(float(np.median(full_scores)), 1e-6)
+        scores, elsewhere = scores_of_learned(detector, learned, reader, options, tell)
+        report.scale, measured = scale_of_scores(bank, scores)
+        report.scale_measured = measured and elsewhere
+        return detector.with_branches([rescaled(branch, report.scale)])
+    scale, report.scale_measured = scale_of_scores(bank, full_scores)
     report.scale = scale
     report.holdout_mean_distance = float(np.mean(means)) / scale if means else math.nan
     report.holdout_largest_distance = largest / scale
     if half_scores:
         full = float(np.mean(full_scores[: len(half_scores)]))
         report.gain_of_second_half = 1.0 - full / max(float(np.mean(half_scores)), 1e-9)
-    if held:
-        for name, series in raw.items():
-            times, scores = np.array(series).T
-            report.holdout[name] = times, scores / scale
+    for name, series in raw.items():
+        times, unscaled = np.array(series).T
+        report.holdout[name] = times, unscaled / scale
     if aside and tally.frames:
         branch = replace(branch, bank=_grown(bank, aside, options, report))
         report.relearned = tally.frames

@@ -98,6 +98,7 @@ class FitReport:
         coverage: how far fitted patches are from their nearest row, in distance before scaling; measured on what was
             learned before the hold-out, which brings rows nearer and never further.
         scale: distance that a score of 1 stands for.
+        scale_measured: False where normal frames did not differ from what was learned, or there was only one.
         holdout: per source: times (n,) and scores (n,) of held-out frames.
         holdout_mean_distance, holdout_largest_distance: of held-out patches to their nearest row,
             divided by the scale.
@@ -114,6 +115,7 @@ class FitReport:
     patches: int = 0
     coverage: Coverage | None = None
     scale: float = 1.0
+    scale_measured: bool = True
     holdout: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
     holdout_mean_distance: float = math.nan
     holdout_largest_distance: float = math.nan

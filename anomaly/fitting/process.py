@@ -102,7 +102,7 @@ def fit(
     counts = regions.patch_mask(*backbone.grid).ravel()
     durations = {name: info.duration_s for name, info in infos.items()}
     reader = Reader(durations, excluded, options.refuse_damage, report.damaged)
-    learned, held = plan_holdout(usable, durations, options.holdout, options.guard_s, options.seed)
+    learned, held = plan_holdout(usable, durations, options.holdout, options.guard_s, options.seed, excluded)
     first = rows_before_holdout(options, held)
     bound_to = (
         _bound_to(usable, excluded, spec, weights, size, device, regions, first, projection)
