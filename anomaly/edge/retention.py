@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from anomaly.edge.epochs import Epochs
 from anomaly.edge.store import upkeep
 from anomaly.errors import StoreError, StoreFullError
 
@@ -23,18 +24,14 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _DAY_S = 86_400.0
 _EVERY_S = 30.0
-#: A clock that moved by more than this against the monotonic one was set, not slewed.
-_STEP_S = 1.0
-#: For so long after that nothing is deleted for its age: it takes a while to be seen and set right.
-_HOLD_S = 3600.0
-#: A machine that was off for longer than this starts with such a wait: its clock may have lost the date.
-_LONG_OFF_S = _DAY_S
 #: What was recorded last stays even on a full disk: clips that wait are made from it.
 _LAST_S = 120.0
 #: What was recorded before a camera's privacy masks were set shows what they hide. It is kept for clips to be made from, no longer.
 _MASKED_S = 600.0
 #: What stopped for want of room goes on when there is this much more than needed.
 _ROOM_AGAIN = 1.1
+_EPOCHS = "retention.epochs"
+#: What an older version kept in its place.
 _LAST_SEEN = "retention.last_seen_utc_s"
 
 
@@ -97,9 +94,9 @@ class DiskEstimate:
 class Retention:
     """Deletes what is old or too much, and says whether there is room; a thread does so twice a minute.
 
-    By age nothing is deleted for an hour after the machine's clock was seen to jump (nor at the start, after
-    the machine was off for over a day). By bytes the oldest in order of arrival goes, whatever the clock says.
-    What is held stays, and events that are still on.
+    Age is time that has passed, whatever the machine's clock jumped to (`anomaly.edge.epochs`); time off counts up to
+    a day. By bytes the oldest in order of arrival goes, whatever the clock says. What is held stays, and events that
+    are still on.
 
     Args:
         store: of the runner.
@@ -127,8 +124,8 @@ class Retention:
         self._settings = settings or RetentionSettings()
         self._on_room = on_room
         self._clocks = clocks or Clocks()
-        self._seen: tuple[float, float] | None = None
-        self._held_until_s = 0.0
+        self._epochs: Epochs | None = None
+        self._looked_s = 0.0
         self._room = Room(0)
         self._health: dict[str, int] = {}
         self._stop = threading.Event()
@@ -167,8 +164,7 @@ class Retention:
             StoreError: the store cannot be read or written.
         """
         now = self._clocks.wall()
-        if not self._clock_in_doubt(now):
-            self._delete_old(now)
+        self._delete_old(self._look_at_the_clock(now), now)
         self._delete_too_much()
         room = self._look()
         if not room.recording and upkeep.delete_recording(
@@ -189,30 +185,39 @@ class Retention:
             except StoreError as error:
                 _LOG.warning("retention waits: %s", error)
 
-    def _clock_in_doubt(self, now: float) -> bool:
+    def _look_at_the_clock(self, now: float) -> Epochs:
         steady = self._clocks.steady()
-        if self._seen is None:
-            last = self._store.fact(_LAST_SEEN)
-            jumped = last is not None and not -_STEP_S < now - float(last) < _LONG_OFF_S
-        else:
-            jumped = abs((now - self._seen[0]) - (steady - self._seen[1])) > _STEP_S
-        if jumped:
-            self._held_until_s = steady + _HOLD_S
-            _LOG.warning("the clock jumped: nothing is deleted for its age for %d minutes", _HOLD_S / 60)
-        self._seen = now, steady
+        passed_s = None if self._epochs is None else steady - self._looked_s
+        if self._epochs is None:
+            self._epochs = Epochs(self._store.fact(_EPOCHS) or self._store.fact(_LAST_SEEN))
+        jump = self._epochs.look(now, passed_s)
+        self._looked_s = steady
+        if jump:
+            _LOG.warning(
+                "the clock jumped by %+.0f s%s: what was stored before ages by the time that passes, not by the date",
+                jump,
+                " while nothing ran" if passed_s is None else "",
+            )
+        settings = self._settings
+        longest_s = max(settings.event_days * _DAY_S, settings.clip_days * _DAY_S, settings.keep_hours * 3600)
+        self._epochs.forget(now, longest_s)
         try:
-            self._store.set_fact(_LAST_SEEN, repr(now))
+            self._store.set_fact(_EPOCHS, self._epochs.kept)
         except StoreFullError as error:
             _LOG.warning("%s", error)
-        return steady < self._held_until_s
+        return self._epochs
 
-    def _delete_old(self, now: float) -> None:
-        settings = self._settings
-        upkeep.delete_old_recording(self._store, now - settings.keep_hours * 3600)
+    def _delete_old(self, epochs: Epochs, now: float) -> None:
+        settings, store = self._settings, self._store
+        for after, before in epochs.due(now, settings.keep_hours * 3600):
+            upkeep.delete_old_recording(store, before, after)
         for camera, mark in self._masked().items():
-            upkeep.delete_spent_recording(self._store, camera, now - _MASKED_S, mark)
-        upkeep.delete_old_media(self._store, now - settings.clip_days * _DAY_S)
-        upkeep.delete_old_rows(self._store, now - settings.event_days * _DAY_S)
+            for after, before in epochs.due(now, _MASKED_S):
+                upkeep.delete_spent_recording(store, camera, before, mark, after)
+        for after, before in epochs.due(now, settings.clip_days * _DAY_S):
+            upkeep.delete_old_media(store, before, after)
+        for after, before in epochs.due(now, settings.event_days * _DAY_S):
+            upkeep.delete_old_rows(store, before, after)
 
     def _delete_too_much(self) -> None:
         settings = self._settings

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: Rows deleted in one transaction.
 _STEP = 200
+_EVER = float("-inf")
 #: A clip begins at the keyframe before the seconds that it shows before its event.
 _BEFORE_A_CLIP_S = 60.0
 #: What one score takes in its batch, and what a batch takes beside; a snapshot, heatmap and normal moment.
@@ -29,22 +30,24 @@ _MEDIA = "coalesce(snapshot, heatmap, normal, clip, preview) IS NOT NULL AND hel
 _MISS_MEDIA = "coalesce(clip, preview) IS NOT NULL"
 
 
-def delete_old_recording(store: Store, before_utc_s: float) -> int:
-    """Delete segments and batches of scores that ended before a time; returns the count of segments."""
+def delete_old_recording(store: Store, before_utc_s: float, after_utc_s: float = _EVER) -> int:
+    """Delete segments and batches of scores that ended in after <= time < before; returns the count of segments."""
+    span = after_utc_s, before_utc_s
 
     def step(connection: sqlite3.Connection) -> int:
-        where = "end_utc_s < ? ORDER BY id LIMIT ?"
-        return deletion.delete_segments(connection, store.folder, where, (before_utc_s, _STEP))
+        where = "end_utc_s >= ? AND end_utc_s < ? ORDER BY id LIMIT ?"
+        return deletion.delete_segments(connection, store.folder, where, (*span, _STEP))
 
     def scores(connection: sqlite3.Connection) -> int:
         return connection.execute(
-            "DELETE FROM scores WHERE id IN (SELECT id FROM scores WHERE end_utc_s < ? LIMIT ?)",
-            (before_utc_s, 10 * _STEP),
+            "DELETE FROM scores WHERE id IN"
+            " (SELECT id FROM scores WHERE end_utc_s >= ? AND end_utc_s < ? LIMIT ?)",
+            (*span, 10 * _STEP),
         ).rowcount
 
     def intervals(connection: sqlite3.Connection) -> None:
         # What they would keep out is as old, and not kept either.
-        connection.execute("DELETE FROM erased WHERE made_utc_s < ?", (before_utc_s,))
+        connection.execute("DELETE FROM erased WHERE made_utc_s >= ? AND made_utc_s < ?", span)
 
     _repeat(store, scores)
     store.write(intervals)
@@ -78,9 +81,11 @@ def delete_recording(store: Store, count_bytes: int, *, spare_after: float | Non
     return _repeat(store, step)
 
 
-def delete_spent_recording(store: Store, camera: str, before_utc_s: float, mark: str) -> int:
-    """Delete what was recorded of a camera before a time under other privacy masks than those of this mark, but what a
-    clip that is still to be made needs; how many.
+def delete_spent_recording(
+    store: Store, camera: str, before_utc_s: float, mark: str, after_utc_s: float = _EVER
+) -> int:
+    """Delete what was recorded of a camera in after <= time < before under other privacy masks than those of this mark,
+    but what a clip that is still to be made needs; how many.
     """
 
     def step(connection: sqlite3.Connection) -> int:
@@ -94,19 +99,21 @@ def delete_spent_recording(store: Store, camera: str, before_utc_s: float, mark:
         return deletion.delete_segments(
             connection,
             store.folder,
-            "id IN (SELECT id FROM segments WHERE camera = ? AND end_utc_s < ? AND path NOT LIKE ? LIMIT ?)",
-            (camera, before, f"%.{mark}.%", _STEP),
+            "id IN (SELECT id FROM segments WHERE camera = ? AND end_utc_s >= ? AND end_utc_s < ?"
+            " AND path NOT LIKE ? LIMIT ?)",
+            (camera, after_utc_s, before, f"%.{mark}.%", _STEP),
         )
 
     return _repeat(store, step)
 
 
-def delete_old_media(store: Store, before_utc_s: float) -> int:
-    """Delete pictures and clips of events and misses from before a time, and orphans that old; returns of how many."""
+def delete_old_media(store: Store, before_utc_s: float, after_utc_s: float = _EVER) -> int:
+    """Delete pictures and clips of events and misses of after <= time < before, and such orphans; returns of how many."""
+    span = after_utc_s, before_utc_s
 
     def step(connection: sqlite3.Connection) -> int:
-        events = event.select(connection, [_MEDIA, "start_utc_s < ?"], (before_utc_s,), _STEP)
-        misses = review.misses(connection, f"{_MISS_MEDIA} AND utc_s < ?", (before_utc_s,))
+        events = event.select(connection, [_MEDIA, "start_utc_s >= ?", "start_utc_s < ?"], span, _STEP)
+        misses = review.misses(connection, f"{_MISS_MEDIA} AND utc_s >= ? AND utc_s < ?", span)
         for stored in events:
             _take_media(connection, stored)
         for miss in misses:
@@ -115,7 +122,7 @@ def delete_old_media(store: Store, before_utc_s: float) -> int:
 
     for path in (store.folder / ORPHANS).rglob("*"):
         with contextlib.suppress(OSError):
-            if path.is_file() and path.stat().st_mtime < before_utc_s:
+            if path.is_file() and after_utc_s <= path.stat().st_mtime < before_utc_s:
                 path.unlink()
     return _repeat(store, step)
 
@@ -142,12 +149,13 @@ def delete_media(store: Store, count_bytes: int) -> int:
     return _repeat(store, step)
 
 
-def delete_old_rows(store: Store, before_utc_s: float) -> int:
-    """Delete events, misses, health and gaps from before a time; returns the count of events."""
+def delete_old_rows(store: Store, before_utc_s: float, after_utc_s: float = _EVER) -> int:
+    """Delete events, misses, health and gaps of after <= time < before; returns the count of events."""
+    span = after_utc_s, before_utc_s
 
     def step(connection: sqlite3.Connection) -> int:
-        where = ["held = 0", "status != 'open'", "start_utc_s < ?"]
-        events = event.select(connection, where, (before_utc_s,), _STEP)
+        where = ["held = 0", "status != 'open'", "start_utc_s >= ?", "start_utc_s < ?"]
+        events = event.select(connection, where, span, _STEP)
         for stored in events:
             deletion.delete_event(connection, stored)
             store.forget(connection, stored)
@@ -156,8 +164,8 @@ def delete_old_rows(store: Store, before_utc_s: float) -> int:
     def rest(connection: sqlite3.Connection) -> int:
         done = 0
         for table, column in (("misses", "utc_s"), ("health", "end_utc_s"), ("gaps", "end_utc_s")):
-            where = f"id IN (SELECT id FROM {table} WHERE {column} < ? LIMIT ?)"
-            done += connection.execute(f"DELETE FROM {table} WHERE {where}", (before_utc_s, _STEP)).rowcount
+            where = f"id IN (SELECT id FROM {table} WHERE {column} >= ? AND {column} < ? LIMIT ?)"
+            done += connection.execute(f"DELETE FROM {table} WHERE {where}", (*span, _STEP)).rowcount
         return done
 
     _repeat(store, rest)
