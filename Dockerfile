@@ -14,7 +14,7 @@ RUN pip install --no-cache-dir --constraint constraints.txt '.[edge]' \
 ENV ANOMALY_CACHE=/var/cache/anomaly PYTHONUNBUFFERED=1
 USER 10001
 WORKDIR /var/lib/anomaly
-VOLUME ["/var/lib/anomaly"]
+VOLUME ["/var/lib/anomaly", "/var/cache/anomaly"]
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=4 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9188/healthz', timeout=4)"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from anomaly.model import Model
     from anomaly.thresholds import Threshold
 
+_LOG = logging.getLogger(__name__)
 #: Scores may differ by so much, at least; 1 = the score of an ordinary normal frame.
 _TOLERANCE = 0.01
 #: As in `recertification`: scores that differ by the order of a sum must not lose the lowest event.
@@ -33,8 +35,8 @@ def checked_here(
     """The threshold, in doubt where the evidence comes out otherwise on this device.
 
     What was found is remembered in the user's cache by export or scoring digest, device, processor and versions, so that
-    only the first start takes the time, and where a model was calibrated not even that. A model without a certificate or
-    without evidence is left as it is.
+    only the first start takes the time, and where a model was calibrated not even that; where that cache cannot be
+    written, each start checks again. A model without a certificate or without evidence is left as it is.
 
     Args:
         model: loaded.
@@ -95,5 +97,13 @@ def _remembered(model: Model) -> Path:
 
 
 def _remember(path: Path, doubt: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, json.dumps({"doubt": doubt}).encode())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps({"doubt": doubt}).encode())
+    except OSError as error:
+        # What was found is as good without: a read-only or full disk keeps no camera unwatched.
+        _LOG.warning(
+            "%s cannot be written (%s): the next start checks the evidence again; let ANOMALY_CACHE name a folder that can",
+            path.parent,
+            error.strerror,
+        )

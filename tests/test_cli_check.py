@@ -189,6 +189,20 @@ def test_the_first_start_on_another_device_is_compared_once_with_what_was_kept(
     assert "UNCERTIFIED: on this device (cpu) torch-fp32 does not answer as where it was certified" in out
 
 
+def test_a_cache_that_cannot_be_written_stops_no_start(
+    copy: Path, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ANOMALY_CACHE", str(tmp_path / "file" / "cache"))
+    clip = small_model.footage.test / "test_01.mp4"
+    out = succeed("score", "--model", copy, "--source", clip, "--out", tmp_path / "s.csv", FPS)
+    assert "UNCERTIFIED" not in out
+    assert (tmp_path / "s.csv").exists()
+    assert (
+        "checked cannot be written (Not a directory): the next start checks the evidence again" in caplog.text
+    )
+
+
 def test_an_event_that_is_lost_is_named(small_model: SmallModel):
     evidence = load_evidence(small_model.folder)
     reference = {one.files: one.scores for one in evidence.stretches}
