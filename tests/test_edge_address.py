@@ -13,8 +13,21 @@ from anomaly.errors import SourceError
     [
         ("rtsp://camera/live", "rtsp", "rtsp://camera/live"),
         ("RTSPS://10.0.0.5:322/live", "rtsp", "rtsps://10.0.0.5:322/live"),
-        ("rtsp://user:${env:CAM}@camera:554/live?token=abc", "rtsp", "rtsp://camera:554/live?***"),
+        ("rtsp://user:${env:CAM}@camera:554/live?channel=abc", "rtsp", "rtsp://camera:554/live?***"),
         ("rtsp://${file:/run/secrets/login}@camera/live", "rtsp", "rtsp://camera/live"),
+        ("rtsp://${env:U}:${env:CAM}@camera/live", "rtsp", "rtsp://camera/live"),
+        ("http://camera/video?user=u&password=${env:CAM}&size=1", "http", "http://camera/video?***"),
+        (
+            "rtsp://ip/user=u&password=${file:/run/CAM}&channel=1",
+            "rtsp",
+            "rtsp://ip/user=***&password=***&channel=1",
+        ),
+        ("rtsp://ip/user=u_password=${env:CAM}_channel=1.sdp", "rtsp", "rtsp://ip/user=***"),
+        (
+            "rtsp://ip/compass=north/keyframes?monkey=2&password=",
+            "rtsp",
+            "rtsp://ip/compass=north/keyframes?***",
+        ),
         ("http://[fe80::1]:8080/video", "http", "http://[fe80::1]:8080/video"),
         ("rtsps://camera/live?a=b#unverified", "rtsp", "rtsps://camera/live?***"),
         ("https://camera/video#ca=/etc/ca.pem", "http", "https://camera/video"),
@@ -77,9 +90,25 @@ def test_what_follows_the_number_sign_is_not_sent(monkeypatch: pytest.MonkeyPatc
     assert (blind.resolve(), blind.verified, blind.authority) == ("rtsps://camera/live", False, None)
 
 
-def test_a_password_written_out_is_refused_without_being_repeated():
-    with pytest.raises(SourceError, match=r"rtsp://user:\$\{env:NAME\}@camera/") as caught:
-        parse_address("rtsp://admin:canary-7431@camera/live")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("rtsp://admin:canary-7431@camera/live", r"write rtsp://user:\$\{env:NAME\}@camera/"),
+        ("rtsp://${env:U}:canary-7431@camera/live", r"write rtsp://user:\$\{env:NAME\}@camera/"),
+        ("rtsp://$u:canary-7431@camera/live", r"write rtsp://user:\$\{env:NAME\}@camera/"),
+        ("rtsp://u:${env:P}canary-7431@camera/live", r"write rtsp://user:\$\{env:NAME\}@camera/"),
+        ("http://camera/live?user=admin&password=canary-7431", r"after password=; .* write password=\$\{env:NAME\}"),
+        ("http://camera/live?access_token=canary-7431", r"after token=;"),
+        ("http://camera/live?PWD=canary-7431", r"after PWD=;"),
+        ("http://camera/live?%70wd=canary-7431", r"after pwd=;"),
+        ("rtsp://ip/user=admin&password=canary-7431&channel=1", r"after password=;"),
+        ("rtsp://ip/user=admin_password=canary-7431_channel=1.sdp", r"after password=;"),
+        ("rtsp://ip/live?password=${env:A}canary-7431", r"after password=;"),
+    ],
+)  # fmt: skip
+def test_a_password_written_out_is_refused_without_being_repeated(text: str, told: str):
+    with pytest.raises(SourceError, match=told) as caught:
+        parse_address(text)
     assert "canary" not in str(caught.value)
 
 

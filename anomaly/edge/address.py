@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from anomaly.edge.secrets import resolve
 from anomaly.errors import SourceError, UsageError
@@ -27,6 +27,12 @@ _UNVERIFIED, _CA = "unverified", "ca="
 _HIDDEN = "***"
 # A user and a password as libav's messages show them; up to the last @ before a space or a quote.
 _USER_INFO = re.compile(r"(?<=://)[^\s'\"/@]*(?:@|[^\s'\"]*@)")
+# Ways in which cameras take a log-in in path or query: ?user=U&password=P, /user=U_password=P_channel=1.
+_SECRET_KEY = r"(?:password|passwd|pwd|token|secret|api_?key|(?<![a-z])(?:pass|psw|pw|key|auth))="
+_SECRET = re.compile(rf"(?i){_SECRET_KEY}([^&;/?#]*)")
+_LOGIN = re.compile(rf"(?i)((?:user(?:name)?|login)=|{_SECRET_KEY})[^&;/?#]+")
+# A reference, covered, alone or before the next of what _ joins.
+_REFERRED = re.compile(r"(?:\0(?:_.*)?)?")
 _MAY_BE_OPENED = (
     "give rtsp://, rtsps://, http:// or https:// with a host, v4l2:///dev/videoN, or the path of a video file"
 )
@@ -49,11 +55,13 @@ class Address:
 
     @property
     def shown(self) -> str:
-        """What logs, metrics, events and errors may hold: without user, password and query."""
+        """What logs, metrics, events and errors may hold: without user, password and query, wherever they stand."""
         if self.kind in ("v4l2", "file"):
             return self.path
         scheme, _, host, rest = _parts(self.text)
         path, query, _ = rest.partition("#")[0].partition("?")
+        # Covered, so that a reference with a / in it is hidden as a whole.
+        path = _LOGIN.sub(rf"\1{_HIDDEN}", _REFERENCE.sub("\0", path)).replace("\0", _HIDDEN)
         return f"{scheme}://{host}{path}{'?' + _HIDDEN if query else ''}"
 
     @property
@@ -122,7 +130,7 @@ def parse_address(text: str) -> Address:
         return Address(text, "v4l2")
     if scheme not in _KINDS:
         raise SourceError(f"{scheme}:// is not a kind of source that is opened; {_MAY_BE_OPENED}")
-    _, user_info, host, _ = _parts(text)
+    _, user_info, host, rest = _parts(text)
     if not re.fullmatch(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%]+\])(?::[0-9]{1,5})?", host):
         raise SourceError(f"a source of {scheme}:// names no host that can be read; {_MAY_BE_OPENED}")
     fragment = _fragment(text)
@@ -131,12 +139,19 @@ def parse_address(text: str) -> Address:
             f"what follows # in the address of {scheme}://{host} is not known; with rtsps:// or https:// give "
             f"#{_CA}/path/of/certificates.pem or #{_UNVERIFIED}, else nothing"
         )
-    password = user_info.partition(":")[2] if not user_info.startswith("$") else ""
-    if (":" in user_info and password and not _REFERENCE.fullmatch(password)) or plain.count("${"):
+    password = _REFERENCE.sub("\0", user_info).partition(":")[2]
+    if password not in ("", "\0") or plain.count("${"):
         raise SourceError(
             f"the address of {scheme}://{host} holds a password; keep it in a variable or a file and write "
             f"{scheme}://user:${{env:NAME}}@{host}/... or ${{file:/path}}"
         )
+    for found in _SECRET.finditer(unquote(_REFERENCE.sub("\0", rest.removesuffix("#" + fragment)))):
+        if not _REFERRED.fullmatch(found[1]):
+            key = found[0][: found.start(1) - found.start()]
+            raise SourceError(
+                f"the address of {scheme}://{host} holds a secret after {key}; keep it in a variable or a file and "
+                f"write {key}${{env:NAME}} or {key}${{file:/path}}"
+            )
     return Address(text, _KINDS[scheme])
 
 
