@@ -307,6 +307,23 @@ def test_a_clip_process_that_is_killed_is_started_again(tmp_path: Path):
         wait_for(lambda: not set(children()) - others)
 
 
+def test_an_error_that_nobody_foresaw_costs_one_clip_and_is_told(tmp_path: Path):
+    told = []
+    with Store(tmp_path) as store:
+        index(store, record(tmp_path / "recording", "mjpeg"))
+        first, second = ended_event(store, T0 + 2), ended_event(store, T0 + 9)
+        # Neither written nor removed.
+        (tmp_path / f"clips/press/{first}.mp4").mkdir(parents=True)
+        with ClipMaker(store, 1, 1, on_trouble=told.append) as maker:
+            wait_for(lambda: store.event(second).clip_state == "ready")
+            wait_for(lambda: told != [])
+            maker.offer(first)
+            wait_for(lambda: store.event(first).clip_state == "failed")
+            wait_for(lambda: maker.offer(first) or len(told) == 2)
+    assert [(one.kind, one.begins) for one in told] == [("clips", True), ("clips", False)]
+    assert told[0].detail == {"error": "IsADirectoryError"}
+
+
 def test_order_on_the_disk_is_write_sync_rename_sync_of_the_folder(tmp_path: Path):
     if shutil.which("strace") is None:
         pytest.skip("apt-get install strace")

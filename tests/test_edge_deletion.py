@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -223,6 +224,29 @@ def test_no_picture_of_a_deleted_event_is_left(small_model: SmallModel, tmp_path
         pictures.close(60)
         names = {path.name.partition(".")[0] for path in (tmp_path / "snapshots").iterdir()}
         assert names == {events[1].id}
+
+
+def test_a_picture_that_a_library_chokes_on_costs_that_picture_only(small_model: SmallModel, tmp_path: Path):
+    model = load_model(small_model.folder, offline=True)
+    loaded = Loaded.of(model, load_threshold(model, fps=5.0))
+    (source,) = find_sources(small_model.footage.test / "test_03.mp4")
+    frame = next(iter(read_frames(source)))
+    (look,) = loaded.look([frame.image], [Recent()], [loaded.model.detector])
+    troubles = []
+    with Store(tmp_path) as store:
+        ids = [
+            store.start_event(
+                camera="cam", model="m", start_utc_s=1.0, start_pts_s=1.0, score=2.0, threshold=1.0
+            ).id
+            for _ in range(2)
+        ]
+        pictures = Pictures(store, troubles.append)
+        for event_id, image in zip(ids, (frame.image[..., :2], frame.image), strict=True):
+            shown = replace(frame, image=image)
+            pictures.offer(Shot(event_id, "cam", shown, look, 0.0, 1.0, 2.0, 1.0, loaded, True))
+        pictures.close(60)
+        assert [store.event(one).snapshot is not None for one in ids] == [False, True]
+    assert [(one.kind, one.begins) for one in troubles] == [("pictures", True), ("pictures", False)]
 
 
 def left(folder: Path, name: str, made: float, written: float) -> Path:

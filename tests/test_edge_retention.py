@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import anomaly.edge.retention
 from anomaly.edge.retention import Clocks, Retention, RetentionSettings, estimate_disk
 from anomaly.edge.segment_name import mask_mark, segment_name
 from anomaly.edge.store import Store
@@ -200,6 +203,38 @@ def test_a_clock_that_jumps_all_the_time_fills_no_memory_and_deletes_nothing_too
         clock.pass_(1.2 * DAY)
         retention.tidy()
         assert clips(store) == set()
+
+
+def test_an_error_that_nobody_foresaw_ends_no_retention_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(anomaly.edge.retention, "_EVERY_S", 0.05)
+    told = []
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    with (
+        Store(tmp_path / "store") as store,
+        Retention(
+            store,
+            masked=lambda: dict.fromkeys(os.listdir(masks), "m"),
+            on_trouble=told.append,
+        ),
+    ):
+        masks.rmdir()
+        wait_for(lambda: len(told) == 1)
+        old = add_event(store, NOW - 4000 * DAY)
+        masks.mkdir()
+        wait_for(lambda: len(told) == 2)
+        wait_for(lambda: store.event(old) is None)
+    assert [(one.kind, one.begins) for one in told] == [("retention", True), ("retention", False)]
+    assert told[0].detail == {"error": "FileNotFoundError"}
+
+
+def wait_for(done: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_by_bytes_what_came_first_goes_though_the_clock_went_back(tmp_path: Path):

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anomaly.config import RunConfig
+    from anomaly.edge.health import Trouble
     from anomaly.edge.server import Server
     from anomaly.edge.site import Site
     from anomaly.edge.store.timeline import Masks
@@ -78,6 +79,11 @@ def run(config: RunConfig) -> None:
         clip_bytes=_bytes(config.keep.clip_gb),
     )
     held: list[Runner] = []
+
+    def on_trouble(trouble: Trouble) -> None:
+        for one in held:
+            one.trouble(trouble)
+
     audits: list[Audit] = []
     delivery = Delivery(
         lambda: connect(folder / DATABASE),
@@ -85,7 +91,7 @@ def run(config: RunConfig) -> None:
         Origin(site.site, site.line, str(site.document.get("page") or "")),
         scored_since=lambda seconds: bool(held) and held[0].scored_since(seconds),
         on_state=lambda camera, state, who: _set_state(held, audits, camera, state, who),
-        on_trouble=SinkTroubles(lambda trouble: held[0].trouble(trouble) if held else None),
+        on_trouble=SinkTroubles(on_trouble),
         picture=lambda event_id: _picture(store, event_id),
     )
     with ExitStack() as stack:
@@ -96,7 +102,7 @@ def run(config: RunConfig) -> None:
         for notice in store.notices:
             console.say(notice)
         audits += _audit(folder, stack)
-        pictures = Pictures(store)
+        pictures = Pictures(store, on_trouble)
         stack.callback(pictures.close)
         retention = Retention(
             store,
@@ -109,6 +115,7 @@ def run(config: RunConfig) -> None:
                 name: mask_mark(black)
                 for name, black in _masks(store, held[0].site if held else site).items()
             },
+            on_trouble=on_trouble,
         )
         clips = stack.enter_context(
             ClipMaker(
@@ -117,6 +124,7 @@ def run(config: RunConfig) -> None:
                 config.keep.after_s,
                 black=lambda name: _masks(store, held[0].site if held else site).get(name, ()),
                 room=lambda: retention.room.clips,
+                on_trouble=on_trouble,
             )
         )
         runner = Runner(

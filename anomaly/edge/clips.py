@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from anomaly.edge.cutting import Cut, cut, preview
+from anomaly.edge.helper import Helper
 from anomaly.edge.store.event import clip_folder
 from anomaly.edge.store.timeline import Segment
 from anomaly.errors import StoreError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    from anomaly.edge.health import Trouble
     from anomaly.edge.store import Miss, Store, StoredEvent
     from anomaly.privacy import Polygon
 
@@ -51,6 +53,7 @@ class ClipMaker:
         black: gives a camera's polygons to paint black, corners (x, y) in 0 .. 1; its clips are then
             encoded anew, and nothing of them is kept as it was recorded.
         room: whether the disk has room for clips; where not they stay pending.
+        on_trouble: called, in the thread, where its work fails for a reason that nobody foresaw, and when it is done again.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class ClipMaker:
         wait_s: float = 30.0,
         black: Callable[[str], Sequence[Polygon]] = lambda camera: (),
         room: Callable[[], bool] = lambda: True,
+        on_trouble: Callable[[Trouble], None] = lambda _: None,
     ) -> None:
+        self._helper = Helper("clips", on_trouble)
         self._store = store
         self._before_s = before_s
         self._after_s = after_s
@@ -107,11 +112,15 @@ class ClipMaker:
             except StoreError as error:
                 _LOG.warning("clips wait: %s", error)
                 rest = _REST_S
+            except Exception as error:
+                # Where this thread ends, no clip is made any more.
+                self._helper.failed(error)
+                rest = _REST_S
             self._wake.wait(rest)
             self._wake.clear()
 
     def _look(self) -> bool:
-        """Make what is due; False where the disk has no room for it."""
+        """Make what is due; False where the disk has no room for it, or some of it failed and is to be tried again."""
         pending: list[StoredEvent | Miss] = [*self._store.misses(clip_state="pending")]
         pending += [
             one for one in self._store.events(clip_state="pending", limit=1000) if one.end_utc_s is not None
@@ -121,15 +130,27 @@ class ClipMaker:
         for store_of in (self._seen, self._tries):
             for item_id in store_of.keys() - {one.id for one in pending}:
                 del store_of[item_id]
+        failed = False
         for item in pending:
             if self._stopping:
                 return True
             segments = self._segments(item)
             if segments is None:
                 continue
-            if not self._room() or not self._make(item, segments):
+            if not self._room():
                 return False
-        return True
+            try:
+                if not self._make(item, segments):
+                    return False
+            except StoreError:
+                raise
+            except Exception as error:
+                # It may lie with this one: those behind it are not to wait for it.
+                self._helper.failed(error)
+                failed = True
+        if not failed:
+            self._helper.worked()
+        return not failed
 
     def _span(self, item: StoredEvent | Miss) -> tuple[float, float]:
         end = item.start_utc_s if item.end_utc_s is None else item.end_utc_s
@@ -169,11 +190,11 @@ class ClipMaker:
             _LOG.warning("clips wait: %s", answer["error"])
             return False
         if "error" in answer:
-            _remove(out, beside)
             self._tries[item.id] = self._tries.get(item.id, 0) + 1
             if self._tries[item.id] >= _TRIES:
                 _LOG.warning("no clip of %s: %s", item.id, answer["error"])
                 self._store.set_clip(item.id, miss=miss, clip_state="failed")
+            _remove(out, beside)
             return True
         written = self._store.set_clip(
             item.id,

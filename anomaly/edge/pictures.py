@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING
 
 import cv2
 
+from anomaly.edge.helper import Helper
 from anomaly.edge.store.durable import write_bytes
 from anomaly.errors import AnomalyError, EventGoneError, StoreError
 from anomaly.explanation import Moment, draw, headline, match
 from anomaly.heatmap import draw_box, heat_range, overlay
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import Any
 
     from anomaly.detector import Look
+    from anomaly.edge.health import Trouble
     from anomaly.edge.loaded import Loaded
     from anomaly.edge.store import Store
     from anomaly.types import Frame, ImageArray
@@ -63,9 +66,11 @@ class Pictures:
 
     Args:
         store: whose `snapshots/` they go to.
+        on_trouble: called, in the thread, where its work fails for a reason that nobody foresaw, and when it is done again.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, on_trouble: Callable[[Trouble], None] = lambda _: None) -> None:
+        self._helper = Helper("pictures", on_trouble)
         self._store = store
         self._waiting: queue.Queue[Shot | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="pictures", daemon=True)
@@ -89,6 +94,11 @@ class Pictures:
                 self._write(shot)
             except (AnomalyError, OSError) as error:
                 _LOG.warning("event %s: no picture: %s", shot.event_id, error)
+            except Exception as error:
+                # A library may raise anything; where this thread ends, no event has a picture any more.
+                self._helper.failed(error)
+            else:
+                self._helper.worked()
 
     def _write(self, shot: Shot) -> None:
         image = shot.frame.image

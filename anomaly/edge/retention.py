@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from anomaly.edge.epochs import Epochs
+from anomaly.edge.helper import Helper
 from anomaly.edge.store import upkeep
 from anomaly.errors import StoreError, StoreFullError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
     from types import TracebackType
 
+    from anomaly.edge.health import Trouble
     from anomaly.edge.store import Store
 
 _LOG = logging.getLogger(__name__)
@@ -107,6 +109,7 @@ class Retention:
         clocks: for tests.
         masked: the mark of the privacy masks of each camera that has some, or had when it was taken away
             (`anomaly.edge.segment_name`).
+        on_trouble: called, in the thread, where its work fails for a reason that nobody foresaw, and when it is done again.
     """
 
     def __init__(
@@ -117,7 +120,9 @@ class Retention:
         clocks: Clocks | None = None,
         masked: Callable[[], Mapping[str, str]] = dict,
         on_health: Callable[[Connection, Mapping[str, Any], bool], None] = lambda *_: None,
+        on_trouble: Callable[[Trouble], None] = lambda _: None,
     ) -> None:
+        self._helper = Helper("retention", on_trouble)
         self._on_health = on_health
         self._masked = masked
         self._store = store
@@ -184,6 +189,11 @@ class Retention:
                 self.tidy()
             except StoreError as error:
                 _LOG.warning("retention waits: %s", error)
+            except Exception as error:
+                # Where this thread ends, the disk fills.
+                self._helper.failed(error)
+            else:
+                self._helper.worked()
 
     def _look_at_the_clock(self, now: float) -> Epochs:
         steady = self._clocks.steady()
