@@ -126,8 +126,28 @@ def test_the_share_is_never_below_what_the_gaps_really_hide():
         at_s += gap
         coverage.scored(UTC + at_s, round(at_s * S))
     for event_s in (0.0, 0.5, 1.7, 4.0, 9.0):
-        really = np.maximum(gaps - max(event_s, 0.1), 0).sum() / gaps.sum()
+        seen = np.where(gaps > 0.11, event_s, max(event_s, 0.1))
+        really = np.maximum(gaps - seen, 0).sum() / gaps.sum()
         assert really - 1e-6 <= coverage.blind_share(event_s) <= really + 0.005
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "gap_s", "event_s", "share"),
+    [
+        (1.0, 1.5, 0.2, 1.3 / 1.5),
+        (0.2, 0.35, 0.05, 0.30 / 0.35),
+        (1.0, 1.5, 1.2, 0.2),
+        (1.0, 1.5, 1.6, 0.0),
+        (1.0, 1.05, 0.2, 0.05 / 1.05),
+    ],
+)
+def test_of_gaps_longer_than_the_interval_all_that_hides_an_event_counts(
+    interval_s: float, gap_s: float, event_s: float, share: float
+):
+    coverage = Coverage(interval_s)
+    for number in range(1000):
+        coverage.scored(UTC + number * gap_s, round(number * gap_s * S))
+    assert share - 1e-6 <= coverage.blind_share(event_s) <= share + 0.003
 
 
 def test_a_confidence_that_is_none_is_refused():

@@ -9,6 +9,8 @@ from anomaly.errors import UsageError
 
 #: A gap is told when it is longer than so many sampling intervals.
 _SLACK = 1.5
+#: A gap up to so many intervals is the calibrated one, with a network's jitter.
+_JITTER = 1.1
 #: Sampling interval where none is known.
 _UNKNOWN_INTERVAL_S = 1.0
 #: A gap that goes on is told in parts of at least this length, so that a crash loses little of it.
@@ -94,10 +96,12 @@ class Coverage:
         """Share of possible event starts for which an event falls wholly into a gap, in the monitored time so far.
 
         In a gap of g seconds between two scored frames an event of d seconds falls wholly in if it starts in the
-        first g - d seconds of it. The calibrated recall holds for frames I seconds apart, so what a gap of I
-        already hides is in it: events shorter than I lose only the starts that the gap is longer than I. Both:
-        sum of max(0, g - max(d, I)) over the gaps, the one that goes on included, over the monitored seconds.
-        Gaps are counted in classes of length 0.2 % wide, rounded so that the share is never too low.
+        first g - d seconds of it. Of gaps longer than the calibrated interval I all of that counts: the sum of g - d over
+        the gaps that are longer than I and d, the one that goes on included, over the monitored seconds. What a gap of
+        I hides of events shorter than I is in the calibrated recall, so for those the share begins with a step of I - d
+        at I. A network's jitter lets half of all gaps pass I by a little; up to 1.1 I only what they are longer by
+        counts, g - I, so that it does not take that step. Gaps are counted in classes of length 0.2 % wide, rounded so
+        that the share is never too low.
 
         Args:
             event_s: length of the shortest event that counts, d.
@@ -107,17 +111,19 @@ class Coverage:
         """
         if self._monitored_ns <= 0:
             return 1.0
-        least_s = max(event_s, self._interval_s())
         hidden_s = 0.0
         # A copy: whoever asks how a camera stands does so from another thread.
         for index, (count, seconds) in list(self._classes.items()):
             low_s = _SHORTEST_S * _GROWTH**index
+            high_s = low_s * _GROWTH
+            least_s = self._seen_s(high_s, event_s)
             if low_s >= least_s:
                 hidden_s += seconds - count * least_s
-            elif low_s * _GROWTH > least_s:
-                hidden_s += min(count * (low_s * _GROWTH - least_s), max(0.0, seconds - count * low_s))
+            elif high_s > least_s:
+                hidden_s += min(count * (high_s - least_s), max(0.0, seconds - count * low_s))
         if self._monitored and self._now_ns is not None:
-            hidden_s += max(0.0, (self._now_ns - self._since_ns) / 1e9 - least_s)
+            length_s = (self._now_ns - self._since_ns) / 1e9
+            hidden_s += max(0.0, length_s - self._seen_s(length_s, event_s))
         return min(1.0, max(0.0, hidden_s / (self._monitored_ns / 1e9)))
 
     def blind_share_upper(self, event_s: float, confidence: float = 0.95) -> float:
@@ -133,6 +139,11 @@ class Coverage:
         if not 0 < confidence < 1:
             raise UsageError(f"confidence={confidence} is not between 0 and 1; give for example 0.95")
         return self.blind_share(event_s)
+
+    def _seen_s(self, gap_s: float, event_s: float) -> float:
+        """What of a gap hides no start of an event of this length."""
+        interval_s = self._interval_s()
+        return event_s if gap_s > _JITTER * interval_s else max(event_s, interval_s)
 
     def _interval_s(self) -> float:
         return self.interval_s or _UNKNOWN_INTERVAL_S
