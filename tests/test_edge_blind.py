@@ -131,6 +131,71 @@ def test_the_share_is_never_below_what_the_gaps_really_hide():
         assert really - 1e-6 <= coverage.blind_share(event_s) <= really + 0.005
 
 
+def test_a_restart_forgets_no_gap_and_counts_the_time_off():
+    before = Coverage(0.1)
+    look(before, 0, 1800)
+    before.tick(3600 * S, UTC + 3600)
+    assert before.blind_share(1.0) == pytest.approx(1799 / 3600, abs=0.001)
+    # Another boot: the monotonic clock starts anew.
+    after = Coverage(0.1, before.kept(UTC + 3600))
+    after.scored(UTC + 3900, 7 * S)
+    for at_s in np.arange(0, 300, 0.1):
+        after.scored(UTC + 3900 + at_s, round((7 + at_s) * S))
+    # One gap, from before the restart to after it.
+    assert after.blind_share(1.0) == pytest.approx(2099 / 4200, abs=0.001)
+    assert after.since_utc_s == UTC
+    assert after.gaps_done() == []
+
+
+@pytest.mark.parametrize(("was", "is_"), [(True, True), (True, False), (False, True)])
+def test_time_off_is_blind_where_the_camera_was_or_is_to_be_looked_at(was: bool, is_: bool):
+    before = Coverage(0.1)
+    look(before, 0, 100)
+    before.state(was, UTC + 100, 100 * S)
+    after = Coverage(0.1, before.kept(UTC + 100))
+    after.state(is_, UTC + 200, S)
+    assert after.blind_share(1.0) == pytest.approx(99 / 200, abs=0.001)
+
+
+def test_time_off_outside_running_is_not_monitored():
+    before = Coverage(0.1)
+    look(before, 0, 100)
+    before.state(False, UTC + 100, 100 * S)
+    after = Coverage(0.1, before.kept(UTC + 100))
+    after.state(False, UTC + 200, S)
+    assert after.blind_share(1.0) == 0.0
+
+
+def test_what_was_kept_passes_through_a_run_that_sees_nothing():
+    before = Coverage(0.1)
+    look(before, 0, 100)
+    kept = before.kept(UTC + 100)
+    assert Coverage(0.1, Coverage(0.1).kept(UTC)).blind_share(1.0) == 1.0
+    assert Coverage(0.1, kept).kept(UTC + 150) == kept
+
+
+def test_the_share_is_that_of_one_to_two_days_and_says_since_when():
+    hour = 3600
+    coverage = Coverage(1.0)
+    coverage.tick(0, UTC)
+    coverage.scored(UTC + 6 * hour, 6 * hour * S)
+    shares = []
+    for at_s in range(6 * hour, 60 * hour, 10):
+        coverage.scored(UTC + at_s, at_s * S)
+        if at_s % hour == 0:
+            shares.append((at_s // hour, coverage.blind_share(9.9), coverage.since_utc_s - UTC))
+    by_hour = {at: (share, since) for at, share, since in shares}
+    assert by_hour[24][0] == pytest.approx(6 / 24 + 0.0075, abs=0.004)
+    assert by_hour[47][1] == 0
+    assert by_hour[47][0] == pytest.approx(6 / 47 + 0.0087, abs=0.004)
+    assert by_hour[49] == (pytest.approx(0.01, abs=0.004), pytest.approx(24 * hour, abs=11))
+    # After weeks off there is a day of nothing, and no more.
+    after = Coverage(1.0, coverage.kept(UTC + 60 * hour))
+    after.scored(UTC + 900 * hour, S)
+    assert after.blind_share(10.0) == pytest.approx(1.0, abs=0.001)
+    assert after.since_utc_s == UTC + 876 * hour
+
+
 @pytest.mark.parametrize(
     ("interval_s", "gap_s", "event_s", "share"),
     [

@@ -427,6 +427,11 @@ def test_the_time_between_two_runs_was_not_looked_at(small_model: SmallModel, lo
     begun = time.time()
     with running(tmp_path / "s", loaded, looped(small_model), looped(small_model, "new")) as runner:
         scored(runner, "line", 3)
+        scored(runner, "new", 1)
+        told = runner.status()["cameras"]
+        # Of both runs, and the share is not that of the second alone.
+        assert told["line"]["blind_since_utc_s"] < stopped
+        assert told["new"]["blind_since_utc_s"] > begun
     with Store(tmp_path / "s", owner=False) as store:
         (gap,) = [gap for gap in store.gaps("line", 0, 4e9) if gap.reason == "off"]
         assert not [gap for gap in store.gaps("new", 0, 4e9) if gap.reason == "off"]

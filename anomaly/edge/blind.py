@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from anomaly.errors import UsageError
 
@@ -15,6 +16,8 @@ _JITTER = 1.1
 _UNKNOWN_INTERVAL_S = 1.0
 #: A gap that goes on is told in parts of at least this length, so that a crash loses little of it.
 _PART_S = 60.0
+#: The share is that of the day so far and of the day before.
+_DAY_NS = 86_400 * 1_000_000_000
 #: Lengths of gaps are counted in classes that grow by this factor from the shortest on: months in little memory.
 _SHORTEST_S, _GROWTH = 0.001, 1.002
 
@@ -28,30 +31,68 @@ class Gap:
     reason: str
 
 
+@dataclass(slots=True)
+class _Day:
+    """A day of a camera, counted from when it began: how long it is, and what of that was to be looked at (ns).
+
+    Attributes:
+        classes: of finished gaps, by class of length: how many, and seconds in all.
+    """
+
+    since_utc_s: float
+    passed_ns: int = 0
+    monitored_ns: int = 0
+    classes: dict[int, tuple[int, float]] = field(default_factory=dict)
+
+
 class Coverage:
-    """What of a camera's time was looked at, since the first call.
+    """What of a camera's time was looked at, over one to two days.
 
     Lengths are measured by the monotonic clock; a gap's end is its start plus its length, so that a clock that is
     set makes no gap longer or shorter.
 
     Args:
         interval_s: the calibrated sampling interval; None = unknown, a second is taken. May be set anew.
+        kept: as `kept` gave it in an earlier run, or None. The time since then, a day at most, was not looked at; it
+            was to be, unless the camera is not to be looked at both then and now.
     """
 
-    def __init__(self, interval_s: float | None) -> None:
+    def __init__(self, interval_s: float | None, kept: str | None = None) -> None:
         self.interval_s = interval_s
         self._monitored = True
+        self._before = None if kept is None else json.loads(kept)
+        self._days: list[_Day] = []
         self._now_ns: int | None = None
         # When it began to be monitored, or ceased to be.
         self._turned_ns = 0
-        self._monitored_ns = 0
         # Of what goes on now: the time since the last scored frame, or since the state was left.
         self._since_ns = 0
         self._since_utc_s = 0.0
         self._told_ns: int | None = None
         self._done: list[Gap] = []
-        # Of finished gaps, by class of length: how many, and seconds in all.
-        self._classes: dict[int, tuple[int, float]] = {}
+
+    @property
+    def since_utc_s(self) -> float | None:
+        """Since when the share is counted, POSIX seconds; None = nothing is yet."""
+        return self._days[0].since_utc_s if self._days else None
+
+    def kept(self, utc_s: float) -> str:
+        """What an instance of a later run goes on from."""
+        if self._now_ns is None:
+            return json.dumps(self._before)
+        # Up to the interval nothing is hidden: these are the most, and not needed.
+        least = _class_of(self._interval_s())
+        days = [
+            [
+                one.since_utc_s,
+                one.passed_ns,
+                one.monitored_ns,
+                [[index, *counted] for index, counted in one.classes.items() if index >= least],
+            ]
+            for one in self._days
+        ]
+        gap_ns = self._now_ns - self._since_ns if self._monitored else 0
+        return json.dumps({"utc_s": utc_s, "monitored": self._monitored, "gap_ns": gap_ns, "days": days})
 
     def scored(self, utc_s: float, monotonic_ns: int) -> None:
         """A frame that arrived then was scored."""
@@ -74,7 +115,7 @@ class Coverage:
 
     def state(self, monitored: bool, utc_s: float, monotonic_ns: int) -> None:
         """Whether the camera is to be looked at (its state is running) from now on."""
-        self._advance(utc_s, monotonic_ns)
+        self._advance(utc_s, monotonic_ns, monitored=monitored)
         if monitored != self._monitored:
             self._close(monotonic_ns)
             self._monitored, self._turned_ns = monitored, monotonic_ns
@@ -93,7 +134,8 @@ class Coverage:
         return done
 
     def blind_share(self, event_s: float) -> float:
-        """Share of possible event starts for which an event falls wholly into a gap, in the monitored time so far.
+        """Share of possible event starts for which an event falls wholly into a gap, in the monitored time of the day
+        so far and the day before (`since_utc_s`).
 
         In a gap of g seconds between two scored frames an event of d seconds falls wholly in if it starts in the
         first g - d seconds of it. Of gaps longer than the calibrated interval I all of that counts: the sum of g - d over
@@ -109,11 +151,13 @@ class Coverage:
         Returns:
             0..1; 1 where no time was monitored.
         """
-        if self._monitored_ns <= 0:
+        days = tuple(self._days)
+        monitored_ns = sum(one.monitored_ns for one in days)
+        if monitored_ns <= 0:
             return 1.0
         hidden_s = 0.0
         # A copy: whoever asks how a camera stands does so from another thread.
-        for index, (count, seconds) in list(self._classes.items()):
+        for index, (count, seconds) in [counted for one in days for counted in one.classes.items()]:
             low_s = _SHORTEST_S * _GROWTH**index
             high_s = low_s * _GROWTH
             least_s = self._seen_s(high_s, event_s)
@@ -124,10 +168,10 @@ class Coverage:
         if self._monitored and self._now_ns is not None:
             length_s = (self._now_ns - self._since_ns) / 1e9
             hidden_s += max(0.0, length_s - self._seen_s(length_s, event_s))
-        return min(1.0, max(0.0, hidden_s / (self._monitored_ns / 1e9)))
+        return min(1.0, max(0.0, hidden_s / (monitored_ns / 1e9)))
 
     def blind_share_upper(self, event_s: float, confidence: float = 0.95) -> float:
-        """Upper bound b on the blind share of the monitored time so far.
+        """Upper bound b on the blind share of the monitored time since `since_utc_s`.
 
         The gaps of that time are all known, not sampled, so the share itself is the bound at every confidence, as
         long as anomalies start independently of the gaps. It claims nothing about time to come. Without monitored
@@ -148,15 +192,45 @@ class Coverage:
     def _interval_s(self) -> float:
         return self.interval_s or _UNKNOWN_INTERVAL_S
 
-    def _advance(self, utc_s: float, now_ns: int) -> None:
+    def _advance(self, utc_s: float, now_ns: int, *, monitored: bool = True) -> None:
         if self._now_ns is None:
             self._now_ns = self._turned_ns = now_ns
             self._open(utc_s, now_ns)
+            self._go_on(utc_s, now_ns, monitored=monitored)
         elif now_ns > self._now_ns:
             # A frame's arrival may lie before the last tick.
-            if self._monitored:
-                self._monitored_ns += now_ns - self._now_ns
+            self._pass(now_ns - self._now_ns, monitored=self._monitored)
             self._now_ns = now_ns
+        if self._days[-1].passed_ns >= _DAY_NS:
+            self._days = [self._days[-1], _Day(utc_s)]
+
+    def _go_on(self, utc_s: float, now_ns: int, *, monitored: bool) -> None:
+        """Take up what an earlier run left, with the time since then as part of a gap."""
+        before = self._before
+        if not before:
+            self._days = [_Day(utc_s)]
+            return
+        off_ns = min(max(round((utc_s - before["utc_s"]) * 1e9), 0), _DAY_NS)
+        if off_ns < _DAY_NS:
+            self._days = [
+                _Day(since, passed, seen, {index: (count, length) for index, count, length in classes})
+                for since, passed, seen, classes in before["days"]
+            ]
+        else:
+            self._days = [_Day(utc_s - off_ns / 1e9)]
+        was_monitored = bool(before["monitored"])
+        self._pass(off_ns, monitored=was_monitored or monitored)
+        if was_monitored or monitored:
+            # Whoever stores gaps knows of the time off already: only what follows is told.
+            gap_ns = off_ns + (before["gap_ns"] if off_ns < _DAY_NS else 0)
+            self._since_ns, self._since_utc_s = now_ns - gap_ns, utc_s - gap_ns / 1e9
+            self._told_ns = now_ns
+
+    def _pass(self, passed_ns: int, *, monitored: bool) -> None:
+        day = self._days[-1]
+        day.passed_ns += passed_ns
+        if monitored:
+            day.monitored_ns += passed_ns
 
     def _open(self, utc_s: float, now_ns: int) -> None:
         self._since_ns, self._since_utc_s, self._told_ns = now_ns, utc_s, None
@@ -167,9 +241,9 @@ class Coverage:
         if length_s <= 0:
             return
         if self._monitored:
-            index = math.floor(math.log(max(length_s, _SHORTEST_S) / _SHORTEST_S) / math.log(_GROWTH))
-            count, seconds = self._classes.get(index, (0, 0.0))
-            self._classes[index] = count + 1, seconds + length_s
+            classes, index = self._days[-1].classes, _class_of(length_s)
+            count, seconds = classes.get(index, (0, 0.0))
+            classes[index] = count + 1, seconds + length_s
         if self._told_ns is not None or not self._monitored or length_s > _SLACK * self._interval_s():
             self._tell(now_ns)
 
@@ -182,6 +256,10 @@ class Coverage:
 
     def _utc(self, at_ns: int) -> float:
         return self._since_utc_s + (at_ns - self._since_ns) / 1e9
+
+
+def _class_of(length_s: float) -> int:
+    return math.floor(math.log(max(length_s, _SHORTEST_S) / _SHORTEST_S) / math.log(_GROWTH))
 
 
 def operational_recall(recall: float, blind_share: float) -> float:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from anomaly.edge.store.timeline import Health, Masks
 
 _LOG = logging.getLogger(__name__)
+#: Name of a fact: what of a camera's time was looked at.
+_COVERAGE = "coverage."
 
 
 class Told(Protocol):
@@ -285,6 +287,18 @@ class Ledger:
             self._say(error)
             return None
         return None if found is None else (found.state, found.since_utc_s)
+
+    def coverage(self, camera: str) -> str | None:
+        """What `keep_coverage` kept last of a camera; None = nothing."""
+        try:
+            return self._store.fact(_COVERAGE + camera)
+        except StoreError as error:
+            self._say(error)
+            return None
+
+    def keep_coverage(self, camera: str, kept: str) -> None:
+        """Keep what of a camera's time was looked at (`anomaly.edge.blind`) for a later run."""
+        self._try(lambda: self._store.set_fact(_COVERAGE + camera, kept))
 
     def chose(self, camera: str, recipe: str, instead_of: str) -> None:
         """Somebody chose a recipe for a camera; the site file starts it with `instead_of`."""

@@ -45,6 +45,8 @@ _OLDEST_S = 5.0
 _SILENCE_S = 10.0
 #: Gaps that are written down, and shown.
 _LEAST_GAP_S = 1.0
+#: What was looked at is kept so often for a later run; a crash counts as blind what came after.
+_KEEP_S = 60.0
 #: Frames over which rate and latency are told.
 _RECENT_FRAMES = 300
 #: Scores that wait for a store that cannot write now, about ten minutes of them.
@@ -105,7 +107,8 @@ class LiveCamera:
         self._ledger = ledger
         self._incidents = Incidents(self.loaded.threshold_of(site.name))
         self._health = CameraHealth(site.name, interval_s=loaded.interval_s)
-        self._coverage = Coverage(loaded.interval_s)
+        self._coverage = Coverage(loaded.interval_s, ledger.coverage(site.name))
+        self._kept_ns = time.monotonic_ns()
         self._open: StoredEvent | None = None
         # What looked at the highest frame of the event that is on: its rows are that model's.
         self._peak_loaded = self.loaded
@@ -246,6 +249,9 @@ class LiveCamera:
             if gap.end_utc_s - gap.start_utc_s < _LEAST_GAP_S:
                 continue
             self._ledger.gap(self.site.name, gap.start_utc_s, gap.end_utc_s, gap.reason)
+        if now_ns - self._kept_ns > _KEEP_S * 1e9:
+            self._kept_ns = now_ns
+            self._ledger.keep_coverage(self.site.name, self._coverage.kept(utc_s))
         if self._open is not None and now_ns - self._last_ns > _SILENCE_S * 1e9:
             self.finish()
         self.flush()
@@ -263,6 +269,7 @@ class LiveCamera:
         """End the event that is on: no frame follows."""
         for event in self._incidents.finish():
             self._end(event, event.end_s + self._offset_s)
+        self._ledger.keep_coverage(self.site.name, self._coverage.kept(time.time()))
 
     def forget_trouble(self) -> None:
         """It is not looked at any more: what was wrong with it is nobody's trouble now."""
@@ -310,6 +317,7 @@ class LiveCamera:
             "certificate": threshold.headline(),
             "certified_recall": recall,
             "blind_share": blind,
+            "blind_since_utc_s": self._coverage.since_utc_s,
             "operational_recall": None if recall is None else operational_recall(recall, blind),
         }
 

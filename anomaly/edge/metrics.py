@@ -45,8 +45,21 @@ _GAUGES = (
     ("frames_per_second", "Frames scored a second", "fps"),
     ("latency_seconds_p50", "Frame received to frame decided, median", "latency_p50_s"),
     ("latency_seconds_p99", "Frame received to frame decided, 99th percentile", "latency_p99_s"),
-    ("blind_share", "Upper bound on the share of event starts that fall into blind time", "blind_share"),
-    ("operational_recall", "Certified recall lowered by blind time", "operational_recall"),
+    (
+        "blind_share",
+        "Upper bound on the share of event starts that fall into blind time, since blind_since_utc_seconds",
+        "blind_share",
+    ),
+    (
+        "blind_since_utc_seconds",
+        "Since when blind time is counted: the day so far and the day before",
+        "blind_since_utc_s",
+    ),
+    (
+        "operational_recall",
+        "Certified recall lowered by blind time since blind_since_utc_seconds",
+        "operational_recall",
+    ),
     ("last_frame_utc_seconds", "When the last scored frame arrived", "last_utc_s"),
 )
 

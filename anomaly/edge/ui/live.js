@@ -3,7 +3,7 @@
 import { cameraPath, get, post, watch } from "./api.js";
 import { drawScores } from "./chart.js";
 import { el, notice, put } from "./dom.js";
-import { ago, clock, lasting, now, number, percent } from "./format.js";
+import { ago, clock, lasting, now, number, percent, when } from "./format.js";
 import { drawHeat } from "./heat.js";
 
 const SPAN_S = 300;
@@ -196,7 +196,7 @@ function cameraCard(name, context) {
       const counts = told.counts ?? {};
       put(facts, [
         ["Health", ill ? `◆ ${ill}` : "● nothing wrong"],
-        ["Blind time", typeof told.blind_share === "number" ? `at most ${percent(told.blind_share, 2)}` : "–"],
+        ["Blind time", typeof told.blind_share === "number" ? `at most ${percent(told.blind_share, 2)} since ${when(told.blind_since_utc_s)}` : "–"],
         ["Recall here", typeof told.operational_recall === "number" ? `at least ${percent(told.operational_recall)}` : "not certified"],
         ["Frames a second", `${number(told.fps, 1)}${told.fps_asked ? ` of ${told.fps_asked}` : ""}`],
         ["Dropped", counts.captured ? `${counts.dropped} of ${counts.captured}` : "–"],
