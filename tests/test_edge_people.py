@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from broker import Receiver, until
-from told_site import QUICK, told_site
+from told_site import QUICK, Site, told_site
 
 from anomaly.edge.notify import Bounds, Origin, PeopleSettings
-from anomaly.edge.notify.flood import Plan, Window, plan
+from anomaly.edge.notify.flood import Plan, Told, plan
 from anomaly.edge.notify.message import health_message
 from anomaly.edge.notify.people import words
 
@@ -64,20 +64,67 @@ def test_past_the_bound_people_get_one_summary_and_the_store_keeps_all(tmp_path:
         assert "cam 1: 4" in receiver.contents()[3]["message"]
 
 
+def told(*utc_s: float, camera: str = "cam") -> list[Told]:
+    return [Told(one, [camera]) for one in utc_s]
+
+
 @pytest.mark.parametrize(
-    ("waiting", "window", "expected"),
+    ("waiting", "before", "expected"),
     [
-        (1, Window(900.0, 4), Plan(Window(900.0, 4), singles=1)),
-        (2, Window(900.0, 4), Plan(Window(900.0, 4), summary=True)),
-        (1, Window(900.0, 5), Plan(Window(900.0, 5), wait_s=500.0)),
-        (5, Window(300.0, 5), Plan(Window(1000.0, 0), singles=5)),
-        (500, Window(300.0, 5), Plan(Window(1000.0, 0), summary=True)),
+        (["cam"], told(900, 910, 920, 930), Plan(singles=1)),
+        (["cam"] * 2, told(900, 910, 920, 930), Plan(summary=True)),
+        (["cam"], told(900, 910, 920, 930, 940), Plan(wait_s=500.0)),
+        (["cam"] * 5, told(300), Plan(singles=5)),
+        (["cam"] * 500, told(300), Plan(summary=True)),
+        # Each place is free when its own time is over, not all at once.
+        (["cam"], told(401, 997, 998, 999, 1000), Plan(wait_s=1.0)),
+        (["cam"], told(400, 997, 998, 999, 1000), Plan(singles=1)),
+        (["cam"], told(401, 402, 997, 998, 999, 1000), Plan(wait_s=2.0)),
+        # What was never told of a camera does not wait for what is known of another.
+        (["new"], told(900, 910, 920, 930, 940), Plan(singles=1)),
+        (["cam", "new"], told(900, 910, 920, 930, 940), Plan(summary=True)),
         # The clock was set back: no window may hold people off for a day.
-        (1, Window(90000.0, 5), Plan(Window(1000.0, 0), singles=1)),
+        (["cam"], told(*[90000.0] * 5), Plan(singles=1)),
     ],
 )
-def test_how_messages_are_put_together(waiting: int, window: Window, expected: Plan):
-    assert plan(waiting, window, 1000.0, most=5, window_s=600.0) == expected
+def test_how_messages_are_put_together(waiting: list[str], before: list[Told], expected: Plan):
+    assert plan(waiting, before, 1000.0, most=5, window_s=600.0) == expected
+
+
+def flap(site: Site, camera: str, over: bool) -> None:
+    with site.store.transaction():
+        connection = site.store.connection()
+        site.delivery.on_health(connection, camera, "running", "disconnected", {}, over=over)
+
+
+def test_a_camera_that_comes_and_goes_holds_back_no_alarm(tmp_path: Path):
+    with Receiver() as receiver, told_site(tmp_path, [people(receiver)]) as site:
+        for number in range(5):
+            flap(site, "top", bool(number % 2))
+            until(lambda number=number: len(receiver.requests) == number + 1)
+        flap(site, "top", True)
+        for camera in ("top", "press"):
+            begun = time.monotonic()
+            site.start(camera)
+            until(lambda camera=camera: f"{camera}: something" in receiver.contents()[-1]["title"])
+            assert time.monotonic() - begun < 3
+        assert site.status("people")["pending"] == 1
+        # The first of another camera waits for nothing, and takes along what came and went.
+        flap(site, "press", False)
+        until(lambda: site.status("people")["pending"] == 0)
+        assert "press: 1\ntop: 1" in receiver.contents()[-1]["message"]
+
+
+def test_what_came_and_went_meanwhile_is_one_message(tmp_path: Path):
+    with Receiver() as receiver, told_site(tmp_path, [people(receiver, most=1, window_s=1.0)]) as site:
+        flap(site, "top", False)
+        until(receiver.requests.__len__)
+        for number in range(7):
+            flap(site, "top", not number % 2)
+        until(lambda: site.status("people")["pending"] == 0)
+        _, last = receiver.contents()
+    assert last["title"] == "plant north · line 3 · top: disconnected is over"
+    assert "7 messages" in last["message"]
 
 
 def test_what_waits_for_the_next_window_is_not_late(tmp_path: Path):

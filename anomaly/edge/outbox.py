@@ -11,6 +11,7 @@ All functions take a connection to a database that holds `SCHEMA`; those that wr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -55,9 +56,13 @@ CREATE TABLE IF NOT EXISTS outbox_sink (
     sent INTEGER NOT NULL DEFAULT 0,
     set_aside INTEGER NOT NULL DEFAULT 0,
     expired INTEGER NOT NULL DEFAULT 0,
-    last_sent_utc_s REAL,
-    window_utc_s REAL NOT NULL DEFAULT 0,
-    window_told INTEGER NOT NULL DEFAULT 0
+    last_sent_utc_s REAL
+);
+CREATE TABLE IF NOT EXISTS outbox_told (
+    sink TEXT NOT NULL,
+    health INTEGER NOT NULL,
+    utc_s REAL NOT NULL,
+    cameras TEXT NOT NULL
 );
 """
 
@@ -112,6 +117,8 @@ class Totals:
     last_sent_utc_s: float | None
 
 
+#: Conditions for `health` = True, False and None.
+_OF_HEALTH = {True: " AND kind = 'health'", False: " AND kind <> 'health'", None: ""}
 _COLUMNS = "id, camera, event_id, kind, message_id, body, created_utc_s, attempts"
 
 
@@ -156,6 +163,7 @@ def pending(
     after_id: int = 0,
     limit: int = 50,
     upto: Mapping[str, int] | None = None,
+    health: bool | None = None,
 ) -> list[Row]:
     """The next messages of a sink in the order they were written; none of a camera whose next try is still to come.
 
@@ -165,6 +173,7 @@ def pending(
         after_id: only rows after this one.
         limit: so many at most.
         upto: of these cameras only rows up to this id.
+        health: only health messages, or none of them; None = all.
     """
     held = upto or {}
     rows = connection.execute(
@@ -172,6 +181,7 @@ def pending(
         " (SELECT camera FROM outbox WHERE state = 'pending' AND attempts > 0 AND sink = ?"
         "  AND next_utc_s > ? AND next_utc_s < ?)"
         + " AND NOT (camera = ? AND id > ?)" * len(held)
+        + _OF_HEALTH[health]
         + " ORDER BY id LIMIT ?",
         (
             sink,
@@ -193,12 +203,21 @@ def last_id(connection: sqlite3.Connection, sink: str) -> int:
 
 
 def waits(
-    connection: sqlite3.Connection, sink: str, camera: str, upto_id: int, *, without: Collection[int]
+    connection: sqlite3.Connection,
+    sink: str,
+    camera: str,
+    upto_id: int,
+    *,
+    without: Collection[int],
+    health: bool | None = None,
 ) -> bool:
-    """Whether a camera has a message up to this id that is still to leave; those in `without` have left."""
+    """Whether a camera has a message up to this id that is still to leave; those in `without` have left.
+
+    `health`: only health messages count, or none of them; None = all do.
+    """
     found = connection.execute(
         "SELECT id FROM outbox WHERE state = 'pending' AND sink = ? AND camera = ? AND id <= ?"
-        " ORDER BY id LIMIT ?",
+        f"{_OF_HEALTH[health]} ORDER BY id LIMIT ?",
         (sink, camera, upto_id, len(without) + 1),
     )
     return any(row_id not in without for (row_id,) in found)
@@ -377,20 +396,32 @@ def withdraw(connection: sqlite3.Connection, row_id: int) -> None:
     connection.execute("DELETE FROM outbox WHERE id = ?", (row_id,))
 
 
-def flood_window(connection: sqlite3.Connection, sink: str) -> tuple[float, int]:
-    """When the present window of flood control began (POSIX seconds) and how many messages people got in it."""
-    row = connection.execute(
-        "SELECT window_utc_s, window_told FROM outbox_sink WHERE sink = ?", (sink,)
-    ).fetchone()
-    return (row[0], row[1]) if row else (0.0, 0)
+def told(connection: sqlite3.Connection, sink: str, *, health: bool) -> list[tuple[float, list[str]]]:
+    """What people were told lately, of health or of all else: when (POSIX seconds), and of which cameras."""
+    found = connection.execute(
+        "SELECT utc_s, cameras FROM outbox_told WHERE sink = ? AND health = ?", (sink, health)
+    )
+    return [(utc_s, json.loads(cameras)) for utc_s, cameras in found]
 
 
-def set_flood_window(connection: sqlite3.Connection, sink: str, start_utc_s: float, told: int) -> None:
-    """Keep the window of flood control, so that a restart does not open a new one."""
+def add_told(
+    connection: sqlite3.Connection,
+    sink: str,
+    cameras: Iterable[str],
+    utc_s: float,
+    *,
+    health: bool,
+    kept_s: float,
+) -> None:
+    """Keep for `kept_s` seconds that people were told, so that a restart does not begin to count anew."""
+    # What lies in the future was told before the clock was set back.
     connection.execute(
-        "INSERT INTO outbox_sink (sink, window_utc_s, window_told) VALUES (?, ?, ?) ON CONFLICT (sink)"
-        " DO UPDATE SET window_utc_s = excluded.window_utc_s, window_told = excluded.window_told",
-        (sink, start_utc_s, told),
+        "DELETE FROM outbox_told WHERE sink = ? AND health = ? AND NOT (utc_s > ? AND utc_s <= ?)",
+        (sink, health, utc_s - kept_s, utc_s),
+    )
+    connection.execute(
+        "INSERT INTO outbox_told (sink, health, utc_s, cameras) VALUES (?, ?, ?, ?)",
+        (sink, health, utc_s, json.dumps(sorted(cameras))),
     )
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
 
 
 @dataclass(frozen=True)
-class Window:
-    """A stretch of time in which people get a bounded number of messages.
+class Told:
+    """A message that people got.
 
     Attributes:
-        start_utc_s: when it began, POSIX seconds.
-        told: messages sent in it.
+        utc_s: when, POSIX seconds.
+        cameras: whose news it was; "" is the site.
     """
 
-    start_utc_s: float
-    told: int
+    utc_s: float
+    cameras: Collection[str]
 
 
 @dataclass(frozen=True)
@@ -23,30 +27,37 @@ class Plan:
     """What to send now.
 
     Attributes:
-        window: the window that holds now.
         singles: so many messages, each by itself.
         summary: all that waits, in one message.
-        wait_s: where neither: seconds until the next window.
+        wait_s: where neither: seconds until there is room again.
     """
 
-    window: Window
     singles: int = 0
     summary: bool = False
     wait_s: float = 0.0
 
 
-def plan(waiting: int, window: Window, now_utc_s: float, *, most: int, window_s: float) -> Plan:
-    """How `waiting` messages (1 or more) go out, of which at most `most` may in `window_s` seconds.
+def plan(
+    waiting: Sequence[str], told: Sequence[Told], now_utc_s: float, *, most: int, window_s: float
+) -> Plan:
+    """How messages go out, of which at most `most` may in any `window_s` seconds.
 
     While there is room for all, each goes by itself. More than that become one summary, which takes the last place
-    or, where none is left, waits for the next window.
+    or, where none is left, waits for one. Only a camera that nothing was told of in that time waits for none: what
+    is wrong there must not wait for what is well known elsewhere.
+
+    Args:
+        waiting: the camera of each message that waits (1 or more).
+        told: what people got lately.
+        now_utc_s: POSIX seconds.
+        most, window_s: the bound.
     """
-    # A window that lies in the future was begun before the clock was set back.
-    if not window.start_utc_s <= now_utc_s < window.start_utc_s + window_s:
-        window = Window(now_utc_s, 0)
-    room = most - window.told
-    if waiting <= room:
-        return Plan(window, singles=waiting)
-    if room > 0:
-        return Plan(window, summary=True)
-    return Plan(window, wait_s=window.start_utc_s + window_s - now_utc_s)
+    # What lies in the future was told before the clock was set back.
+    recent = [one for one in told if now_utc_s - window_s < one.utc_s <= now_utc_s]
+    room = most - len(recent)
+    if len(waiting) <= room:
+        return Plan(singles=len(waiting))
+    heard = {camera for one in recent for camera in one.cameras}
+    if room > 0 or not heard.issuperset(waiting):
+        return Plan(summary=True) if len(waiting) > 1 else Plan(singles=1)
+    return Plan(wait_s=sorted(one.utc_s for one in recent)[-most] + window_s - now_utc_s)

@@ -1,7 +1,7 @@
 """Messages to people through Apprise: mail, chat, SMS. Off unless enabled; pictures only with a second consent.
 
-Past a number of messages in ten minutes people get one summary; the store keeps every event. One address is one
-sink, so that an address that fails does not make the others hear everything twice.
+Past a number of messages in ten minutes people get one summary; the store keeps every event. Events and health are
+counted apart. One address is one sink, so that an address that fails does not make the others hear everything twice.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anomaly.edge import outbox
-from anomaly.edge.notify.flood import Window, plan
+from anomaly.edge.notify.flood import Plan, Told, plan
 from anomaly.edge.notify.message import summary_message
 from anomaly.edge.secrets import resolve
 from anomaly.edge.store.database import transaction
@@ -27,8 +27,19 @@ if TYPE_CHECKING:
     from anomaly.edge.outbox import Row
 
 _MOST_SUMMED = 100_000
+#: So many are enough to know whose messages wait.
+_MOST_LOOKED = 1000
 #: Where a message was not taken so often, another one is tried.
 _TRIES = 4
+
+
+class _Turn(NamedTuple):
+    """What waits of health, or of all else: its rows, the messages they make one by one, and how those go out."""
+
+    health: bool
+    rows: Sequence[Row]
+    messages: Sequence[Sequence[Row]]
+    plan: Plan
 
 
 class PeopleSink:
@@ -50,38 +61,33 @@ class PeopleSink:
         """Deliver until stopped."""
         failures, tried, reached = 0, 0, False
         while not queue.stopping():
-            # One more than may be told singly is enough to know that a summary is due.
-            rows = queue.take(limit=self._settings.most + 1)
-            if not rows:
-                queue.wait()
+            turns = [turn for health in (False, True) if (turn := self._turn(queue, health)) is not None]
+            due = [turn for turn in turns if turn.plan.wait_s <= 0]
+            if not due:
+                wait_s = min((turn.plan.wait_s for turn in turns), default=0.0)
+                queue.hold(wait_s) if turns else queue.wait()
                 continue
-            window = Window(*outbox.flood_window(queue.connection, self.name))
-            now = time.time()
-            next_step = plan(
-                len(rows), window, now, most=self._settings.most, window_s=self._settings.window_s
-            )
-            if next_step.wait_s > 0:
-                queue.hold(next_step.wait_s)
-                continue
-            rows = queue.take(limit=_MOST_SUMMED) if next_step.summary else rows
-            if rows[0].id != tried:
-                tried, failures, reached = rows[0].id, 0, False
-            single = not next_step.summary
+            now, single = due[0], not due[0].plan.summary
+            if now.rows[0].id != tried:
+                tried, failures, reached = now.rows[0].id, 0, False
             # A service only says that it did not take a message. Where another one gets through, and this one then does
             # not, it is the message.
-            beyond = single and len(rows) > 1 and not reached and failures >= _TRIES and failures % 2 == 0
-            told = rows[1:2] if beyond else rows[:1] if single else rows
+            others = [(now.health, one) for one in now.messages[1:]]
+            others += [(turn.health, one) for turn in due[1:] for one in turn.messages if turn.plan.singles]
+            beyond = single and bool(others) and not reached and failures >= _TRIES and failures % 2 == 0
+            health, told = others[0] if beyond else (now.health, now.messages[0] if single else now.rows)
             try:
                 if single:
                     # It may be the picture that is not taken: every other try is without.
-                    picture = self._picture_of(queue, told[0]) if failures % 2 == 0 else None
-                    self._send(*words(json.loads(told[0].body)), picture)
+                    picture = self._picture_of(queue, told[-1]) if failures % 2 == 0 else None
+                    self._send(*_words_of(told), picture)
                 else:
                     self._send(*_summary_words(queue, told), None)
             except (OSError, AnomalyError) as error:
                 failures += 1
                 if reached and single:
-                    queue.refused(rows[0], f"not taken in {failures} tries, though another message was")
+                    for row in now.messages[0]:
+                        queue.refused(row, f"not taken in {failures} tries, though another message was")
                     continue
                 queue.unreachable(str(error))
                 queue.pause(self._settings.backoff.delay_s(failures))
@@ -91,9 +97,38 @@ class PeopleSink:
                 queue.sent(row.id)
             queue.flush()
             with transaction(queue.connection):
-                outbox.set_flood_window(
-                    queue.connection, self.name, next_step.window.start_utc_s, next_step.window.told + 1
+                outbox.add_told(
+                    queue.connection,
+                    self.name,
+                    {row.camera for row in told},
+                    time.time(),
+                    health=health,
+                    kept_s=self._settings.window_s,
                 )
+
+    def _turn(self, queue: SinkQueue, health: bool) -> _Turn | None:
+        """How what waits of health, or of all else, goes out; None where nothing waits.
+
+        Each has a bound of its own: a camera that comes and goes must not hold back an alarm.
+        """
+        rows = queue.take(limit=_MOST_LOOKED, health=health)
+        if not rows:
+            return None
+        told = [Told(*one) for one in outbox.told(queue.connection, self.name, health=health)]
+
+        def planned(messages: Sequence[Sequence[Row]]) -> Plan:
+            cameras = [message[-1].camera for message in messages]
+            settings = self._settings
+            return plan(cameras, told, time.time(), most=settings.most, window_s=settings.window_s)
+
+        messages = [[row] for row in rows]
+        how = planned(messages)
+        if health and not how.singles:
+            messages = _folded(rows)
+            how = planned(messages)
+        if how.summary:
+            rows = queue.take(limit=_MOST_SUMMED, health=health)
+        return _Turn(health, rows, messages, how)
 
     def interrupt(self) -> None:
         """Apprise ends by its own timeouts."""
@@ -157,6 +192,23 @@ def words(message: dict[str, Any]) -> tuple[str, str]:
     return f"{place}: {what}", "\n".join(lines)
 
 
+def _folded(rows: Sequence[Row]) -> list[list[Row]]:
+    """Health messages by camera and trouble: of one that comes and goes, its last says how it stands."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.camera, json.loads(row.body)["health"]), []).append(row)
+    return list(found.values())
+
+
+def _words_of(rows: Sequence[Row]) -> tuple[str, str]:
+    """The words of the last of several messages that tell of one thing."""
+    title, body = words(json.loads(rows[-1].body))
+    if len(rows) > 1:
+        first = json.loads(rows[0].body)["utc"]
+        body += f" It came and went: {len(rows)} messages since {first}."
+    return title, body
+
+
 def _summary_words(queue: SinkQueue, rows: Sequence[Row]) -> tuple[str, str]:
     cameras: Counter[str] = Counter()
     for row in rows:
@@ -177,7 +229,7 @@ def _summary_words(queue: SinkQueue, rows: Sequence[Row]) -> tuple[str, str]:
 
 def _summed(place: str, message: dict[str, Any]) -> tuple[str, str]:
     why = "could not be delivered in time" if message["reason"] == "expired" else "came at once"
-    lines = [f"{camera or 'the site'}: {count}" for camera, count in message["cameras"].items()]
+    lines = [f"{camera or 'the site'}: {count}" for camera, count in sorted(message["cameras"].items())]
     lines.append(f"From {message['first_utc']} to {message['last_utc']}. The page has every event.")
     return f"{place}: {message['count']} messages {why}", "\n".join(lines)
 

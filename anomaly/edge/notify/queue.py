@@ -171,23 +171,33 @@ class SinkQueue:
         """Whether messages wait that could not be stored: stored ones that were passed over for them come later."""
         return bool(self._memory)
 
-    def take(self, *, after_id: int = 0, limit: int = 50, without: Collection[int] = ()) -> list[outbox.Row]:
+    def take(
+        self,
+        *,
+        after_id: int = 0,
+        limit: int = 50,
+        without: Collection[int] = (),
+        health: bool | None = None,
+    ) -> list[outbox.Row]:
         """The next rows, those of each camera oldest first; none that was marked already, none in `without`.
 
         Args:
             after_id: only stored rows after this one.
             limit: so many at most.
             without: ids of rows that are on their way.
+            health: only health messages, or none of them: each keep their own order then; None = all.
         """
         with self._memory_lock:
-            memory = list(self._memory)
+            memory = [one for one in self._memory if health is None or (one.row.kind == "health") is health]
         # What was stored after a message in memory waits for it, and that for what was stored before.
         upto: dict[str, int] = {}
         for row, last, _ in memory:
             upto.setdefault(row.camera, last)
         found: list[outbox.Row] = []
         if memory and time.monotonic() >= self._memory_due:
-            found = [row for row, last, _ in memory if row.id not in without and not self._waits(row, last)]
+            found = [
+                row for row, last, _ in memory if row.id not in without and not self._waits(row, last, health)
+            ]
             found = found[:limit]
         room = limit - len(found)
         if room > 0:
@@ -198,12 +208,15 @@ class SinkQueue:
                 after_id=after_id,
                 limit=room + len(self._sent) + len(without),
                 upto=upto,
+                health=health,
             )
             found += [row for row in rows if row.id not in self._sent and row.id not in without][:room]
         return found
 
-    def _waits(self, row: outbox.Row, last_id: int) -> bool:
-        return outbox.waits(self.connection, self.sink, row.camera, last_id, without=self._sent)
+    def _waits(self, row: outbox.Row, last_id: int, health: bool | None) -> bool:
+        return outbox.waits(
+            self.connection, self.sink, row.camera, last_id, without=self._sent, health=health
+        )
 
     def sent(self, row_id: int) -> None:
         """The other side has taken this row over. Written down a little later, together with others."""

@@ -164,7 +164,8 @@ class PeopleSettings:
         name: of the sink, unique.
         enabled: the first consent: what is told leaves the site, through other people's services.
         pictures: the second consent: pictures leave too.
-        most, window_s: people get at most so many messages in so many seconds; past that, one summary.
+        most, window_s: people get at most so many messages of events, and as many of health, in so many seconds; past
+            that, one summary.
         picture_wait_s: how long a message waits for its picture.
     """
 
