@@ -1,7 +1,7 @@
 """What the runner writes down and whom it tells: the row first, then the word.
 
 A store that cannot write (a full disk) loses no alarm: the event is told all the same, kept in memory under the
-id it was told by, and written when there is room again. Scoring goes on whatever happens here. An event that was
+id it was told by, and written when there is room again; health likewise. Scoring goes on whatever happens here. An event that was
 deleted while it was on stays deleted: no more is written of it.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import deque
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,6 +31,9 @@ _LOG = logging.getLogger(__name__)
 #: Name of a fact: what of a camera's time was looked at.
 _COVERAGE = "coverage."
 
+#: So much trouble, begun and over while the store could not be written, is kept to be written later.
+_MOST_UNWRITTEN = 1000
+
 
 class Told(Protocol):
     """Who is told besides the log; `anomaly.edge.notify.Delivery` is one."""
@@ -48,6 +52,11 @@ class Told(Protocol):
         over: bool = False,
     ) -> None:
         """Tell of trouble, inside a transaction."""
+
+    def on_health_not_stored(
+        self, camera: str, state: str, what: str, detail: Mapping[str, Any], *, over: bool = False
+    ) -> None:
+        """Tell of trouble that the store could not take."""
 
     def set_camera_state(self, camera: str, state: Mapping[str, Any]) -> None:
         """Tell how a camera stands now."""
@@ -81,6 +90,9 @@ class Ledger:
         self._unstored: dict[str, StoredEvent] = {}
         self._unended: dict[str, StoredEvent] = {}
         self._health: dict[tuple[str, str], int] = {}
+        # Trouble that is still to be written, in its order; what began in it without a row, by camera and kind.
+        self._unwritten: deque[Callable[[], object]] = deque()
+        self._begun: set[tuple[str, str]] = set()
         self._failing = False
 
     # -- events -----------------------------------------------------------------------------------------------
@@ -177,6 +189,8 @@ class Ledger:
                     if not self._try(lambda event_id=event_id: self._write_end(self._unended[event_id])):  # type: ignore[misc]
                         return
                 del self._unended[event_id]
+        while self._unwritten and self._try(self._unwritten[0]):
+            self._unwritten.popleft()
 
     def _write_start(self, event: StoredEvent) -> None:
         last_utc_s = event.start_utc_s if event.end_utc_s is None else event.end_utc_s
@@ -207,9 +221,25 @@ class Ledger:
                 "" if one.begins else " is over",
                 f" ({words})" if words else "",
             )
-            self._try(lambda one=one: self._write_trouble(camera, state, one))  # type: ignore[misc]
+            # What was not written before comes first: an end must find its beginning.
+            if self._unwritten or not self._try(lambda one=one: self._write_trouble(camera, one, state)):  # type: ignore[misc]
+                self._keep_trouble(camera, state, one)
 
-    def _write_trouble(self, camera: str, state: str, one: Trouble) -> None:
+    def _keep_trouble(self, camera: str, state: str, one: Trouble) -> None:
+        """Tell of trouble that could not be written, and keep it to be written."""
+        if self._told is not None:
+            self._told.on_health_not_stored(camera, state, one.kind, one.detail, over=not one.begins)
+        key = camera, one.kind
+        if one.begins and len(self._unwritten) >= _MOST_UNWRITTEN:
+            _LOG.error(
+                "%s %s: too much that cannot be stored; it will not be", camera or "this machine", one.kind
+            )
+        elif one.begins or key in self._begun or key in self._health:
+            (self._begun.add if one.begins else self._begun.discard)(key)
+            self._unwritten.append(lambda: self._write_trouble(camera, one))
+
+    def _write_trouble(self, camera: str, one: Trouble, state: str | None = None) -> None:
+        """Write the beginning or the end of trouble and tell of it; without a camera's state it has been told."""
         key = camera, one.kind
 
         def write(connection: sqlite3.Connection) -> int | None:
@@ -217,7 +247,7 @@ class Ledger:
                 # Also where it begins anew: a second reload that fails.
                 self._store.end_health(self._health[key], one.utc_s)
             begun = self._store.add_health(camera, one.kind, one.utc_s, one.detail) if one.begins else None
-            if self._told is not None:
+            if self._told is not None and state is not None:
                 self._told.on_health(connection, camera, state, one.kind, one.detail, over=not one.begins)
             return begun
 
@@ -237,7 +267,8 @@ class Ledger:
                 detail = {"reason": "the program was started anew"}
                 self._told.on_health(connection, one.camera, "", one.kind, detail, over=True)
 
-        self._try(lambda: self._store.end_open_health(told))
+        if not self._try(lambda: self._store.end_open_health(told)):
+            self._unwritten.append(lambda: self._store.end_open_health(told))
 
     def segment(self, camera: str, detail: Mapping[str, Any]) -> None:
         """Index a recorded file."""

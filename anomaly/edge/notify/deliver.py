@@ -164,27 +164,20 @@ class Delivery:
         over: bool = False,
     ) -> None:
         """Tell of something wrong with a camera, inside a transaction of the caller's; `over` = no longer."""
-        message = health_message(
-            self._origin,
-            camera,
-            state,
-            what,
-            detail,
-            over=over,
-            utc_s=time.time(),
-            clock_offset_s=self._clock_offset_s(),
-        )
-        self._put(connection, message)
+        self._put(connection, self._health(camera, state, what, detail, over))
+
+    def on_health_not_stored(
+        self, camera: str, state: str, what: str, detail: Mapping[str, Any], *, over: bool = False
+    ) -> None:
+        """Tell of something wrong that could not be committed (a full disk); it dies with the process."""
+        self._hand(self._health(camera, state, what, detail, over))
 
     def on_event_not_stored(self, event: StoredEvent, what: str) -> None:
         """Tell an event that could not be committed (a full disk). It is in memory only and dies with the process;
         stored later under the same event id, its start and end have the same message ids.
         """
         if event.announced:
-            message, now = self._event(event, what), time.time()
-            for sink in self._sinks:
-                if message.kind in sink.kinds and not self._queues[sink.name].hand(message, now):
-                    _log.error("sink %s: too many messages that cannot be stored; one is lost", sink.name)
+            self._hand(self._event(event, what))
 
     def set_camera_state(self, camera: str, state: Mapping[str, Any]) -> None:
         """Keep a camera's state (plain values) for MQTT's retained `.../cameras/<camera>/state`."""
@@ -198,6 +191,24 @@ class Delivery:
         return event_message(
             self._origin, event, kind, utc_s=time.time(), clock_offset_s=self._clock_offset_s()
         )
+
+    def _health(self, camera: str, state: str, what: str, detail: Mapping[str, Any], over: bool) -> Message:
+        return health_message(
+            self._origin,
+            camera,
+            state,
+            what,
+            detail,
+            over=over,
+            utc_s=time.time(),
+            clock_offset_s=self._clock_offset_s(),
+        )
+
+    def _hand(self, message: Message) -> None:
+        now = time.time()
+        for sink in self._sinks:
+            if message.kind in sink.kinds and not self._queues[sink.name].hand(message, now):
+                _log.error("sink %s: too many messages that cannot be stored; one is lost", sink.name)
 
     def _put(self, connection: sqlite3.Connection, message: Message) -> None:
         now = time.time()

@@ -1,0 +1,129 @@
+"""What is wrong with a camera is told and written, though the store cannot be written at the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from broker import Receiver, until
+from told_site import QUICK, SECRET, Site, told_site
+
+from anomaly.edge.health import Trouble
+from anomaly.edge.ledger import Ledger
+from anomaly.edge.notify import WebhookSettings
+from anomaly.edge.pictures import Pictures
+from anomaly.edge.store import Store
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def site(tmp_path: Path, receiver: Receiver) -> Iterator[Site]:
+    with told_site(tmp_path, [WebhookSettings(receiver.url, (SECRET,), backoff=QUICK)]) as site:
+        yield site
+
+
+@pytest.fixture
+def ledger(site: Site) -> Iterator[Ledger]:
+    pictures = Pictures(site.store)
+    yield Ledger(site.store, pictures, None, site.delivery)
+    pictures.close()
+
+
+@contextmanager
+def unwritable(store: Store) -> Iterator[None]:
+    """This thread's connection to the store takes no write, as on a full disk."""
+    store.connection().execute("PRAGMA query_only = ON")
+    yield
+    store.connection().execute("PRAGMA query_only = OFF")
+
+
+def goes(ledger: Ledger, kind: str = "disconnected", *, begins: bool, utc_s: float = 1000.0) -> None:
+    ledger.trouble("cam", "running", [Trouble(kind, begins, utc_s, {})])
+
+
+def told(receiver: Receiver) -> list[tuple[str, bool]]:
+    return [(one["health"], one["over"]) for one in receiver.contents()]
+
+
+def written(store: Store) -> list[tuple[str, float, float | None]]:
+    """Kind, beginning and end, oldest first."""
+    return [(one.kind, one.utc_s, one.end_utc_s) for one in reversed(store.health())]
+
+
+def test_trouble_that_could_not_be_written_is_told_at_once_and_written_later(
+    site: Site, ledger: Ledger, receiver: Receiver
+):
+    with unwritable(site.store):
+        goes(ledger, begins=True)
+        until(lambda: told(receiver) == [("disconnected", False)])
+        ledger.tick()
+    assert written(site.store) == []
+    ledger.tick()
+    assert written(site.store) == [("disconnected", 1000.0, None)]
+    goes(ledger, begins=False, utc_s=1010.0)
+    assert written(site.store) == [("disconnected", 1000.0, 1010.0)]
+    until(lambda: told(receiver) == [("disconnected", False), ("disconnected", True)])
+
+
+def test_an_end_that_could_not_be_written_is_told_and_written_later(
+    site: Site, ledger: Ledger, receiver: Receiver
+):
+    goes(ledger, begins=True)
+    with unwritable(site.store):
+        goes(ledger, begins=False, utc_s=1010.0)
+        goes(ledger, "black", begins=True, utc_s=1011.0)
+        goes(ledger, "black", begins=False, utc_s=1012.0)
+        goes(ledger, begins=True, utc_s=1013.0)
+    # Before it is written, it goes on: in its order.
+    goes(ledger, begins=False, utc_s=1014.0)
+    for _ in range(2):
+        ledger.tick()
+    assert written(site.store) == [
+        ("disconnected", 1000.0, 1010.0),
+        ("black", 1011.0, 1012.0),
+        ("disconnected", 1013.0, 1014.0),
+    ]
+    until(lambda: len(told(receiver)) == 6)
+    time.sleep(0.3)
+    assert told(receiver) == [
+        ("disconnected", False),
+        ("disconnected", True),
+        ("black", False),
+        ("black", True),
+        ("disconnected", False),
+        ("disconnected", True),
+    ]
+
+
+def test_however_long_the_store_cannot_be_written_what_is_kept_is_bounded_and_ends(
+    site: Site, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("anomaly.edge.ledger._MOST_UNWRITTEN", 10)
+    goes(ledger, "black", begins=True)
+    with unwritable(site.store):
+        for second in range(100):
+            goes(ledger, begins=not second % 2, utc_s=1000.0 + second)
+        goes(ledger, "black", begins=False, utc_s=2000.0)
+    ledger.tick()
+    assert written(site.store) == [
+        ("black", 1000.0, 2000.0),
+        *[("disconnected", 1000.0 + second, 1001.0 + second) for second in range(0, 10, 2)],
+    ]
+
+
+def test_what_the_run_before_left_on_ends_though_not_at_once(site: Site, ledger: Ledger, receiver: Receiver):
+    site.store.add_health("cam", "frozen", 900.0)
+    with unwritable(site.store):
+        ledger.take_over()
+        goes(ledger, begins=True)
+    ledger.tick()
+    assert written(site.store) == [("frozen", 900.0, 900.0), ("disconnected", 1000.0, None)]
+    until(lambda: sorted(told(receiver)) == [("disconnected", False), ("frozen", True)])
