@@ -190,6 +190,35 @@ def test_what_expires_is_counted_and_announced_in_one_message(tmp_path: Path):
     assert "down" in [kind for _, kind, _ in trouble]
 
 
+def test_a_receiver_that_refuses_everything_keeps_the_outbox_within_its_bound(tmp_path: Path):
+    bound = 20_000
+    with Receiver() as receiver:
+        receiver.answer = lambda content: 401
+        hook = WebhookSettings(
+            receiver.url, (SECRET,), name="hook", backoff=QUICK, bounds=Bounds(max_bytes=bound)
+        )
+        with told_site(tmp_path, [hook], tend_every_s=0.02) as site:
+            connection = site.store.connection()
+            size = "SELECT coalesce(sum(bytes), 0), sum(kind = 'summary') FROM outbox WHERE state <> 'sent'"
+            for _ in range(30):
+                with site.store.transaction():
+                    for _ in range(5):
+                        site.start()
+                until(lambda: site.status("hook")["pending"] == 0)
+            until(lambda: connection.execute(size).fetchone()[0] <= bound)
+            until(lambda: site.status("hook")["pending"] == 0)
+            assert connection.execute(size).fetchone()[1] == 1
+            status = site.status("hook")
+            assert status["set_aside"] > 1
+            # Repaired, it gets what was kept, and learns how much was not.
+            receiver.answer = lambda content: 204
+            receiver.requests.clear()
+            kept = site.delivery.send_again("hook")
+            until(lambda: site.status("hook")["sent"] == kept)
+            told = [one for one in receiver.contents() if one["kind"] == "summary"]
+            assert [one["cameras"] for one in told] == [{"top": status["expired"]}]
+
+
 def test_a_deleted_event_is_forgotten_once_it_was_told(tmp_path: Path):
     with told_site(tmp_path, [NOBODY], running=False) as site:
         waiting, told = site.start(), site.start()

@@ -302,7 +302,7 @@ def expire(
 ) -> Expired | None:
     """Give up on what is too old, then on the oldest of what is too much; what was set aside goes first.
 
-    Summaries stay: they are few, and they tell of what was given up.
+    Summaries stay: they tell of what was given up, and the next one takes the place of all before it.
 
     Returns:
         What was given up on; None where nothing was.
@@ -382,18 +382,17 @@ def waiting_s(connection: sqlite3.Connection, sink: str) -> float | None:
     return None if row is None else float(row[0])
 
 
-def waiting_summary(connection: sqlite3.Connection, sink: str) -> Row | None:
-    """The summary that still waits, to which more can be added."""
-    row = connection.execute(
-        f"SELECT {_COLUMNS} FROM outbox WHERE sink = ? AND state = 'pending' AND kind = 'summary' LIMIT 1",
-        (sink,),
-    ).fetchone()
-    return None if row is None else Row(*row)
-
-
-def withdraw(connection: sqlite3.Connection, row_id: int) -> None:
-    """Take back a message that another one replaces."""
-    connection.execute("DELETE FROM outbox WHERE id = ?", (row_id,))
+def withdraw_summaries(connection: sqlite3.Connection, sink: str) -> list[Row]:
+    """Take back the summaries that wait or were set aside, for another one to tell all that they told."""
+    where = "sink = ? AND kind = 'summary' AND state"
+    found = connection.execute(
+        f"SELECT {_COLUMNS} FROM outbox WHERE {where} IN ('pending', 'set aside')", (sink,)
+    )
+    summaries = [Row(*row) for row in found]
+    connection.execute(f"DELETE FROM outbox WHERE {where} = 'pending'", (sink,))
+    done = connection.execute(f"DELETE FROM outbox WHERE {where} = 'set aside'", (sink,))
+    _count(connection, sink, "set_aside", -done.rowcount)
+    return summaries
 
 
 def told(connection: sqlite3.Connection, sink: str, *, health: bool) -> list[tuple[float, list[str]]]:

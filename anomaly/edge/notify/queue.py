@@ -353,13 +353,12 @@ class SinkQueue:
 
     def _put_summary(self, gone: outbox.Expired, utc_s: float) -> None:
         cameras, first = dict(gone.cameras), gone.first_utc_s
-        earlier = outbox.waiting_summary(self.connection, self.sink)
-        if earlier is not None:
+        # Also one that was refused: a receiver that refuses all would have one for each time, without end.
+        for earlier in outbox.withdraw_summaries(self.connection, self.sink):
             for camera, count in json.loads(earlier.body)["cameras"].items():
                 cameras[camera] = cameras.get(camera, 0) + count
             # The first time stands in the row's own time: summaries are written with it.
             first = min(first, earlier.created_utc_s)
-            outbox.withdraw(self.connection, earlier.id)
         message = summary_message(
             self.origin,
             "expired",
