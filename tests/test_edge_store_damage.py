@@ -139,6 +139,9 @@ def test_a_damaged_database_is_set_aside_and_what_can_be_read_is_kept(tmp_path: 
     with Store(tmp_path) as store:
         ids = [add_event(store, T0 + i, doubt="d" * 200).id for i in range(400)]
         store.add_verdict(ids[0], "real", "ann")
+        # Another version may have had a column more.
+        store.connection().execute("ALTER TABLE states ADD COLUMN why TEXT")
+        store.set_state("press", "stopped", "ann", T0)
         write_bytes(tmp_path / "clips/press/a.mp4", b"x")
     path = tmp_path / "anomaly.db"
     data = bytearray(path.read_bytes())
@@ -163,6 +166,7 @@ def test_a_damaged_database_is_set_aside_and_what_can_be_read_is_kept(tmp_path: 
         assert (tmp_path / "clips/press/a.mp4").exists()
         saved = len(store.events(limit=1000))
         assert 50 < saved < 400 if damage == "pages" else saved == 0
+        assert ("press" in store.states()) is (damage == "pages")
         add_event(store, T0 + 1000)
         assert store.health()[-1].kind == "store"
     with Store(tmp_path) as again:

@@ -115,9 +115,17 @@ def _salvage(connection: sqlite3.Connection, aside: Path) -> int:
             if table.startswith("sqlite_"):
                 continue
             try:
-                for row in old.execute(f'SELECT * FROM "{table}"'):
-                    marks = ", ".join("?" for _ in row)
-                    done = connection.execute(f'INSERT OR IGNORE INTO "{table}" VALUES ({marks})', row)
+                # By their names: another version may have had other columns.
+                had, has = (
+                    {row[1]: None for row in one.execute(f'PRAGMA table_info("{table}")')}
+                    for one in (old, connection)
+                )
+                columns = ", ".join(name for name in had if name in has)
+                marks = ", ".join("?" for name in had if name in has)
+                for row in old.execute(f'SELECT {columns} FROM "{table}"'):
+                    done = connection.execute(
+                        f'INSERT OR IGNORE INTO "{table}" ({columns}) VALUES ({marks})', row
+                    )
                     saved += done.rowcount
             except sqlite3.Error:
                 continue
