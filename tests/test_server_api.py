@@ -438,6 +438,7 @@ def test_the_recording_is_listed_and_played(case: Case, admin: httpx.Client):
     assert admin.get(segment["url"]).content == b"painted"
     case.runner.masks["cam"] = mask_mark([[(0, 0), (1, 0), (0, 1)]])
     assert admin.get(segment["url"]).status_code == 403
+    case.runner.masks.clear()
     assert admin.get("/api/recordings/999").status_code == 404
     days = {"since": 0, "until": 90_000}
     assert admin.get("/api/cameras/cam/recording", params=days).status_code == 422
@@ -463,6 +464,50 @@ def test_masks_outlive_their_camera(tmp_path: Path):
             case.runner.masks.clear()
             if case.server.door.cameras():
                 case.runner.remove("cam")
+
+
+def test_pictures_and_clips_from_before_a_mask_are_not_shown(tmp_path: Path):
+    black = (((0.0, 0.0), (1.0, 0.0), (1.0, 1.0)),)
+
+    def seen(client: httpx.Client, case: Case) -> dict[str, int]:
+        names = [f"/api/events/{one.id}" for one in reversed(case.store.events())]
+        urls = [f"{name}/{kind}" for name in names for kind in ("snapshot", "clip")]
+        urls += [f"/api/misses/{one.id}/clip" for one in case.store.misses()]
+        return {url: client.get(url).status_code for url in urls}
+
+    def shown(case: Case, name: str) -> str:
+        """An event with its pictures, as the runner makes them; its clip comes later."""
+        for path in (f"snapshots/{name}.jpg", f"clips/{name}.mp4"):
+            (case.store.folder / path).write_bytes(b"what is seen")
+        return case.event(snapshot=f"snapshots/{name}.jpg").id
+
+    with running(tmp_path) as case:
+        viewer = case.signed_in("viewer")
+        before = shown(case, "a")
+        case.store.set_clip(before, clip="clips/a.mp4", clip_state="ready")
+        late = shown(case, "b")
+        miss = case.store.mark_miss("cam", 1000.0, 1001.0, "", "who").id
+        case.store.set_clip(miss, miss=True, clip="clips/a.mp4", clip_state="ready")
+        case.store.set_masks("cam", black)
+        # Its clip is painted with the masks of the time at which it is made.
+        case.store.set_clip(late, clip="clips/b.mp4", clip_state="ready")
+        after = shown(case, "c")
+        case.store.set_clip(after, clip="clips/c.mp4", clip_state="ready")
+        assert set(seen(viewer, case).values()) == {200}
+        case.runner.masks["cam"] = mask_mark(black)
+        for gone in (False, True):
+            if gone:
+                # Behind the masks that it had last.
+                case.runner.remove("cam")
+            assert list(seen(viewer, case).values()) == [403, 403, 403, 200, 200, 200, 403]
+        assert "privacy masks" in viewer.get(f"/api/events/{before}/clip").json()["detail"]
+        case.store.set_masks("cam", ())
+        assert set(seen(viewer, case).values()) == {200}
+        case.store.delete_event(before)
+        left = case.store.connection().execute(
+            "SELECT count(*) FROM media_masks WHERE item_id = ?", (before,)
+        )
+        assert left.fetchone() == (0,)
 
 
 def test_a_miss_is_marked_with_who_and_the_model(case: Case):

@@ -252,9 +252,14 @@ def shown(door: Door, camera: str, segments: Sequence[Segment]) -> list[Segment]
 
     Of a camera that was taken away, the masks that it had last.
     """
+    return [one for one in segments if made_under_masks(door, camera, mark_of(one.path))]
+
+
+def made_under_masks(door: Door, camera: str, mark: str) -> bool:
+    """Whether what bears this mark was made under the masks that a camera has now; where it has none, all was."""
     told = door.runner.status()["cameras"].get(camera)
-    mark = mask_mark(door.store.masks().get(camera, ())) if told is None else told["mask"]
-    return [one for one in segments if not mark or mark_of(one.path) == mark]
+    now = mask_mark(door.store.masks().get(camera, ())) if told is None else told["mask"]
+    return not now or mark == now
 
 
 @health_router.get("")

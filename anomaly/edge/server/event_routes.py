@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, Response
 from anomaly.edge.server import media
 from anomaly.edge.server.access import TheDoor, Visitor, WhoEngineers, WhoReads, WhoReviews
 from anomaly.edge.server.answers import event_out, miss_out, verdict_out
-from anomaly.edge.server.camera_routes import interval, shown
+from anomaly.edge.server.camera_routes import interval, made_under_masks, shown
 from anomaly.edge.server.door import Door
 from anomaly.edge.server.schemas import (
     Done,
@@ -26,7 +26,7 @@ from anomaly.edge.server.schemas import (
     UtcS,
     VerdictOut,
 )
-from anomaly.edge.store import StoredEvent, timeline
+from anomaly.edge.store import Miss, StoredEvent, timeline
 from anomaly.edge.store.deletion import RECORDING
 
 router = APIRouter(prefix="/api/events", tags=["events"])
@@ -84,6 +84,7 @@ def event_media(
     The audit tells of what is saved, and of all that a token takes.
     """
     found = _event(door, event_id)
+    _behind_masks(door, found, kind)
     if _leaves(who, download):
         _exported(door, who, event_id, kind)
     return media.send(
@@ -166,6 +167,7 @@ def miss_media(
     found = [miss for miss in door.store.misses() if miss.id == miss_id]
     if not found:
         raise HTTPException(404, "there is no such miss")
+    _behind_masks(door, found[0], kind)
     if _leaves(who, download):
         _exported(door, who, miss_id, kind)
     return media.send(
@@ -183,9 +185,7 @@ def segment(
     if not found:
         raise HTTPException(404, "there is no such piece of a recording; it may be older than what is kept")
     if not shown(door, found[0].camera, found):
-        raise HTTPException(
-            403, "this was recorded before the camera's privacy masks were set as they are now"
-        )
+        raise _unmasked("recorded")
     if _leaves(who, download):
         _exported(door, who, f"recording {segment_id}", found[0].camera)
     return media.send(
@@ -198,6 +198,17 @@ def _event(door: Door, event_id: str) -> StoredEvent:
     if found is None:
         raise HTTPException(404, "there is no such event; it may have been deleted")
     return found
+
+
+def _behind_masks(door: Door, item: StoredEvent | Miss, kind: str) -> None:
+    """Refuse (403) what was made under other masks than the camera has now, as its recording is."""
+    mark = door.store.media_mark(item.id, "clip" if kind in ("clip", "preview") else "pictures")
+    if not made_under_masks(door, item.camera, mark):
+        raise _unmasked("made")
+
+
+def _unmasked(how: str) -> HTTPException:
+    return HTTPException(403, f"this was {how} before the camera's privacy masks were set as they are now")
 
 
 def _leaves(who: Visitor, download: bool) -> bool:

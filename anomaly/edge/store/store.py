@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from anomaly.edge.store import deletion, erased, event, leftovers, review, timeline
 from anomaly.edge.store.opening import OpenFolder
@@ -64,6 +64,7 @@ class Store(OpenFolder):
 
         def write(connection: sqlite3.Connection) -> StoredEvent:
             stored = event.insert(connection, values, time.time())
+            timeline.mark_media(connection, stored.id, "pictures", stored.camera)
             self.tell(connection, stored, "start")
             return stored
 
@@ -108,9 +109,11 @@ class Store(OpenFolder):
             assigned = ", ".join(f"{name} = ?" for name in changes)
             table = "misses" if miss else "events"
             done = connection.execute(
-                f"UPDATE {table} SET {assigned} WHERE id = ?", (*changes.values(), item_id)
-            )
-            return done.rowcount == 1
+                f"UPDATE {table} SET {assigned} WHERE id = ? RETURNING camera", (*changes.values(), item_id)
+            ).fetchall()
+            for (camera,) in done if changes.get("clip") else ():
+                timeline.mark_media(connection, item_id, "clip", camera)
+            return len(done) == 1
 
         return self.write(write)
 
@@ -358,6 +361,14 @@ class Store(OpenFolder):
         """The privacy masks that each camera had last, whether it is still there or not; none of cameras without."""
         with self.reading() as connection:
             return timeline.masks(connection)
+
+    def media_mark(self, item_id: str, kind: Literal["pictures", "clip"]) -> str:
+        """The mark of the masks that an event's pictures, or the clip of an event or a miss, were made under.
+
+        "" where there were none, or where they were made before this was noted.
+        """
+        with self.reading() as connection:
+            return timeline.media_mark(connection, item_id, kind)
 
     def set_model(self, camera: str, model: str, recipe: str, since_utc_s: float) -> None:
         """Write which model (sha256) and recipe watch a camera from now on; misses are put down to them."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from anomaly.edge.segment_name import mask_mark
 from anomaly.edge.store.database import rows
 
 if TYPE_CHECKING:
@@ -283,6 +284,20 @@ def masks(connection: sqlite3.Connection) -> dict[str, Masks]:
         camera: tuple(tuple((x, y) for x, y in polygon) for polygon in json.loads(black))
         for camera, black in found
     }
+
+
+def mark_media(connection: sqlite3.Connection, item_id: str, kind: str, camera: str) -> None:
+    """Note under which masks pictures or a clip are made: those that the camera has now."""
+    mark = mask_mark(masks(connection).get(camera, ()))
+    connection.execute("INSERT OR REPLACE INTO media_masks VALUES (?, ?, ?)", (item_id, kind, mark))
+
+
+def media_mark(connection: sqlite3.Connection, item_id: str, kind: str) -> str:
+    """The mark of the masks under which they were made; "" where there were none, or none is known."""
+    row = connection.execute(
+        "SELECT mark FROM media_masks WHERE item_id = ? AND kind = ?", (item_id, kind)
+    ).fetchone()
+    return "" if row is None else str(row[0])
 
 
 def model_at(connection: sqlite3.Connection, camera: str, utc_s: float) -> str:
