@@ -44,6 +44,7 @@ ROUTES: dict[tuple[str, str], tuple[str | None, str | None, Any]] = {
     ("DELETE", f"/api/events/{EVENT}"): ("engineer", "control", None),
     ("GET", "/api/misses"): ("viewer", "events", None),
     ("POST", "/api/misses"): ("operator", "review", {"camera": "cam", "start_utc_s": 1, "end_utc_s": 2}),
+    ("DELETE", f"/api/misses/{EVENT}"): ("operator", "review", None),
     ("GET", f"/api/misses/{EVENT}/clip"): ("viewer", "events", None),
     ("GET", "/api/recordings/1"): ("viewer", "events", None),
     ("GET", "/api/regions/cam"): ("viewer", "events", None),
@@ -525,6 +526,24 @@ def test_a_miss_is_marked_with_who_and_the_model(case: Case):
     (case.store.folder / "clips" / "miss.mp4").write_bytes(b"missed")
     assert operator.get(f"/api/misses/{told['id']}/clip").content == b"missed"
     assert operator.get(f"/api/misses/{told['id']}/preview").status_code == 404
+    soon = {"start_utc_s": time.time() - 5, "end_utc_s": time.time() + 60}
+    assert operator.post("/api/misses", json=given | soon).status_code == 422
+
+
+def test_a_miss_is_taken_back_with_its_clip(case: Case):
+    operator = case.signed_in("operator")
+    given = {"camera": "cam", "start_utc_s": 6000, "end_utc_s": 6003.5, "label": "by mistake"}
+    address = f"/api/misses/{operator.post('/api/misses', json=given).json()['id']}"
+    clip = case.store.folder / "clips" / "mistake.mp4"
+    clip.write_bytes(b"missed")
+    case.store.set_clip(address[-26:], miss=True, clip="clips/mistake.mp4", clip_state="ready")
+    assert case.signed_in("viewer").delete(address).status_code == 403
+    assert operator.delete(address).json() == {"done": True}
+    assert operator.delete(address).status_code == 404
+    assert address[-26:] not in [one["id"] for one in operator.get("/api/misses").json()["misses"]]
+    assert not clip.exists()
+    [line, *_] = case.server.door.audit.lines(action="miss taken back")
+    assert (line.who, line.subject, line.detail["label"]) == ("the-operator", "cam", "by mistake")
 
 
 def test_health(case: Case, admin: httpx.Client):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Path, Query
@@ -137,6 +138,12 @@ def misses(
 def mark_miss(given: NewMiss, door: TheDoor, who: WhoReviews) -> MissOut:
     """Mark an anomaly in the recording that raised no event: ten minutes at most; its footage becomes a clip."""
     interval(given.start_utc_s, given.end_utc_s, most_s=600.0)
+    now = time.time()
+    if given.end_utc_s > now:
+        raise HTTPException(
+            422,
+            f"end_utc_s {given.end_utc_s} is {given.end_utc_s - now:.0f} s ahead; mark what has been recorded",
+        )
     # A camera that was taken away may still have footage.
     known = given.camera in door.cameras() or door.store.segments(
         given.camera, given.start_utc_s, given.end_utc_s
@@ -155,6 +162,21 @@ def mark_miss(given: NewMiss, door: TheDoor, who: WhoReviews) -> MissOut:
     )
 
 
+@misses_router.delete("/{miss_id}")
+def take_miss_back(miss_id: Id, door: TheDoor, who: WhoReviews) -> Done:
+    """Take back a miss that was marked by mistake; its clip goes too."""
+    found = _miss(door, miss_id)
+    door.audit.add(
+        who.who,
+        "miss taken back",
+        found.camera,
+        address=who.address,
+        detail={"start_utc_s": found.start_utc_s, "end_utc_s": found.end_utc_s, "label": found.label},
+    )
+    door.store.delete_miss(miss_id)
+    return Done()
+
+
 @misses_router.get("/{miss_id}/{kind}", response_class=FileResponse, responses=_FILE)
 def miss_media(
     miss_id: Id,
@@ -164,14 +186,12 @@ def miss_media(
     download: bool = False,
 ) -> Response:
     """The clip of a miss, or its preview."""
-    found = [miss for miss in door.store.misses() if miss.id == miss_id]
-    if not found:
-        raise HTTPException(404, "there is no such miss")
-    _behind_masks(door, found[0], kind)
+    found = _miss(door, miss_id)
+    _behind_masks(door, found, kind)
     if _leaves(who, download):
         _exported(door, who, miss_id, kind)
     return media.send(
-        door.store.folder, getattr(found[0], kind), kind, download=f"{miss_id}-{kind}" if download else None
+        door.store.folder, getattr(found, kind), kind, download=f"{miss_id}-{kind}" if download else None
     )
 
 
@@ -198,6 +218,13 @@ def _event(door: Door, event_id: str) -> StoredEvent:
     if found is None:
         raise HTTPException(404, "there is no such event; it may have been deleted")
     return found
+
+
+def _miss(door: Door, miss_id: str) -> Miss:
+    for miss in door.store.misses():
+        if miss.id == miss_id:
+            return miss
+    raise HTTPException(404, "there is no such miss; it may have been taken back")
 
 
 def _behind_masks(door: Door, item: StoredEvent | Miss, kind: str) -> None:

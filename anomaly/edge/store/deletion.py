@@ -39,6 +39,12 @@ def delete_event(connection: sqlite3.Connection, event: StoredEvent) -> None:
     doom(connection, event.files)
 
 
+def delete_miss(connection: sqlite3.Connection, miss: review.Miss) -> None:
+    """Delete a miss's row, and doom its files."""
+    connection.execute("DELETE FROM misses WHERE id = ?", (miss.id,))
+    doom(connection, miss.files)
+
+
 def delete_interval(
     connection: sqlite3.Connection,
     folder: Path,
@@ -65,8 +71,7 @@ def delete_interval(
         on_delete(event)
     misses = review.misses(connection, "camera = ? AND start_utc_s < ? AND end_utc_s >= ?", span)
     for miss in misses:
-        connection.execute("DELETE FROM misses WHERE id = ?", (miss.id,))
-        doom(connection, miss.files)
+        delete_miss(connection, miss)
     clips = 0
     reaching = "camera = ? AND clip_start_utc_s < ? AND clip_end_utc_s >= ?"
     for event in select(connection, [reaching], span, ALL):

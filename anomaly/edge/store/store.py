@@ -238,6 +238,19 @@ class Store(OpenFolder):
         with self.reading() as connection:
             return review.misses(connection, where, (camera, camera, clip_state, clip_state))
 
+    def delete_miss(self, miss_id: str) -> bool:
+        """Take a miss back, with its clip; False where there was none."""
+
+        def write(connection: sqlite3.Connection) -> bool:
+            found = review.misses(connection, "id = ?", (miss_id,))
+            for miss in found:
+                deletion.delete_miss(connection, miss)
+            return bool(found)
+
+        done = self.write(write)
+        self.remove_doomed()
+        return done
+
     # What fills a camera's time
 
     def add_segment(
