@@ -158,7 +158,7 @@ def test_an_interval_of_a_camera_is_forgotten_with_its_crops_and_its_evidence(
         assert why in done.message
     # Who deletes the interval from a store is told what to do about the models that know it.
     given = {"camera": "press", "start_utc_s": 1795414500.0, "end_utc_s": 1795414800.5}
-    with running(tmp_path) as case:
+    with running(tmp_path, cameras=("press", "belt")) as case:
         case.models += [model, small_model.folder, tmp_path / "gone"]
         admin = case.signed_in("admin")
         (told, undated, gone) = admin.post("/api/retention/delete", json=given).json()["models"]

@@ -31,6 +31,7 @@ ROUTES: dict[tuple[str, str], tuple[str | None, str | None, Any]] = {
     ("GET", "/api/sinks"): ("engineer", "control", None),
     ("POST", "/api/sinks/none/again"): ("engineer", "control", None),
     ("POST", "/api/models/reload"): ("engineer", "control", None),
+    ("GET", "/api/cameras/known"): ("viewer", "events", None),
     ("GET", "/api/cameras/cam/live.jpg"): ("viewer", "live", None),
     ("GET", "/api/cameras/none/live.mjpeg"): ("viewer", "live", None),
     ("GET", "/api/cameras/cam/scores?since=0&until=1"): ("viewer", "events", None),
@@ -551,6 +552,40 @@ def test_health(case: Case, admin: httpx.Client):
     case.store.end_health(health, 110.0)
     [told] = admin.get("/api/health", params={"camera": "cam"}).json()["health"]
     assert (told["kind"], told["end_utc_s"], told["detail"]) == ("stalled", 110.0, {"for_s": None})
+
+
+def test_what_is_still_wrong_is_told_whenever_it_began(tmp_path: Path):
+    with running(tmp_path, cameras=("cam", "cam two")) as case:
+        first = case.store.add_health("cam two", "frozen", 90.0)
+        for number in range(120):
+            case.store.end_health(case.store.add_health("cam", "black", 100.0 + number), 101.0 + number)
+        last = case.store.add_health("", "clock", 300.0)
+        viewer = case.signed_in("viewer")
+
+        def told(**asked: object) -> list[int]:
+            return [one["id"] for one in viewer.get("/api/health", params=asked).json()["health"]]
+
+        assert first not in told()
+        assert told(open=True) == [last, first]
+        assert told(open=True, limit=1, since=200.0) == [last, first]
+        assert told(open=True, camera="cam two") == [first]
+
+
+def test_footage_of_a_camera_that_left_can_be_found_and_deleted(tmp_path: Path):
+    with running(tmp_path, cameras=("cam", "old")) as case:
+        case.event(camera="old", end_utc_s=1001.0, end_pts_s=2.0)
+        case.runner.remove("old")
+        known = case.signed_in("viewer").get("/api/cameras/known").json()
+        assert known == {"cameras": ["cam"], "former": ["old"]}
+        admin, span = case.signed_in("admin"), {"start_utc_s": 1, "end_utc_s": 2000}
+        misspelt = admin.post("/api/retention/delete", json={"camera": "odl", **span})
+        assert (misspelt.status_code, "known" in misspelt.json()["detail"]) == (404, True)
+        assert case.server.door.audit.lines(action="deletion") == []
+        assert admin.post("/api/retention/delete", json={"camera": "old", **span}).json()["events"] == 1
+        # A folder is enough: what lies there may be what no row knows.
+        assert admin.post("/api/retention/delete", json={"camera": "older.1", **span}).status_code == 404
+        (case.store.folder / "orphans" / "clips" / "older%2E1").mkdir(parents=True)
+        assert admin.post("/api/retention/delete", json={"camera": "older.1", **span}).status_code == 200
 
 
 def test_regions_are_kept_for_the_next_fit(case: Case):

@@ -141,6 +141,9 @@ def delete_interval(given: Interval, door: TheDoor, who: WhoAdministers) -> Dele
     are left as they are; the answer names those that still hold crops or evidence of that time.
     """
     interval(given.start_utc_s, given.end_utc_s)
+    # Else a misspelt name would be answered as if its footage were gone.
+    if given.camera not in door.cameras() and given.camera not in door.store.cameras():
+        raise HTTPException(404, "nothing is kept of such a camera; GET /api/cameras/known names them")
     # Written first: a deletion that nobody can be asked about must not happen.
     door.audit.add(
         who.who,

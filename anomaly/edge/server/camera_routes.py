@@ -26,6 +26,7 @@ from anomaly.edge.server.schemas import (
     GapOut,
     HealthList,
     HealthOut,
+    KnownCameras,
     NewRecipe,
     NewState,
     Recording,
@@ -54,6 +55,13 @@ def cameras(door: TheDoor, who: WhoWatches) -> Cameras:
         cameras=[{**camera, "name": name} for name, camera in told.items()],
         site=status,
     )
+
+
+@router.get("/known")
+def known_cameras(door: TheDoor, who: WhoReads) -> KnownCameras:
+    """Names of the cameras there are now, and of those that left and that something is still kept of."""
+    here = door.cameras()
+    return KnownCameras(cameras=here, former=[name for name in door.store.cameras() if name not in here])
 
 
 @router.post("/{camera}/state")
@@ -269,8 +277,13 @@ def health(
     camera: Annotated[str | None, Query(max_length=200)] = None,
     since: UtcS | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    open: bool = False,
 ) -> HealthList:
-    """What was wrong with cameras or the machine since then, newest first."""
+    """What was wrong with cameras or the machine since then, newest first.
+
+    With `open` all that is still wrong, whenever it began and however much it is.
+    """
+    found = door.store.open_health(camera) if open else door.store.health(camera, since, limit)
     return HealthList(
         health=[
             HealthOut(
@@ -281,7 +294,7 @@ def health(
                 end_utc_s=one.end_utc_s,
                 detail=plain(one.detail),
             )
-            for one in door.store.health(camera, since, limit)
+            for one in found
         ]
     )
 

@@ -68,6 +68,13 @@ class Cameras(BaseModel):
     site: dict[str, Any]
 
 
+class KnownCameras(BaseModel):
+    """Names: of the cameras there are now, and of `former` ones that something is still kept of."""
+
+    cameras: list[str]
+    former: list[str]
+
+
 class NewState(_Taken):
     """A camera's state, set by hand."""
 

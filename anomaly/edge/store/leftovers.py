@@ -9,6 +9,7 @@ import math
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from anomaly.edge.store.deletion import RECORDING
 from anomaly.edge.store.event import clip_folder, made_utc_s
@@ -48,6 +49,15 @@ def of_interval(
             found.append(path)
     found += [path for path in folder.glob(f"*{ASIDE}*") if _set_aside(path) >= start_utc_s]
     return [path.relative_to(folder).as_posix() for path in found]
+
+
+def cameras(folder: Path) -> set[str]:
+    """Names of the cameras that there are folders of, whether a row knows of them or not."""
+    clips = [*(folder / "clips").glob("*"), *(folder / ORPHANS / "clips").glob("*")]
+    recorded = (folder / RECORDING).glob("*")
+    return {unquote(one.name) for one in clips if one.is_dir()} | {
+        one.name for one in recorded if one.is_dir()
+    }
 
 
 def _unknown(connection: sqlite3.Connection, folder: Path, kind: str, of_camera: str) -> list[Path]:

@@ -333,6 +333,12 @@ class Store(OpenFolder):
         with self.reading() as connection:
             return timeline.health(connection, camera, since, limit)
 
+    def open_health(self, camera: str | None = None) -> list[Health]:
+        """Health events that are still on, newest first."""
+        with self.reading() as connection:
+            found = timeline.open_health(connection)
+        return [one for one in reversed(found) if camera in (None, one.camera)]
+
     def add_gap(self, camera: str, start_utc_s: float, end_utc_s: float, reason: str) -> None:
         """Write time in which a camera was blind ("blind"), not monitored ("state") or not taken up ("off")."""
         self.write(lambda connection: timeline.add_gap(connection, camera, start_utc_s, end_utc_s, reason))
@@ -365,6 +371,12 @@ class Store(OpenFolder):
         """The last state set, by camera."""
         with self.reading() as connection:
             return timeline.states(connection)
+
+    def cameras(self) -> list[str]:
+        """Names of all cameras that anything is kept of, also of those that left the site."""
+        with self.reading() as connection:
+            known = timeline.cameras(connection)
+        return sorted({*known, *leftovers.cameras(self.folder)})
 
     def set_masks(self, camera: str, black: Masks) -> None:
         """Keep the privacy masks that a camera has now; they hide what was recorded of it when it is gone, too."""

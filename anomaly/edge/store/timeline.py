@@ -272,6 +272,13 @@ def states(connection: sqlite3.Connection) -> dict[str, CameraState]:
     return {row["camera"]: CameraState(*row) for row in found}
 
 
+def cameras(connection: sqlite3.Connection) -> set[str]:
+    """Names of all cameras that some row is of."""
+    tables = ("models", "events", "misses", "segments", "scores", "states", "masks")
+    sql = " UNION ".join(f"SELECT camera FROM {table}" for table in tables)
+    return {row[0] for row in connection.execute(sql)}
+
+
 def set_masks(connection: sqlite3.Connection, camera: str, black: Masks) -> None:
     """Keep the privacy masks of a camera, in place of those before."""
     connection.execute("INSERT OR REPLACE INTO masks VALUES (?, ?)", (camera, json.dumps(black)))
