@@ -48,6 +48,7 @@ class SmallRunner:
         self.set_by: list[tuple[str, str, str]] = []
         self.asked = 0
         self.reloads = 0
+        self.scores = True
 
     def status(self) -> dict[str, Any]:
         return {
@@ -68,6 +69,9 @@ class SmallRunner:
                 for name in self._views
             },
         }
+
+    def scored_since(self, seconds: float) -> bool:
+        return self.scores
 
     def live(self, camera: str) -> View | None:
         return self._views[camera]

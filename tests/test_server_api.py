@@ -131,6 +131,14 @@ def test_ready_once_every_camera_is_scored(tmp_path: Path):
         assert case.client().get("/readyz").text == "ready\n"
 
 
+def test_alive_as_long_as_the_cameras_are_scored(tmp_path: Path):
+    with running(tmp_path) as case:
+        nobody = case.client()
+        assert nobody.get("/healthz").text == "ok\n"
+        case.runner.scores = False
+        assert (nobody.get("/healthz").status_code, nobody.get("/api/session").status_code) == (503, 200)
+
+
 def test_signing_in_and_out(case: Case):
     browser = case.client()
     assert browser.get("/api/session").json()["signed_in"] is False

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from anomaly.edge.server import guard
 from anomaly.edge.server.access import enough, program, right_token
+from anomaly.edge.server.probes import ALIVE_S
 from anomaly.edge.server.settings import LOOPBACK
 from anomaly.errors import UsageError
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from anomaly.edge.runner import Runner
     from anomaly.edge.server.accounts import Accounts
 
-#: A runner whose cameras are there has scored a frame of each within this, or it is not well.
-_ALIVE_S = 30.0
 #: Connections at once, and how long one may say nothing.
 _MOST, _SILENT_S = 32, 5.0
 _NO_TOKEN = (
@@ -254,7 +253,7 @@ def _handler(runner: Runner, token: str | None, accounts: Accounts | None) -> ty
 
 def _probe(runner: Runner, path: str, *, named: bool) -> tuple[int, bytes]:
     if path == "/healthz":
-        well = runner.scored_since(_ALIVE_S)
+        well = runner.scored_since(ALIVE_S)
         return (200, b"ok\n") if well else (503, b"a camera that is there has not been scored lately\n")
     waiting = [name for name, one in runner.status()["cameras"].items() if one["last_utc_s"] is None]
     if waiting:

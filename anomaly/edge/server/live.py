@@ -32,6 +32,9 @@ class Runner(Protocol):
     def status(self) -> dict[str, Any]:
         """State of everything as plain values; `cameras` holds a dict a camera."""
 
+    def scored_since(self, seconds: float) -> bool:
+        """Whether every camera that should be scored has been, within so many seconds."""
+
     def live(self, camera: str) -> LiveView | None:
         """The last scored frame of a camera."""
 

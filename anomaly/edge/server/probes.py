@@ -10,13 +10,18 @@ from anomaly.edge.server.access import TheDoor, check, right_token
 from anomaly.edge.server.door import Door
 from anomaly.edge.server.settings import is_loopback
 
+#: A camera that was not scored for longer than this is not watched.
+ALIVE_S = 30.0
+
 router = APIRouter(tags=["probes"], include_in_schema=False)
 
 
 @router.get("/healthz")
-def alive() -> PlainTextResponse:
-    """200 while the server answers; tells nothing else, so it asks nobody who they are."""
-    return PlainTextResponse("ok\n")
+def alive(door: TheDoor) -> PlainTextResponse:
+    """200 while every camera that is there is scored, else 503; tells nothing else, so it asks nobody who they are."""
+    if door.runner.scored_since(ALIVE_S):
+        return PlainTextResponse("ok\n")
+    return PlainTextResponse("a camera that is there has not been scored lately\n", 503)
 
 
 @router.get("/readyz")
