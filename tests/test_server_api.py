@@ -290,6 +290,39 @@ def test_what_cannot_be_audited_is_not_done_but_nothing_stays_muted(
     assert case.runner.set_by == [*before, ("cam", "running", "the-operator")]
 
 
+def test_accounts_and_tokens_change_with_their_line_in_the_audit_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with running(tmp_path) as case:
+        admin, door = case.signed_in("admin"), case.server.door
+        token, _ = door.accounts.add_token(case.account("viewer"), "kept", "viewer", ["live"])
+        before = door.accounts.all(), door.accounts.tokens()
+
+        def full(*_: object, **__: object) -> None:
+            raise StoreFullError("the disk is full; make room")
+
+        monkeypatch.setattr(door.audit, "add", full)
+        new = {"name": "eve", "role": "admin", "password": PASSWORD}
+        for answer in (
+            admin.post("/api/users", json=new),
+            admin.patch("/api/users/the-viewer", json={"role": "admin", "password": "another good one"}),
+            admin.delete("/api/users/the-viewer"),
+            admin.post(
+                "/api/tokens",
+                json={"owner": "the-admin", "label": "x", "role": "admin", "scopes": ["admin"]},
+            ),
+            admin.delete(f"/api/tokens/{token.id}"),
+            admin.put("/api/session/password", json={"old": PASSWORD, "new": "another good one"}),
+        ):
+            assert answer.status_code == 507
+        assert (door.accounts.all(), door.accounts.tokens()) == before
+        signed_in = case.client().post("/api/session", json={"name": "the-viewer", "password": PASSWORD})
+        assert (signed_in.status_code, signed_in.cookies.get("anomaly_session")) == (507, None)
+        with door.vault.reading() as connection:
+            assert connection.execute("SELECT count(*) FROM sessions").fetchone() == (1,)
+        assert admin.get("/api/users").status_code == 200
+
+
 def test_an_open_page_that_nobody_touches_is_signed_out(tmp_path: Path):
     with running(tmp_path, idle_s=2.0) as case:
         alone, used = case.signed_in("viewer"), case.signed_in("viewer")

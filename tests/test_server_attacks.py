@@ -249,8 +249,11 @@ def test_guessing_a_password(tmp_path: Path, take_out: Callable[..., None], guar
         if guarded:
             assert lucky.status_code == 429
             assert 1 <= int(lucky.headers["Retry-After"]) <= attempts.WINDOW_S
-        refused = [line for line in case.server.door.audit.lines() if line.action == "log-in refused"]
-        assert len(refused) == attempts.PER_ADDRESS
+            # Tried on and on, it is told once that it is locked.
+            assert {guess("more of them").status_code for _ in range(4)} == {429}
+        audit = case.server.door.audit
+        assert len(audit.lines(action="log-in refused")) == attempts.PER_ADDRESS
+        assert [line.subject for line in audit.lines(action="log-in locked")] == [name] * guarded
 
 
 def test_ones_own_log_in_buys_no_guesses_at_others():
@@ -262,6 +265,20 @@ def test_ones_own_log_in_buys_no_guesses_at_others():
     limiter.forgive("198.51.100.7", "Mallory")
     assert limiter.take("198.51.100.7", "admin") == 0
     assert limiter.take("198.51.100.7", "admin") > 0
+
+
+def test_guesses_from_everywhere_keep_nobody_out_where_they_signed_in_before():
+    limiter = attempts.Attempts()
+    assert limiter.take("198.51.100.200", "admin") == 0
+    limiter.forgive("198.51.100.200", "admin")
+    for n in range(attempts.PER_NAME):
+        assert limiter.take(f"198.51.100.{n}", "Admin") == 0
+    assert limiter.take("203.0.113.1", "admin") > 0
+    waits = [limiter.take("198.51.100.200", "admin") for _ in range(attempts.PER_ADDRESS + 1)]
+    # Guessing from there is bounded as from any address.
+    assert [wait == 0 for wait in waits] == [True] * attempts.PER_ADDRESS + [False]
+    assert limiter.is_news("203.0.113.1", "admin")
+    assert not limiter.is_news("203.0.113.2", "admin")
 
 
 def test_many_guesses_at_once_count_as_many():

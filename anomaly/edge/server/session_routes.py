@@ -41,14 +41,14 @@ def sign_in(given: LogIn, request: Request, response: Response, door: TheDoor) -
     limit(door, address, given.name)
     account = door.accounts.signed_in(given.name, given.password)
     if account is None:
-        # What is no account's name may be a password typed into the wrong field.
-        known = door.accounts.named(given.name)
-        door.audit.add("", "log-in refused", known.name if known else "an unknown name", address=address)
+        door.audit.add("", "log-in refused", _subject(door, given.name), address=address)
         raise HTTPException(401, "name and password do not belong together")
     door.attempts.forgive(address, given.name)
     presented = request.cookies.get(cookie_name(door.settings))
-    identity = door.sessions.start(account, presented)
-    door.audit.add(account.name, "log-in", account.name, address=address)
+    # With its line of the audit, or not at all.
+    with door.vault.writing():
+        identity = door.sessions.start(account, presented)
+        door.audit.add(account.name, "log-in", account.name, address=address)
     set_cookie(response, identity, door)
     session = door.sessions.find(identity, used=True)
     assert session is not None
@@ -85,10 +85,11 @@ def change_own_password(
         door.audit.add(who.who, "log-in refused", who.name, address=who.address)
         raise HTTPException(403, "the old password is not right")
     door.attempts.forgive(who.address, who.name)
-    door.accounts.change(who.name, password=given.new)
-    door.sessions.end_all(account)
-    identity = door.sessions.start(account, request.cookies.get(cookie_name(door.settings)))
-    door.audit.add(who.who, "password", who.name, address=who.address)
+    with door.vault.writing():
+        door.accounts.change(who.name, password=given.new)
+        door.sessions.end_all(account)
+        identity = door.sessions.start(account, request.cookies.get(cookie_name(door.settings)))
+        door.audit.add(who.who, "password", who.name, address=who.address)
     set_cookie(response, identity, door)
     session = door.sessions.find(identity, used=True)
     assert session is not None
@@ -99,11 +100,20 @@ def limit(door: Door, address: str, name: str) -> None:
     """Count an attempt to prove a password; 429 after too many."""
     wait_s = door.attempts.take(address, name)
     if wait_s > 0:
+        if door.attempts.is_news(address, name):
+            detail = {"wait_s": math.ceil(wait_s)}
+            door.audit.add("", "log-in locked", _subject(door, name), address=address, detail=detail)
         raise HTTPException(
             429,
             f"too many log-ins failed; try again in {math.ceil(wait_s)} s",
             headers={"Retry-After": str(math.ceil(wait_s))},
         )
+
+
+def _subject(door: Door, name: str) -> str:
+    """A name as the audit tells it: what is no account's may be a password typed into the wrong field."""
+    known = door.accounts.named(name)
+    return known.name if known else "an unknown name"
 
 
 def set_cookie(response: Response, identity: str, door: Door) -> None:
