@@ -43,7 +43,8 @@ def send(folder: Path, name: str | Path | None, what: str, *, download: str | No
         media_type=media_type,
         stat_result=found,
         filename=None if download is None else download + path.suffix.lower(),
-        headers={"cache-control": "private, no-cache"},
+        # Footage stays in no browser's cache: it is to be gone when it is deleted, and after the log-out.
+        headers={"cache-control": "no-store"},
     )
 
 
