@@ -318,7 +318,8 @@ def test_cookie_flags_with_tls(tmp_path: Path, certificate: tuple[Path, Path]):
             assert flags[0].startswith("__host-anomaly=")
             assert {"httponly", "secure", "samesite=strict", "path=/"} <= set(flags)
             assert not any(flag.startswith("domain") for flag in flags)
-            assert client.get("/api/cameras").status_code == 200
+            seen = client.get("/api/cameras")
+            assert (seen.status_code, seen.headers["strict-transport-security"]) == (200, "max-age=2592000")
 
 
 def trusting(cert: Path) -> ssl.SSLContext:
@@ -326,6 +327,7 @@ def trusting(cert: Path) -> ssl.SSLContext:
 
 
 def test_cookie_flags_on_loopback(case: Case):
+    assert "strict-transport-security" not in case.client().get("/").headers
     answer = case.client().post("/api/session", json={"name": case.account("viewer"), "password": PASSWORD})
     flags = set(answer.headers["set-cookie"].lower().split("; ")[1:])
     assert {"httponly", "samesite=strict", "path=/"} <= flags

@@ -35,6 +35,8 @@ SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+#: Where this server itself speaks TLS, browsers that once came by it do not come without, for so long.
+STRICT_TRANSPORT = "max-age=2592000"
 _LARGEST_BODY = 256 * 1024
 
 
@@ -71,7 +73,7 @@ class Guard:
         headers = Headers(scope=scope)
         refusal = self._refusal(scope, headers)
         if refusal is not None:
-            await _refuse(scope, receive, send, *refusal)
+            await _refuse(scope, receive, send, *refusal, tls=self._settings.tls)
             return
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
@@ -82,7 +84,7 @@ class Guard:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
-                add_headers(answer)
+                add_headers(answer, tls=self._settings.tls)
                 if body.too_long:
                     # Otherwise the server would go on to take and throw away what still comes.
                     answer["connection"] = "close"
@@ -157,10 +159,12 @@ def origin_allowed(origin: str | None, own: str, scope: Scope, headers: Headers)
     return reads or "authorization" in headers
 
 
-def add_headers(headers: MutableHeaders) -> None:
+def add_headers(headers: MutableHeaders, *, tls: bool) -> None:
     """Put the security headers on an answer; what it says itself about caching stands."""
     for name, value in SECURITY_HEADERS.items():
         headers[name] = value
+    if tls:
+        headers["strict-transport-security"] = STRICT_TRANSPORT
     headers.setdefault("cache-control", "no-store")
 
 
@@ -201,13 +205,13 @@ class _Bounded:
         return {"type": "http.disconnect"} if self.too_long else message
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, why: str) -> None:
+async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, why: str, *, tls: bool) -> None:
     if scope["type"] == "websocket":
         await receive()
         # Before it is accepted, a close is an answer of 403 to the browser.
         await send({"type": "websocket.close", "code": 1008, "reason": why})
         return
     headers = MutableHeaders({"content-type": "application/json"})
-    add_headers(headers)
+    add_headers(headers, tls=tls)
     await send({"type": "http.response.start", "status": status, "headers": headers.raw})
     await send({"type": "http.response.body", "body": json.dumps({"detail": why}).encode()})
