@@ -179,6 +179,13 @@ def test_one_picture(case: Case):
     answer = viewer.get("/api/cameras/cam/live.jpg", params={"view": "picture"})
     assert answer.headers["content-type"] == "image/jpeg"
     assert cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR).shape == (90, 160, 3)
+    # Shown on the page it stays here; what a program takes is told, not for each picture.
+    audit, program = case.server.door.audit, case.token("operator", "live")
+    before = len(audit.lines(action="export"))
+    for _ in range(3):
+        assert program.get("/api/cameras/cam/live.jpg").status_code == 200
+    [line, *others] = audit.lines(action="export")
+    assert (line.subject, line.detail, len(others)) == ("cam", {"what": "live"}, before)
     assert viewer.get("/api/cameras/dark/live.jpg").status_code == 404
     assert viewer.get("/api/cameras/none/live.jpg").status_code == 404
 
@@ -212,7 +219,9 @@ def test_a_program_watches_with_a_token_and_without_an_origin(case: Case):
         async with websockets.connect(url, additional_headers=headers) as socket:
             assert parts(await socket.recv())[0]["camera"] == "cam"
 
+    lines = len(case.server.door.audit.lines(action="export"))
     asyncio.run(main())
+    assert len(case.server.door.audit.lines(action="export")) == lines + 1
 
 
 def test_a_stream_ends_with_its_session_and_with_its_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

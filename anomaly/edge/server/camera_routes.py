@@ -43,6 +43,8 @@ _BOUNDARY = "frame"
 _RECHECK_S = 5.0
 # A watcher that takes nothing for so long is gone, whatever its connection says.
 _SEND_S = 15.0
+# A program that asks for single pictures all day has one line of the audit in so long.
+_TAKEN_EVERY_S = 3600.0
 
 
 @router.get("")
@@ -91,6 +93,7 @@ def live_picture(camera: str, door: TheDoor, who: WhoWatches, view: View = "over
     picture = door.broadcast.picture(camera)
     if picture is None:
         raise HTTPException(404, f"no frame of {camera} has been scored yet")
+    _tell_taken(door, who, camera, every_s=_TAKEN_EVERY_S)
     return Response(picture.jpeg(view), media_type="image/jpeg")
 
 
@@ -104,6 +107,7 @@ async def live_mjpeg(
 ) -> Response:
     """The scored frames as they come, as Motion JPEG; ends when the session or the camera does."""
     existing(door, camera)
+    await asyncio.to_thread(_tell_taken, door, who, camera)
     stack = contextlib.AsyncExitStack()
     pictures = await _enter(stack, door, camera, who)
 
@@ -158,6 +162,7 @@ async def live_socket(camera: str, websocket: WebSocket, door: TheDoor, who: Who
     when too many streams are open.
     """
     existing(door, camera)
+    await asyncio.to_thread(_tell_taken, door, who, camera)
     await websocket.accept()
     async with contextlib.AsyncExitStack() as stack:
         try:
@@ -204,6 +209,21 @@ async def _enter(
             f"too many live streams are open ({most} at most, half of them of one account); close one first, or "
             "raise door.streams",
         ) from None
+
+
+def _tell_taken(door: Door, who: Visitor, camera: str, every_s: float = 0.0) -> None:
+    """Tell the audit that a program takes live pictures: footage leaves this installation, as by a download.
+
+    Each stream is told; of who asks for picture after picture only the first in `every_s` seconds.
+    """
+    if who.session is not None:
+        return
+    key, now = (who.who, who.address, camera), time.monotonic()
+    for old in [one for one, told in list(door.taken.items()) if now - told >= _TAKEN_EVERY_S]:
+        door.taken.pop(old, None)
+    if now - door.taken.get(key, -every_s) >= every_s:
+        door.audit.add(who.who, "export", camera, address=who.address, detail={"what": "live"})
+        door.taken[key] = now
 
 
 async def _until_gone(websocket: WebSocket) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from starlette.requests import HTTPConnection
@@ -53,7 +52,10 @@ class Controls:
 
 @dataclass(frozen=True, eq=False)
 class Door:
-    """What stands behind the routes; one a server."""
+    """What stands behind the routes; one a server.
+
+    `taken`: when the audit was last told that a program takes live pictures, by who, address and camera (monotonic).
+    """
 
     runner: Runner
     store: Store
@@ -65,11 +67,12 @@ class Door:
     attempts: Attempts
     broadcast: Broadcast
     controls: Controls
+    taken: dict[tuple[str, str, str], float] = field(default_factory=dict)
 
     @property
     def setup(self) -> str:
-        """The command that makes the first account."""
-        return f"python -m anomaly users add NAME --role admin --store {shlex.quote(str(self.store.folder.resolve()))}"
+        """The command that makes the first account; told to who is not signed in, so it names no path."""
+        return "python -m anomaly users add NAME --role admin --store FOLDER"
 
     def cameras(self) -> list[str]:
         """Names of the cameras there are now."""

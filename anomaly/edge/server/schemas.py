@@ -56,7 +56,8 @@ class SignedIn(BaseModel):
     csrf: str | None = None
     ends_utc_s: float | None = None
     setup: str | None = Field(
-        default=None, description="the command that makes the first account, where there is none"
+        default=None,
+        description="the command that makes the first account, where there is none; FOLDER is what `run` writes to",
     )
 
 
