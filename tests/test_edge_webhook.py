@@ -334,7 +334,7 @@ def test_where_a_message_may_go(address: str, host: str, allowed: bool):
 
 
 def test_a_forbidden_address_is_never_connected_to(tmp_path: Path):
-    with told_site(tmp_path, [hook("http://169.254.169.254/latest")]) as site:
+    with told_site(tmp_path, [hook("http://169.254.169.254/latest", cleartext=True)]) as site:
         site.start()
         until(lambda: "never go to" in site.status("hook")["last_error"])
         assert site.status("hook")["pending"] == 1
@@ -353,8 +353,24 @@ def test_a_forbidden_address_is_never_connected_to(tmp_path: Path):
 )
 def test_addresses_that_are_none_are_refused(url: str, named: str):
     with pytest.raises(UsageError, match=named) as error:
-        parse_destination(url)
+        parse_destination(url, cleartext=True)
     assert "canary" not in str(error.value)
+
+
+def test_off_this_machine_messages_go_in_clear_with_consent_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with pytest.raises(UsageError, match=r"in clear to mes\.plant"):
+        hook("http://mes.plant/hook")
+    for url in ("http://127.0.0.1:1/", "http://localhost:1/", "http://[::1]:1/", "https://mes.plant/"):
+        hook(url)
+    hook("http://mes.plant/hook", cleartext=True)
+    # An address that is a secret is known when it is connected to.
+    monkeypatch.setenv("MES", "http://mes.plant/canary")
+    with told_site(tmp_path, [hook("${env:MES}")]) as site:
+        site.start()
+        until(lambda: "in clear to mes.plant" in site.status("hook")["last_error"])
+        assert (site.status("hook")["pending"], "canary" in repr(site.status("hook"))) == (1, False)
 
 
 @pytest.mark.parametrize("secret", ["short", "whsec_not base64!", "whsec_c2hvcnQ="])

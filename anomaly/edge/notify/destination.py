@@ -34,8 +34,11 @@ class Destination:
         return f"{'https' if self.secure else 'http'}://{self.host}:{self.port}"
 
 
-def parse_destination(url: str) -> Destination:
-    """Take an address apart; raises UsageError for one that is not http(s), or holds a user or a password."""
+def parse_destination(url: str, *, cleartext: bool) -> Destination:
+    """Take an address apart; raises UsageError for one that is not http(s), or holds a user or a password.
+
+    `cleartext`: http may go to other machines than this one; else that is refused as well.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -51,6 +54,11 @@ def parse_destination(url: str) -> Destination:
     if not target.isascii() or any(letter <= " " for letter in target):
         raise UsageError("sinks.webhook.url holds spaces or letters beyond ASCII; percent-encode them")
     secure = parts.scheme == "https"
+    if not (secure or cleartext or _names_this_machine(parts.hostname)):
+        raise UsageError(
+            f"sinks.webhook.url: messages would travel in clear to {parts.hostname}; give https://, or "
+            "sinks.webhook.cleartext=true on a network you trust"
+        )
     return Destination(secure, parts.hostname, port or (443 if secure else 80), target)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from anomaly.edge.notify.destination import parse_destination
 from anomaly.edge.notify.message import Kind
 from anomaly.errors import UsageError
 
@@ -130,6 +131,7 @@ class WebhookSettings:
         secrets: keys of the signature; the first is today's, others are still accepted by receivers that lag.
         name: of the sink, unique.
         tls: authority and client certificate for https; None = the machine's own list.
+        cleartext: messages may travel in clear (http://) off this machine; their signature does not hide them.
         timeout_s: of a whole exchange, seconds.
         heartbeat_s: seconds between heartbeats; None = none are sent.
     """
@@ -138,6 +140,7 @@ class WebhookSettings:
     secrets: tuple[str, ...]
     name: str = "webhook"
     tls: Tls | None = None
+    cleartext: bool = False
     timeout_s: float = 10.0
     heartbeat_s: float | None = None
     kinds: tuple[Kind, ...] = _EVERYTHING
@@ -150,6 +153,9 @@ class WebhookSettings:
                 "sinks.webhook.secrets is empty; give a key such as ${file:/etc/anomaly/webhook.key}, so that the "
                 "receiver can tell our messages from anybody's"
             )
+        # An address that is a secret is looked at when it is connected to.
+        if "${" not in self.url and "://" in self.url:
+            parse_destination(self.url, cleartext=self.cleartext)
         _positive("sinks.webhook.timeout_s", self.timeout_s)
         if self.heartbeat_s is not None:
             _positive("sinks.webhook.heartbeat_s", self.heartbeat_s)

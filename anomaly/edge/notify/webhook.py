@@ -91,7 +91,7 @@ class WebhookSink:
         """None: the row is done with. Else it stays, and nothing goes to this receiver for so many seconds."""
         shown = "the receiver"
         try:
-            destination = parse_destination(resolve(self._settings.url))
+            destination = self._destination()
             shown = destination.shown
             answer = self._post(destination, row.message_id, row.body)
         except (OSError, http.client.HTTPException, AnomalyError, ValueError) as error:
@@ -123,7 +123,7 @@ class WebhookSink:
         if message is None:
             return
         try:
-            answer = self._post(parse_destination(resolve(self._settings.url)), message.id, message.body)
+            answer = self._post(self._destination(), message.id, message.body)
         except (OSError, http.client.HTTPException, AnomalyError, ValueError) as error:
             queue.unreachable(_reason(error))
             return
@@ -131,6 +131,9 @@ class WebhookSink:
             queue.well()
         else:
             queue.last_error = f"the heartbeat was answered with {answer.status}"
+
+    def _destination(self) -> Destination:
+        return parse_destination(resolve(self._settings.url), cleartext=self._settings.cleartext)
 
     def _post(self, destination: Destination, message_id: str, body: str) -> _Answer:
         keys = [key_of(resolve(secret)) for secret in self._settings.secrets]
