@@ -124,7 +124,8 @@ class Listener:
 
     def _note(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
         at = time.perf_counter()
-        content = json.loads(message.payload)
+        # What is retained is taken back by an empty payload.
+        content = json.loads(message.payload or b"{}")
         self.messages.append((message.topic, content, bool(message.retain)))
         if "id" in content:
             self.times.setdefault(content["id"], at)

@@ -152,6 +152,34 @@ def test_who_comes_later_learns_the_state_of_each_camera(tmp_path: Path):
             until(lambda: listener.statuses() == [True])
 
 
+def test_of_a_camera_that_left_no_state_is_kept(tmp_path: Path):
+    def kept(broker: Broker) -> dict[str, str]:
+        """What who comes now is told of states."""
+        with Listener(broker.port) as listener:
+            until(listener.statuses)
+            time.sleep(0.1)
+            return {
+                topic.split("/")[-2]: content["state"]
+                for topic, content, retained in list(listener.messages)
+                if topic.endswith("/state") and retained and content
+            }
+
+    there = ["top", "press", "old"]
+    with Broker(tmp_path / "broker") as broker:
+        with told_site(tmp_path / "site", [mqtt(broker.port)], cameras=lambda: there) as site:
+            for camera in there:
+                site.delivery.set_camera_state(camera, {"state": "running"})
+            until(lambda: kept(broker) == dict.fromkeys(there, "running"))
+            there.remove("old")
+            until(lambda: kept(broker) == {"top": "running", "press": "running"})
+            there.append("old")
+            until(lambda: len(kept(broker)) == 3)
+        # Taken out of the site while nothing ran.
+        there.remove("old")
+        with told_site(tmp_path / "site", [mqtt(broker.port)], cameras=lambda: there):
+            until(lambda: kept(broker) == {"top": "running", "press": "running"})
+
+
 def test_the_heartbeat_goes_on_only_while_frames_are_scored(tmp_path: Path):
     scored = [True]
     with Broker(tmp_path / "broker") as broker, Listener(broker.port) as listener:

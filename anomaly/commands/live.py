@@ -93,6 +93,7 @@ def run(config: RunConfig) -> None:
         on_state=lambda camera, state, who: _set_state(held, audits, camera, state, who),
         on_trouble=SinkTroubles(on_trouble),
         picture=lambda event_id: _picture(store, event_id),
+        cameras=lambda: [one.name for one in (held[0].site if held else site).cameras],
     )
     with ExitStack() as stack:
         stack.enter_context(logging_to_stderr(as_json))

@@ -58,6 +58,11 @@ CREATE TABLE IF NOT EXISTS outbox_sink (
     expired INTEGER NOT NULL DEFAULT 0,
     last_sent_utc_s REAL
 );
+CREATE TABLE IF NOT EXISTS outbox_retained (
+    sink TEXT NOT NULL,
+    camera TEXT NOT NULL,
+    PRIMARY KEY (sink, camera)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox_told (
     sink TEXT NOT NULL,
     health INTEGER NOT NULL,
@@ -422,6 +427,21 @@ def add_told(
         "INSERT INTO outbox_told (sink, health, utc_s, cameras) VALUES (?, ?, ?, ?)",
         (sink, health, utc_s, json.dumps(sorted(cameras))),
     )
+
+
+def retained(connection: sqlite3.Connection, sink: str) -> set[str]:
+    """Cameras whose state the other side keeps, as far as it was told."""
+    return {
+        row[0] for row in connection.execute("SELECT camera FROM outbox_retained WHERE sink = ?", (sink,))
+    }
+
+
+def set_retained(connection: sqlite3.Connection, sink: str, camera: str, kept: bool) -> None:
+    """Write that the other side is about to keep a camera's state, or no longer does."""
+    if kept:
+        connection.execute("INSERT OR IGNORE INTO outbox_retained VALUES (?, ?)", (sink, camera))
+    else:
+        connection.execute("DELETE FROM outbox_retained WHERE sink = ? AND camera = ?", (sink, camera))
 
 
 def _count(connection: sqlite3.Connection, sink: str, column: str, count: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -66,6 +66,7 @@ class Delivery:
         picture: the path of an event's picture, None while there is none; for people who agreed to pictures.
         clock_offset_s: by how much this machine's clock is known to be off.
         tend_every_s: how often age and size are looked at.
+        cameras: names of the cameras there are now; MQTT keeps no state of others. None = not known.
 
     Raises:
         UsageError: two sinks have one name.
@@ -83,8 +84,10 @@ class Delivery:
         picture: Callable[[str], Path | None] | None = None,
         clock_offset_s: Callable[[], float | None] = kernel_clock_offset_s,
         tend_every_s: float = 10.0,
+        cameras: Callable[[], Collection[str]] | None = None,
     ) -> None:
         self._connect = connect
+        self._cameras = cameras
         self._origin = origin
         self._clock_offset_s = clock_offset_s
         self._scored_since = scored_since
@@ -122,7 +125,9 @@ class Delivery:
                 raise UsageError(
                     "sinks.mqtt needs paho-mqtt, which is not installed; pip install 'anomaly[live]'"
                 ) from None
-            mqtt = MqttSink(settings, self._origin, self._heartbeat(settings.heartbeat_s), on_state)
+            mqtt = MqttSink(
+                settings, self._origin, self._heartbeat(settings.heartbeat_s), on_state, self._cameras
+            )
             self._mqtt.append(mqtt)
             return mqtt
         if isinstance(settings, WebhookSettings):

@@ -7,7 +7,7 @@ Topics, below `<prefix>/<site>/<line>`:
     messages                      what is not of one camera: summaries
     cameras/<camera>/events       start, update, end
     cameras/<camera>/health       something is wrong with it, or no longer
-    cameras/<camera>/state        retained, as the program last told it
+    cameras/<camera>/state        retained, as the program last told it; empty once the camera has left the site
     cameras/<camera>/state/set    listened to, where commands are allowed: running | stopped | changeover | maintenance
 
 Messages go out several at a time on one connection, which keeps their order; after a broken one, all that was not
@@ -21,12 +21,14 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from anomaly.edge import outbox
 from anomaly.edge.notify.message import utc_text
 from anomaly.edge.notify.mqtt_session import MqttSession
 from anomaly.edge.notify.topics import from_topic_level, topic_level
+from anomaly.edge.store.database import transaction
 from anomaly.errors import AnomalyError
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ _log = logging.getLogger(__name__)
 
 #: A message at which the connection broke so often, though the broker took others on it, is set aside.
 _MOST_BROKEN = 8
+#: How often it is looked which cameras there are, in seconds.
+_LOOK_S = 1.0
 #: MQTT 5: not authorised, topic name invalid, packet too large, payload format invalid. Trying again changes nothing.
 _REFUSED = frozenset({0x87, 0x90, 0x95, 0x99})
 
@@ -56,10 +60,16 @@ class MqttSink:
         origin: names for the topics.
         heartbeat: when to send a sign of life.
         on_state: called with camera, state and who when a state is set over MQTT; in the network's thread.
+        cameras: the cameras there are now; the state of others is taken back. None = not known.
     """
 
     def __init__(
-        self, settings: MqttSettings, origin: Origin, heartbeat: Heartbeat, on_state: OnState | None = None
+        self,
+        settings: MqttSettings,
+        origin: Origin,
+        heartbeat: Heartbeat,
+        on_state: OnState | None = None,
+        cameras: Callable[[], Collection[str]] | None = None,
     ) -> None:
         self.name = settings.name
         self.kinds = settings.kinds
@@ -73,6 +83,11 @@ class MqttSink:
         self._states: dict[str, str] = {}
         self._untold: set[str] = set()
         self._states_lock = threading.Lock()
+        self._cameras = cameras
+        self._looked_s = -_LOOK_S
+        #: Cameras whose state the broker keeps, None = not looked up yet; and the last states of those that left.
+        self._kept: set[str] | None = None
+        self._away: dict[str, str] = {}
         #: The message at which the connection last broke, and how often in a row.
         self._broken: tuple[str, int] = "", 0
 
@@ -138,8 +153,7 @@ class MqttSink:
             self._settle(session, queue)
             if session.room > 0 and (beat := self._heartbeat.beat(queue)) is not None:
                 session.publish(f"{self._base}/heartbeat", beat.body)
-            for camera, state in self._new_states(session.room):
-                session.publish(f"{self._base}/cameras/{topic_level(camera)}/state", state, retain=True)
+            self._publish_states(session, queue)
             queue.wait(self._heartbeat.due_in_s() or 0.01)
 
     def _settle(self, session: MqttSession, queue: SinkQueue) -> None:
@@ -171,9 +185,46 @@ class MqttSink:
             queue.refused(row, f"the connection broke {count} times while it was sent")
             self._broken = "", 0
 
+    def _publish_states(self, session: MqttSession, queue: SinkQueue) -> None:
+        if self._kept is None:
+            self._kept = outbox.retained(queue.connection, self.name)
+        for camera in self._left()[: max(session.room, 0)]:
+            session.publish(self._state_topic(camera), "", retain=True)
+            self._note_retained(queue, camera, False)
+        for camera, state in self._new_states(session.room):
+            # Written down before it is told: one that a kill left behind is taken back at the next start.
+            self._note_retained(queue, camera, True)
+            session.publish(self._state_topic(camera), state, retain=True)
+
+    def _left(self) -> list[str]:
+        """Cameras whose state the broker keeps though they have left; looked for now and then."""
+        now = time.monotonic()
+        if self._cameras is None or now - self._looked_s < _LOOK_S:
+            return []
+        self._looked_s, there = now, set(self._cameras())
+        left = sorted((self._kept or set()) - there)
+        with self._states_lock:
+            self._away |= {camera: self._states.pop(camera) for camera in left if camera in self._states}
+            # Told of before the site had it, a camera is not away.
+            for camera in self._away.keys() & there:
+                self._states.setdefault(camera, self._away.pop(camera))
+                self._untold.add(camera)
+        return left
+
+    def _note_retained(self, queue: SinkQueue, camera: str, kept: bool) -> None:
+        assert self._kept is not None
+        if (camera in self._kept) is kept:
+            return
+        with transaction(queue.connection):
+            outbox.set_retained(queue.connection, self.name, camera, kept)
+        (self._kept.add if kept else self._kept.discard)(camera)
+
+    def _state_topic(self, camera: str) -> str:
+        return f"{self._base}/cameras/{topic_level(camera)}/state"
+
     def _new_states(self, most: int) -> list[tuple[str, str]]:
         with self._states_lock:
-            cameras = sorted(self._untold)[: max(most, 0)]
+            cameras = sorted(self._untold & self._states.keys())[: max(most, 0)]
             self._untold.difference_update(cameras)
             return [(camera, self._states[camera]) for camera in cameras]
 
