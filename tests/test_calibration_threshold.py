@@ -441,3 +441,34 @@ def test_a_clip_cut_where_its_anomaly_begins_promises_no_more_than_the_stream_it
     np.testing.assert_allclose(from_cut, in_stream, atol=0.25)  # the footage before was not just ordinary
     assert result.threshold == pytest.approx(whole.threshold, abs=0.15)
     assert max(from_cut) < 0.8 * max(one.scores[:3].max() for one in cut)
+
+
+def test_neither_end_of_a_conflict_is_called_proven_where_nothing_is():
+    """Events of the detector's own prove nothing at any threshold, nor do those that chance catches as often."""
+    own = calibrate(
+        *labelled_clips(60, height=0.3, found="alarm"), normal_series(), CONFIG, budget_per_hour=1
+    )
+    unseen = calibrate(*labelled_clips(60, height=0.01), normal_series(), CONFIG, budget_per_hour=1)
+    for result, why in ((own, "found by the detector itself"), (unseen, "events would be caught by chance")):
+        assert result.certificate is None
+        at_recall = result.conflict[0]
+        assert (at_recall.serves, at_recall.certificate) == ("recall", None)
+        assert at_recall.withheld == result.withheld
+        assert why in at_recall.withheld
+        assert f"not certified: {result.withheld}" in result.text()
+        assert result.to_json()["conflict"][0]["certificate"] is None
+    assert "proven" not in own.text()
+    # Where chance forbids one end only, the other stands.
+    assert unseen.conflict[1].certificate is not None
+    assert "of normal stretches" not in unseen.conflict[1].text()
+
+
+def test_events_that_chose_the_settings_are_not_called_the_detectors_own():
+    series, events = labelled_clips(40)
+    chose = [replace(event, found="chose" if i else "alarm") for i, event in enumerate(events)]
+    withheld = calibrate(series, chose, normal_series(), CONFIG).withheld
+    assert withheld.startswith(
+        "39 of 40 events were used to choose the settings, and the detector itself found"
+    )
+    withheld = calibrate(series[1:], chose[1:], normal_series(), CONFIG).withheld
+    assert withheld.startswith("every event was used to choose the settings")

@@ -24,10 +24,6 @@ NO_EVENT = (
     "the labels name no anomaly (what is labelled normal, good or ok is none); "
     "label at least one stretch in which something is wrong"
 )
-NOT_INDEPENDENT = (
-    "every event was found by the detector itself (alarm, proposed), which says nothing of those it "
-    "missed; label some found by inspection, by an audit of random time, or planted."
-)
 COUNTED_EACH = (
     "Events of the same clip were counted each (labels.count=event): the certificate takes for granted that they have "
     "nothing else in common."
@@ -70,6 +66,25 @@ def refuse_never_caught(
         f"no threshold catches these events, their footage holds no {config.min_duration_s:g} s of frames "
         f"that an alarm needs: {never}; "
         "lower decider.min_duration_s, or give longer clips or more frames a second"
+    )
+
+
+def independence_verdict(events: Sequence[Event]) -> str:
+    """Why no event may prove anything, by how they were found; "" if one may."""
+    if any(event.certifies for event in events):
+        return ""
+    chose = sum(event.found == CHOSE for event in events)
+    found = "every event was found by the detector itself (alarm, proposed)"
+    if chose == len(events):
+        return "every event was used to choose the settings; label others, which took no part in the choice."
+    if chose:
+        found = (
+            f"{chose} of {len(events)} events were used to choose the settings, and the detector itself found the "
+            "others (alarm, proposed)"
+        )
+    return (
+        f"{found}, which says nothing of those it missed; label some found by inspection, by an audit of random "
+        "time, or planted."
     )
 
 

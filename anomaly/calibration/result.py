@@ -23,14 +23,23 @@ class OperatingPoint:
     Attributes:
         serves: "recall", "budget", or "hand": somebody's own threshold.
         threshold: enter threshold.
-        certificate: what the events prove at it.
+        certificate: what the events prove at it; None where none can be given.
+        withheld: why there is no certificate; "" if there is one.
         false_alarms: on the normal footage kept for reporting.
     """
 
     serves: Literal["recall", "budget", "hand"]
     threshold: float
-    certificate: Certificate
+    certificate: Certificate | None
+    withheld: str
     false_alarms: FalseAlarms
+
+    def text(self) -> str:
+        """One line: the threshold, what is proven at it, and its price."""
+        proven = f"not certified: {self.withheld}"
+        if self.certificate is not None:
+            proven = f"recall {percent(self.certificate.recall)} proven;"
+        return f"For the {self.serves}: threshold {self.threshold:.6g}, {proven} {self.false_alarms.text()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +105,7 @@ class Calibration:
             "\n"
         )
         lines.append(self.false_alarms.text())
-        for end in self.conflict:
-            proven, price = percent(end.certificate.recall), end.false_alarms.text()
-            lines.append(
-                f"For the {end.serves}: threshold {end.threshold:.6g}, recall {proven} proven; {price}"
-            )
+        lines += [end.text() for end in self.conflict]
         lines += [
             f"{kind.label}: {kind.n_caught} of {kind.n_events} caught, lowest score {kind.lowest_score:.4g}"
             for kind in self.kinds

@@ -132,6 +132,8 @@ def calibrate(
             max_chance_hit=max_chance_hit,
         )
 
+    dependent = checks.independence_verdict(events)
+
     def point(serves: Literal["recall", "budget", "hand"], threshold: float) -> OperatingPoint:
         raised = threshold > for_recall
         certificate = certify(
@@ -143,12 +145,10 @@ def calibrate(
             unit=unit,
         )
         certificate = replace(certificate, covers=_covers(certifying, scores, decided))
-        return OperatingPoint(
-            serves,
-            threshold,
-            certificate,
-            false_alarms(normal, threshold, confidence=confidence, windows=windows.of(counted)),
-        )
+        mine = windows.of(counted)
+        price = false_alarms(normal, threshold, confidence=confidence, windows=mine)
+        withheld = dependent or checks.chance_verdict(price, mine, certificate, threshold, max_chance_hit)
+        return OperatingPoint(serves, threshold, None if withheld else certificate, withheld, price)
 
     chosen = point("recall", for_recall)
     conflict: tuple[OperatingPoint, ...] = ()
@@ -160,11 +160,6 @@ def calibrate(
     if threshold is not None:
         worked_out, chosen, conflict = chosen.threshold, point("hand", threshold), ()
 
-    withheld = checks.chance_verdict(
-        chosen.false_alarms, windows.of(counted), chosen.certificate, chosen.threshold, max_chance_hit
-    )
-    if not any(event.certifies for event in events):
-        withheld = checks.NOT_INDEPENDENT
     shares = windows.shares(scores)
     outcomes = event_outcomes(
         events,
@@ -186,8 +181,8 @@ def calibrate(
         )
     return Calibration(
         threshold=chosen.threshold,
-        certificate=None if withheld else chosen.certificate,
-        withheld=withheld,
+        certificate=chosen.certificate,
+        withheld=chosen.withheld,
         false_alarms=chosen.false_alarms,
         conflict=conflict,
         events=outcomes,

@@ -137,11 +137,7 @@ def _in_short(calibration: Calibration, own_thresholds: bool) -> list[str]:
     ]  # fmt: skip
     parts = [section("In short"), facts_list(facts)]
     parts += [f"<p>{escape(note)}</p>" for note in calibration.notes]
-    for end in calibration.conflict:
-        proven = percent(end.certificate.recall)
-        parts.append(
-            f"<p>For the {end.serves}: threshold {end.threshold:.4g} proves {proven}. {escape(end.false_alarms.text())}</p>"
-        )
+    parts += [f"<p>{escape(end.text())}</p>" for end in calibration.conflict]
     parts.append(
         "<p class=soft>Not covered: kinds of anomaly that were not labelled; another camera, view, light or product; "
         "time in which nothing could be seen (camera down, lens covered).</p>"
