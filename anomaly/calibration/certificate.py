@@ -10,13 +10,12 @@ Mathematical Statistics 12), provided k was fixed before the scores were seen.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from anomaly.errors import SchemaError, UsageError
 
@@ -55,8 +54,14 @@ def threshold_rank(n_events: int, target_recall: float, confidence: float, setti
     """
     _check_target(target_recall)
     error = _error(confidence, settings_tried)
-    misses = np.arange(n_events)
-    return int(np.count_nonzero(stats.binom.cdf(misses, n_events, 1 - target_recall) <= error))
+    rank, too_many = 0, n_events + 1
+    while too_many - rank > 1:
+        middle = (rank + too_many) // 2
+        if _proves(n_events, middle - 1, target_recall, error):
+            rank = middle
+        else:
+            too_many = middle
+    return rank
 
 
 def events_needed(target_recall: float, confidence: float, settings_tried: int = 1) -> int | None:
@@ -65,10 +70,7 @@ def events_needed(target_recall: float, confidence: float, settings_tried: int =
     error = _error(confidence, settings_tried)
     if target_recall == 1:
         return None
-    n = max(1, math.ceil(math.log(error) / math.log(target_recall)) - 1)
-    while threshold_rank(n, target_recall, confidence, settings_tried) == 0:
-        n += 1
-    return n
+    return _fewest(lambda n: _proves(n, 0, target_recall, error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,8 @@ class Certificate:
         n_events: independent events (or clips, see `unit`) it rests on.
         n_missed_allowed: how many of them the threshold was free to miss (k - 1).
         target_recall: what was asked for.
-        more_events_needed: further events, all caught, that would prove the target; 0 if proven,
-            None if no number would (a target of 1).
+        more_events_needed: further events, all caught, that would prove the target when they are calibrated together
+            with these, and pay for this look at these; 0 if proven, None if no number would (a target of 1).
         covers: which anomalies it speaks of, and which not.
         unit: "event", or "clip" where each clip counted once, by its hardest event.
         settings_tried: settings compared on the same events; the bound is corrected for them.
@@ -139,7 +141,7 @@ class Certificate:
             lines.append(
                 f"You asked for {percent(self.target_recall)}: not proven. "
                 f"{self.more_events_needed} more labelled {self.unit}{'s' * (self.more_events_needed != 1)}, all caught, would prove it "
-                f"({self.n_events + self.more_events_needed} in all)."
+                f"({self.n_events + self.more_events_needed} in all; calibrating again is another look at these, and counted)."
             )
         lines.append(f"It speaks {self.covers}")
         return "\n".join(lines)
@@ -176,6 +178,8 @@ def certify(
     *,
     n_missed: int | None = None,
     settings_tried: int = 1,
+    next_tried: int | None = None,
+    by_hand: bool = False,
     unit: str = "event",
 ) -> Certificate:
     """The certificate for a rank fixed beforehand, or for a threshold set without looking at the events.
@@ -184,16 +188,21 @@ def certify(
         n_events: events (or clips) that certify, 1 or more.
         n_missed: None for the threshold at `threshold_rank` (or the smallest score where that is 0);
             else the events that a threshold misses which was fixed without their scores.
-        settings_tried: as for `recall_bound`. A threshold moved by hand after a look at the scores
-            counts as `n_events` settings: it could have been any of their ranks.
+        settings_tried: as for `recall_bound`.
+        next_tried: what settings tried will be once further events are calibrated together with these; None = one
+            more, as that is another look at these.
+        by_hand: whether the threshold was moved after a look at the scores. It counts as `n_events` settings for
+            each: it could have been any of their ranks.
         unit: "event" or "clip".
     """
+    next_tried = settings_tried + 1 if next_tried is None else next_tried
+    settings_tried *= n_events if by_hand else 1
     rank = threshold_rank(n_events, target_recall, confidence, settings_tried)
     allowed = max(rank, 1) - 1 if n_missed is None else n_missed
     recall = recall_bound(n_events, allowed, confidence, settings_tried)
     more: int | None = 0
     if rank == 0 or allowed > rank - 1:
-        more = _more_events(n_events, allowed, target_recall, confidence, settings_tried)
+        more = _more_events(n_events, allowed, target_recall, confidence, next_tried, by_hand)
     these = f"the one {unit}" if n_events == 1 else f"these {n_events} {unit}s"
     return Certificate(
         recall=recall,
@@ -228,20 +237,39 @@ def percent(share: float, below: float | None = None) -> str:
     return f"{exact:.{digits}f}".removesuffix(".0") + " %"
 
 
-def _more_events(n: int, missed: int, target: float, confidence: float, tried: int) -> int | None:
-    """Further events, all caught, until `missed` misses prove the target."""
+def _more_events(
+    n: int, missed: int, target: float, confidence: float, tried: int, by_hand: bool
+) -> int | None:
+    """Further events, all caught, until `missed` misses prove the target at what the next look will cost."""
     if target == 1:
         return None
-    low, high = n, 2 * n + 1
-    while threshold_rank(high, target, confidence, tried) <= missed:
+
+    def enough(more: int) -> bool:
+        error = _error(confidence, tried * (n + more if by_hand else 1))
+        return _proves(n + more, missed, target, error)
+
+    return _fewest(enough)
+
+
+def _proves(n_events: int, n_missed: int, target: float, error: float) -> bool:
+    """Whether P(Bin(n, 1 - target) <= missed) is at most the error, by the incomplete beta function."""
+    if n_missed >= n_events:
+        return False
+    return bool(special.betainc(n_events - n_missed, n_missed + 1, target) <= error)
+
+
+def _fewest(enough: Callable[[int], bool]) -> int:
+    """The smallest number from 1 on that is enough, where all above it are, too."""
+    low, high = 0, 1
+    while not enough(high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        if threshold_rank(middle, target, confidence, tried) <= missed:
-            low = middle
-        else:
+        if enough(middle):
             high = middle
-    return high - n
+        else:
+            low = middle
+    return high
 
 
 def _error(confidence: float, settings_tried: int) -> float:

@@ -47,6 +47,7 @@ def calibrate(
     count: Count = "clip",
     tolerance_s: float = 1.0,
     settings_tried: int = 1,
+    next_tried: int | None = None,
     threshold: float | None = None,
     max_chance_hit: float = 0.10,
     guard_s: float = 10.0,
@@ -72,6 +73,7 @@ def calibrate(
         count: what is independent (`counting_units`).
         tolerance_s: how far outside its label an event may be noticed.
         settings_tried: settings compared on these same events before this one was chosen.
+        next_tried: what that will be when further events are calibrated together with these (`certify`).
         threshold: set by hand, in place of the one worked out. Above that one it may have been chosen by a
             look at the scores, so every rank counts as tried; below it, it catches no less.
         max_chance_hit: no certificate where normal stretches as long as the events reach the
@@ -141,7 +143,9 @@ def calibrate(
             target_recall,
             confidence,
             n_missed=int((units < threshold).sum()) if raised else None,
-            settings_tried=settings_tried * (len(units) if raised and serves == "hand" else 1),
+            settings_tried=settings_tried,
+            next_tried=next_tried,
+            by_hand=raised and serves == "hand",
             unit=unit,
         )
         certificate = replace(certificate, covers=_covers(certifying, scores, decided))
