@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_model import FIT, FPS, SmallModel, invoke, succeed
@@ -184,3 +185,61 @@ def test_what_was_tried_is_not_tampered_with(copy: Path, small_model: SmallModel
     assert done.status == 1
     assert "looks.json" in done.message
     assert "was changed" in done.message
+
+
+def test_the_clips_that_are_said_to_prove_the_target_do_so_once_they_are_added(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    footage = small_model.footage
+    shutil.rmtree(copy / "thresholds")
+    (copy / "looks.json").unlink()
+    together = tmp_path / "together"
+    together.mkdir()
+    for path in (*footage.labeled.glob("*.mp4"), *footage.test.glob("*.mp4")):
+        shutil.copy(path, together)
+    first = footage.labeled_csv.read_text().splitlines()
+    further = [row for row in footage.test_csv.read_text().splitlines()[1:] if "normal" not in row]
+    labels = tmp_path / "labels.csv"
+
+    def certificate(rows: list[str]) -> dict[str, Any]:
+        labels.write_text("\n".join(rows) + "\n")
+        succeed(
+            "calibrate", "--model", copy, "--labeled", labels, "--videos", together,
+            "--target-recall", 0.45, "evidence.max_mb=0", FPS,
+        )  # fmt: skip
+        return dict(read_signed(in_model(copy))["certificate"])
+
+    promised = certificate(first)["more_events_needed"]
+    assert 0 < promised <= len(further)
+    assert certificate([*first, *further[:promised]])["more_events_needed"] == 0
+
+
+def test_a_study_that_splits_the_clips_forgets_none_of_the_looks_before_it(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    """Clips were added one by one, each time with a look; that the study starts from the last undoes none of them."""
+    (copy / "looks.json").unlink()
+    for left_out in (2, 1, 0):
+        labels = _relabelled(small_model, tmp_path, lambda rows, n=left_out: [*rows[: 4 - n], *rows[4:]])
+        succeed(
+            "calibrate", "--model", copy, "--labeled", labels, "--videos", small_model.footage.labeled,
+            "--target-recall", 0.5, "evidence.max_mb=0", FPS,
+        )  # fmt: skip
+    clips = read_signed(in_model(copy))["clips"]
+    succeed(
+        "study",
+        "--model",
+        copy,
+        "--target-recall",
+        0.5,
+        "study.grid={smoothing_s:[0,0.5]}",
+        "study.apply=true",
+        FPS,
+    )
+    document = read_signed(in_model(copy))
+    proving = {
+        clips[one["event"]["video"]] for one in document["events"] if one["event"]["found"] == "independent"
+    }
+    met = [look for look in looks_at(copy) if not proving.isdisjoint(look.clips)]
+    assert len(met) >= 2  # one at least of those before, and the study's own
+    assert document["settings_tried"] == len(met)

@@ -103,7 +103,9 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
         [row_of(table, index, name_of(one, settings), target) for index, one in enumerate(settings)]
     )
     best = settings[table.best(target)] if len(settings) > 1 else settings[0]
-    looks, tried, setting = count_looks(config, model, threshold.document, settings, best, choose, prove)
+    looks, tried, tried_next, setting = count_looks(
+        config, model, threshold.document, settings, best, choose, prove
+    )
     result = calibrate(
         labeled,
         prove,
@@ -113,6 +115,7 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
         count=count_of(config.labels),
         tolerance_s=config.labels.slack_s,
         settings_tried=tried,
+        next_tried=tried_next,
     )
     result = replace(result, spent=(*spent_on(holdout, report), *result.spent))
     lines = [

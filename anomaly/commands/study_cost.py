@@ -64,11 +64,15 @@ def count_looks(
     best: DeciderConfig,
     choose: Sequence[Event],
     prove: Sequence[Event],
-) -> tuple[list[Look], int, str]:
-    """(the looks of this study; how many settings the certificate pays for; identity of the chosen one).
+) -> tuple[list[Look], int, int, str]:
+    """What a study costs.
 
-    The calibration that a study starts from is its way in and not one of those it was chosen from, where the
-    events that certify took no part in the choice.
+    The calibration that it starts from is counted where it met the clips that certify: what it gave on them was seen,
+    and whoever takes the study's best has preferred that.
+
+    Returns:
+        (the looks of this study; how many settings its certificate pays for; how many one will pay for that counts
+        further clips together with all of these; identity of the chosen setting).
     """
     normal = document["clips"].keys() - {event.video for event in prove}
 
@@ -85,12 +89,15 @@ def count_looks(
     if len(settings) == 1 or config.study.protect == "correct":
         new = [Look(one, seen(prove)) for one in tried]
         others = config.also_tried * len(settings)
-        return new, others + settings_tried(looks, new, proving(prove)), digest(best)
+        paid = others + settings_tried(looks, new, proving(prove))
+        return new, paid, paid + 1, digest(best)
     chosen = digest(best, "split", config.study.seed, config.study.share, sorted(tried))
-    earlier = [one for one in looks if one.setting != document["setting"]]
     certifying = [event for event in prove if event.certifies]
     final = Look(chosen, seen(certifying))
     # No certificate was to be had on the part that chooses: a setting that was looked at with all is no other one.
     partly = (Look(one, seen(choose)) for one in tried)
     new = [*(one for one in partly if not any(one.within(other) for other in looks)), final]
-    return new, config.also_tried + settings_tried(earlier, [final], proving(prove)), chosen
+    paid = config.also_tried + settings_tried(looks, [final], proving(prove))
+    # All clips certify then, those that chose as well: what was seen on any of them is paid for.
+    after = config.also_tried + settings_tried(looks, new, proving([*choose, *prove])) + 1
+    return new, paid, after, chosen
