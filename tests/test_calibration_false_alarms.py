@@ -43,6 +43,21 @@ def test_the_poisson_bounds_are_exact(count):
         assert poisson.sf(count - 1, 2 * low) == pytest.approx(0.05)
 
 
+def test_the_rate_of_the_cheapest_of_many_settings_is_bounded_for_all_of_them():
+    chance = np.random.default_rng(0)
+    rate, hours, tried, broken = 3.0, 1.0, 20, 0
+    for _ in range(300):  # settings that are all alike
+        n = int(chance.poisson(rate * hours, tried).min())
+        spikes = range(0, 30 * n, 30)
+        price = false_alarms([footage(3600, spikes=spikes)], 0.5, settings_tried=tried)
+        broken += price.per_hour_at_most < rate
+    assert broken <= 0.05 * 300 + 4 * np.sqrt(300 * 0.05 * 0.95)
+    assert "at 95 % for all 20 settings compared" in price.text()
+    assert (price.per_hour_at_least, price.per_hour_at_most) == poisson_bounds(n, 1.0, 1 - 0.05 / tried)
+    pictures = [decide(Series(f"{i}.png", [0.0], [i / 100]), PLAIN) for i in range(100)]
+    assert "alarm: 0 %, at most 5.8" in false_alarms(pictures, 2.0, settings_tried=tried).text()
+
+
 def test_alarms_hours_and_time_in_alarm_are_counted():
     price = false_alarms([footage(3600, spikes=[10, 11, 50]), footage(3600, spikes=[7], name="m")], 0.5)
     assert (price.n_alarms, price.hours, price.per_hour) == (3, 2.0, 1.5)

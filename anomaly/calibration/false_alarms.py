@@ -34,11 +34,12 @@ class FalseAlarms:
         hours: footage behind it, holes left out; single pictures have none.
         per_hour: n_alarms / hours; None under a minute of footage.
         per_hour_at_least, per_hour_at_most: exact Poisson bounds (Garwood 1936), each at `confidence`.
-        confidence: of each bound.
+        confidence: of each bound, over all settings tried together.
         alarm_time_share: share of the time in alarm; of the frames, where all are single pictures.
         n_frames, n_frames_in_alarm: the same in frames.
         chance_hit_rate: how often a normal stretch as long as an event reaches the threshold; None
             where there are no events or no normal footage.
+        settings_tried: settings that this one was chosen among; the bounds are widened for them (Bonferroni).
     """
 
     n_alarms: int
@@ -51,12 +52,15 @@ class FalseAlarms:
     n_frames: int
     n_frames_in_alarm: int
     chance_hit_rate: float | None
+    settings_tried: int = 1
 
     def text(self) -> str:
         """One or two plain sentences."""
         if self.n_frames == 0:
             return "No normal footage was held out: nothing can be said of false alarms."
         level = percent(self.confidence)
+        if self.settings_tried > 1:
+            level += f" for all {self.settings_tried} settings compared"
         if self.per_hour is not None:
             alarms = f"{self.n_alarms} false alarm{'s' * (self.n_alarms != 1)}"
             told = (
@@ -69,7 +73,7 @@ class FalseAlarms:
             return told
         if self.hours == 0:
             bad, n = self.n_frames_in_alarm, self.n_frames
-            most = 1.0 if bad == n else float(stats.beta.ppf(self.confidence, bad + 1, n - bad))
+            most = 1.0 if bad == n else float(stats.beta.isf(self._error, bad + 1, n - bad))
             return (
                 f"{bad} of {n} normal pictures alarm: {percent(bad / n)}, at most {percent(most)} at {level}."
             )
@@ -77,6 +81,10 @@ class FalseAlarms:
             f"Only {3600 * self.hours:.0f} s of normal footage were held out: too little for a rate of "
             f"false alarms; {self.n_alarms} seen. Hold out a minute or more, half an hour to know it well."
         )
+
+    @property
+    def _error(self) -> float:
+        return (1 - self.confidence) / self.settings_tried
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -95,6 +103,7 @@ def false_alarms(
     threshold: float,
     *,
     confidence: float = 0.95,
+    settings_tried: int = 1,
     windows: NormalWindows | None = None,
 ) -> FalseAlarms:
     """Count the alarms of a threshold on normal footage.
@@ -103,6 +112,7 @@ def false_alarms(
         holdout: normal series, decided; nothing in them may be anomalous.
         threshold: enter threshold.
         confidence: of the Poisson bounds.
+        settings_tried: settings compared, on this footage too, before this one was chosen.
         windows: normal stretches as long as the events, for the chance-hit rate.
     """
     n_alarms = n_frames = n_on = 0
@@ -116,7 +126,8 @@ def false_alarms(
         n_on += int(on.sum())
     hours = seconds / 3600
     rated = seconds >= MINIMUM_S
-    low, high = poisson_bounds(n_alarms, hours, confidence) if rated else (None, None)
+    each = 1 - (1 - confidence) / settings_tried
+    low, high = poisson_bounds(n_alarms, hours, each) if rated else (None, None)
     share = on_seconds / seconds if seconds else n_on / max(n_frames, 1)
     chance = None if windows is None else windows.hit_rate(threshold)
     return FalseAlarms(
@@ -130,6 +141,7 @@ def false_alarms(
         n_frames,
         n_on,
         chance,
+        settings_tried,
     )
 
 

@@ -150,7 +150,9 @@ def calibrate(
         )
         certificate = replace(certificate, covers=_covers(certifying, scores, decided))
         mine = windows.of(counted)
-        price = false_alarms(normal, threshold, confidence=confidence, windows=mine)
+        price = false_alarms(
+            normal, threshold, confidence=confidence, settings_tried=settings_tried, windows=mine
+        )
         withheld = dependent or checks.chance_verdict(price, mine, certificate, threshold, max_chance_hit)
         return OperatingPoint(serves, threshold, None if withheld else certificate, withheld, price)
 
