@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from anomaly.calibration import Certificate, certify, events_needed, just_below, recall_bound, threshold_rank
-from anomaly.calibration.certificate import percent
+from anomaly.calibration.certificate import at_least, at_most, percent
 from anomaly.errors import SchemaError, UsageError
 
 levels = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99])
@@ -60,7 +60,7 @@ def test_six_events_certify_0_607_and_say_how_many_more_are_needed():
     assert certificate.recall == 0.05 ** (1 / 6) or certificate.recall == pytest.approx(0.05 ** (1 / 6))
     assert certificate.more_events_needed == 66  # 72 at the price of two looks
     text = certificate.text()
-    assert "60.7 %" in text
+    assert text.startswith("At least 60.69 % of anomalies")  # 0.60696, never told above itself
     assert "66 more" in text
     assert "not proven" in text
     assert "other kinds are not covered" in text
@@ -140,9 +140,31 @@ def test_no_whole_percent_is_told_that_is_not_reached(share, told):
 
 def test_one_event_too_few_for_the_target_does_not_read_as_if_it_were_reached():
     text = certify(58, 0.95, 0.95).text()
-    assert text.startswith("At least 94.97 % of anomalies")
+    assert text.startswith("At least 94.96 % of anomalies")
     assert "You asked for 95 %: not proven. 14 more" in text
-    assert certify(597, 0.995, 0.95).text().startswith("At least 99.499 % of anomalies")
+    assert certify(597, 0.995, 0.95).text().startswith("At least 99.49 % of anomalies")
+
+
+@pytest.mark.parametrize(
+    ("share", "least", "most"),
+    [
+        (0.05 ** (1 / 6), "60.69 %", "60.7 %"), (0.95, "95 %", "95 %"), (0.57, "57 %", "57 %"), (0.0, "0 %", "0 %"),
+        (1.0, "100 %", "100 %"), (0.94999, "94.99 %", "95 %"), (0.000012, "0.0012 %", "0.0012 %"),
+        (0.0000123, "0.0012 %", "0.0013 %"), (0.99999, "99.999 %", "99.999 %"), (0.1004, "10.04 %", "10.04 %"),
+    ],
+)  # fmt: skip
+def test_bounds_are_rounded_to_the_side_on_which_they_still_hold(share, least, most):
+    assert (at_least(share), at_most(share)) == (least, most)
+
+
+def test_certificates_that_prove_next_to_nothing_are_sentences():
+    assert (
+        certify(1, 0.95, 0.9999)
+        .text()
+        .startswith("At least 0.01 % of anomalies like the one labelled anomaly")
+    )
+    none = certify(3, 0.95, 0.95, n_missed=3).text()
+    assert none.startswith("Nothing is proven: not one of the 3 labelled anomalies is caught.")
 
 
 @pytest.mark.parametrize("confidence", [1.0, 0.0, 1.2, float("nan")])

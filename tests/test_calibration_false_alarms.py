@@ -55,7 +55,13 @@ def test_the_rate_of_the_cheapest_of_many_settings_is_bounded_for_all_of_them():
     assert "at 95 % for all 20 settings compared" in price.text()
     assert (price.per_hour_at_least, price.per_hour_at_most) == poisson_bounds(n, 1.0, 1 - 0.05 / tried)
     pictures = [decide(Series(f"{i}.png", [0.0], [i / 100]), PLAIN) for i in range(100)]
-    assert "alarm: 0 %, at most 5.8" in false_alarms(pictures, 2.0, settings_tried=tried).text()
+    assert "alarm: 0 %, at most 5.82 % at 95" in false_alarms(pictures, 2.0, settings_tried=tried).text()
+
+
+def test_the_most_that_is_told_is_never_under_the_bound():
+    for n, told in ((0, "at most 3 at"), (4, "at most 9.2 at"), (5, "at most 11 at")):  # 2.996, 9.154, 10.51
+        assert told in false_alarms([footage(3600, spikes=range(0, 30 * n, 30))], 0.5).text()
+    assert "at most 1.5 at" in false_alarms([footage(7570)], 0.5).text()  # 1.4247
 
 
 def test_alarms_hours_and_time_in_alarm_are_counted():

@@ -48,7 +48,7 @@ def test_six_events_get_0_607_and_the_words_for_it():
     series, events = labelled_clips(6)
     result = calibrate(series, events, normal_series(), CONFIG)
     assert round(result.certificate.recall, 3) == 0.607
-    assert "60.7 %" in result.text()
+    assert "At least 60.69 %" in result.text()
     assert "66 more labelled events" in result.text()
     assert all(one.outcome == "caught" for one in result.events)
 

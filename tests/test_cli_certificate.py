@@ -64,7 +64,7 @@ def test_too_little_normal_footage_to_see_chance_gives_no_certificate_and_says_w
     assert done.status == 0, done.err
     assert "No certificate: the normal footage held out has room for 1 stretch of 7 s" in done.out
     assert "Hold out 61 s more of normal footage, in clips of 7 s or longer" in done.out
-    assert "3 events would prove a recall of at most 36.8 % at 95 %" in done.out
+    assert "3 events would prove a recall of at most 36.84 % at 95 %" in done.out
     assert "Only 8 s of normal footage were held out" in done.out
     assert threshold(copy)["certificate"] is None
     # The threshold is used all the same, marked.

@@ -10,6 +10,7 @@ Mathematical Statistics 12), provided k was fixed before the scores were seen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -109,11 +110,13 @@ class Certificate:
         """The certificate for someone who never heard of a confidence bound."""
         per_repeat = 100 * (1 - self.confidence)
         things = "one labelled anomaly" if self.n_events == 1 else f"{self.n_events} labelled anomalies"
-        recall = percent(self.recall, None if self.reaches_target else self.target_recall)
+        recall = at_least(self.recall)
         sentence = f"At least {recall} of anomalies like the {things} will be caught."
         if self.unit == "clip":
             clips = "one labelled clip" if self.n_events == 1 else f"{self.n_events} labelled clips"
             sentence = f"In at least {recall} of clips like the {clips}, every anomaly will be caught."
+        if self.recall == 0:
+            sentence = f"Nothing is proven: not one of the {things.removeprefix('one ')} is caught."
         lines = [
             sentence,
             f"How sure: had you labelled other anomalies of the same kinds, again and again, at most "
@@ -226,15 +229,36 @@ def just_below(score: float) -> float:
     return max(0.0, float(np.nextafter(np.float32(score), np.float32(-np.inf))))
 
 
-def percent(share: float, below: float | None = None) -> str:
-    """0.607 as "60.7 %", 0.95 as "95 %"; never a whole percent, nor `below`, that is not reached: 0.9497 as "94.97 %"."""
+def at_least(share: float) -> str:
+    """A lower bound, never told above itself: 0.60696 as "60.69 %", 0.00004 as "0.004 %"."""
+    digits = _digits(share)
+    return _percents(math.floor(100 * share * 10**digits + 1e-6) / 10**digits, digits)
+
+
+def at_most(share: float) -> str:
+    """An upper bound, never told below itself: 0.05816 as "5.82 %"."""
+    digits = _digits(share)
+    return _percents(math.ceil(100 * share * 10**digits - 1e-6) / 10**digits, digits)
+
+
+def percent(share: float) -> str:
+    """What was measured or set: 0.607 as "60.7 %", 0.95 as "95 %"; never a whole percent that is not reached: 0.9496 as "94.96 %"."""
     exact, digits = 100 * share, 1
     if 0 < exact < 0.05:
         return "under 0.1 %"
-    marks = {float(round(exact)), 100 * (below or 0.0)}
-    while digits < 6 and round(exact, digits) - exact > 1e-9 and round(exact, digits) in marks:
+    while digits < 6 and round(exact, digits) - exact > 1e-9 and round(exact, digits) == round(exact):
         digits += 1
     return f"{exact:.{digits}f}".removesuffix(".0") + " %"
+
+
+def _digits(share: float) -> int:
+    """Decimals of a percentage: two, and where it is next to 0 or 100 as many as show by how much."""
+    least = min(100 * share, 100 - 100 * share)
+    return max(2, 1 - math.floor(math.log10(least))) if least > 0 else 2
+
+
+def _percents(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".rstrip("0").rstrip(".") + " %"
 
 
 def _more_events(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomaly.calibration.certificate import CHOSE, percent
+from anomaly.calibration.certificate import CHOSE, at_least, at_most, percent
 from anomaly.errors import CalibrationError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def chance_verdict(
     rate = price.chance_hit_rate
     proven = (
         f" With it, {certificate.n_events} {certificate.unit}{'s' * (certificate.n_events != 1)} would prove a recall "
-        f"of at most {percent(certificate.recall)} at {percent(certificate.confidence)}."
+        f"of at most {at_least(certificate.recall)} at {percent(certificate.confidence)}."
     )
     if rate is None:
         return (
@@ -111,7 +111,7 @@ def chance_verdict(
         )
     if rate > max_chance_hit:
         return (
-            f"{percent(rate)} of normal stretches as long as the events reach this threshold too (limit "
+            f"{at_most(rate)} of normal stretches as long as the events reach this threshold too (limit "
             f"{percent(max_chance_hit)}): events would be caught by chance."
         )
     short = windows.crowded(least_room(max_chance_hit))

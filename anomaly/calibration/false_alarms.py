@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
-from anomaly.calibration.certificate import percent
+from anomaly.calibration.certificate import at_most, percent
 from anomaly.decider.series import Ranges
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class FalseAlarms:
             alarms = f"{self.n_alarms} false alarm{'s' * (self.n_alarms != 1)}"
             told = (
                 f"{alarms} in {_hours(self.hours)} of normal footage: {_figure(self.per_hour)} an hour, at most "
-                f"{_figure(self.per_hour_at_most or 0.0)} at {level}; "
+                f"{_figure(self.per_hour_at_most or 0.0, math.ceil)} at {level}; "
                 f"in alarm {percent(self.alarm_time_share)} of the time."
             )
             if 3600 * self.hours < SHORT_S:
@@ -75,7 +75,7 @@ class FalseAlarms:
             bad, n = self.n_frames_in_alarm, self.n_frames
             most = 1.0 if bad == n else float(stats.beta.isf(self._error, bad + 1, n - bad))
             return (
-                f"{bad} of {n} normal pictures alarm: {percent(bad / n)}, at most {percent(most)} at {level}."
+                f"{bad} of {n} normal pictures alarm: {percent(bad / n)}, at most {at_most(most)} at {level}."
             )
         return (
             f"Only {3600 * self.hours:.0f} s of normal footage were held out: too little for a rate of "
@@ -259,9 +259,11 @@ def _window_maxima(
     return np.sort(np.concatenate(maxima)) if maxima else np.empty(0)
 
 
-def _figure(value: float) -> str:
-    """Two digits, or whole numbers above ten."""
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+def _figure(value: float, rounded: Callable[[float], float] = round) -> str:
+    """Two digits, or whole numbers above ten; an upper bound with `math.ceil`."""
+    digits = 0 if value >= 10 or value <= 0 else 1 - math.floor(math.log10(value))
+    told = f"{rounded(value * 10**digits) / 10**digits:,.{digits}f}"
+    return told.rstrip("0").removesuffix(".") if digits else told
 
 
 def _hours(hours: float) -> str:

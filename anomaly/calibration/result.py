@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from anomaly.calibration.certificate import Certificate, percent
+from anomaly.calibration.certificate import Certificate, at_least, percent
 from anomaly.calibration.events import Count, EventOutcome
 from anomaly.calibration.false_alarms import FalseAlarms
 
@@ -38,7 +38,7 @@ class OperatingPoint:
         """One line: the threshold, what is proven at it, and its price."""
         proven = f"not certified: {self.withheld}"
         if self.certificate is not None:
-            proven = f"recall {percent(self.certificate.recall)} proven;"
+            proven = f"recall {at_least(self.certificate.recall)} proven;"
         return f"For the {self.serves}: threshold {self.threshold:.6g}, {proven} {self.false_alarms.text()}"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from anomaly.artifact import file_digest
 from anomaly.calibration import Series, decide, study, threshold_grid
-from anomaly.calibration.certificate import percent
+from anomaly.calibration.certificate import at_least, percent
 from anomaly.errors import CalibrationError
 from anomaly.report.cards import moment_card, number, span
 from anomaly.report.charts import Curve, recall_curves, score_over_time, score_strip
@@ -91,7 +91,7 @@ def _cameras(document: Mapping[str, Any]) -> list[str]:
     rows = []
     for camera, own in document["cameras"].items():
         certificate = own["certificate"]
-        proven = f"none: {own['withheld']}" if certificate is None else percent(certificate["recall"])
+        proven = f"none: {own['withheld']}" if certificate is None else at_least(certificate["recall"])
         events = "" if certificate is None else str(certificate["n_events"])
         rows.append(
             (
