@@ -187,7 +187,8 @@ def _curves(calibration: Calibration, labeled: Sequence[Series], holdout: Sequen
         parts.append(score_strip(rows[:25], calibration.threshold))
     try:
         events = [one.event for one in calibration.events]
-        grid = threshold_grid([*holdout, *labeled], 100)
+        # With the threshold in use among them, so that the ring lies on the curve.
+        grid = np.append(threshold_grid([*holdout, *labeled], 100), calibration.threshold)
         confidence = calibration.false_alarms.confidence
         # One of all that was compared on these events: the shade holds for all of them together.
         each = 1 - (1 - confidence) / calibration.settings_tried
@@ -200,10 +201,8 @@ def _curves(calibration: Calibration, labeled: Sequence[Series], holdout: Sequen
     price, title = found.n_alarms[0] / max(found.hours, 1e-9), "false alarms an hour"
     if not found.hours:
         price, title = 100 * found.alarm_time_share[0], "normal pictures in alarm, in 100"
-    alarms = calibration.false_alarms
-    here = alarms.per_hour if found.hours else 100 * alarms.alarm_time_share
+    at = int(np.searchsorted(found.thresholds, calibration.threshold))
     certificate = calibration.certificate
-    caught = [one.caught for one in finite]
     parts.append(
         section(
             "Recall against false alarms",
@@ -216,7 +215,7 @@ def _curves(calibration: Calibration, labeled: Sequence[Series], holdout: Sequen
             [Curve("", price, found.recall[0], found.recall_low[0])],
             title,
             target=certificate.target_recall if certificate else None,
-            mark=None if here is None else (here, sum(caught) / len(caught)),
+            mark=(float(price[at]), float(found.recall[0, at])),
         )
     )
     return parts
