@@ -45,7 +45,8 @@ _MODEL = Flag("--model", "model", "the model folder", required=True, metavar="DI
 _LABELED = Flag(
     "--labeled",
     "labeled",
-    "labels: a CSV, or a folder with good/ and one folder a kind",
+    "labels: a CSV (columns found, camera, group where needed: clips of one group show one incident and count once), "
+    "or a folder with good/ and one folder a kind (\"labels.group='(part[0-9]+)_'\" groups its pictures by name)",
     required=True,
     metavar="LABELS",
 )

@@ -189,6 +189,11 @@ def test_looking_at_settings_costs():
     )
 
 
+def test_what_was_tried_with_other_models_is_said_not_to_be_counted():
+    told = "Other models tried on these anomalies, copies of this one included, are not counted unless you say how many"
+    assert told in certify(200, 0.95, 0.95).text()
+
+
 def test_certificates_survive_json_and_refuse_what_is_not_one():
     certificate = certify(6, 0.95, 0.95)
     values = json.loads(json.dumps(certificate.to_json()))

@@ -19,6 +19,7 @@ from anomaly.calibration import (
     decide,
     event_scores,
     recall_bound,
+    threshold_rank,
 )
 from anomaly.calibration.budget import without
 from anomaly.decider import DeciderConfig, alarms
@@ -331,6 +332,26 @@ def test_pictures_are_certified_as_pictures_and_chance_is_asked_of_single_frames
         "All were single pictures: of video, where scores are smoothed, they prove nothing."
         in calm.certificate.text()
     )
+
+
+@pytest.mark.parametrize("count", ["clip", "event"])
+def test_pictures_of_one_part_count_once_by_the_hardest(count):
+    chance = np.random.default_rng(0)
+    pictures = [Series(f"p{i}", np.zeros(1), np.array([2.0 + chance.random()])) for i in range(60)]
+    alone = [Event(one.source, 0, 1, ("dent",)) for one in pictures]
+    grouped = [replace(event, group=f"part{i // 3}") for i, event in enumerate(alone)]
+    options = {"target_recall": 0.8, "count": count}
+    each = calibrate(pictures, alone, normal_series(), CONFIG, **options)
+    assert each.certificate.n_events == 60
+    assert "takes for granted that these 60 pictures show 60 different incidents" in each.certificate.text()
+    result = calibrate(pictures, grouped, normal_series(), CONFIG, **options)
+    assert (result.certificate.n_events, result.certificate.unit) == (20, "incident")
+    hardest = np.sort([min(one.scores[0] for one in pictures[i : i + 3]) for i in range(0, 60, 3)])
+    assert result.threshold == pytest.approx(hardest[threshold_rank(20, 0.8, 0.95) - 1])
+    text = result.certificate.text()
+    assert "of incidents like the 20 labelled incidents will be caught, wherever they are seen." in text
+    assert "takes for granted that these 20 groups show 20 different incidents" in text
+    assert Event.from_json(json.loads(json.dumps(grouped[0].to_json()))) == grouped[0]
 
 
 def test_a_camera_whose_threshold_is_nothing_is_told_and_does_not_divide_by_it():

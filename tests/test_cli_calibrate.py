@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,69 @@ def calibrate(model: Path, labels: Path, *more: object) -> Done:
 
 def threshold(model: Path) -> dict:
     return read_signed(model / "thresholds" / "torch-fp32.json")
+
+
+def test_the_ring_of_the_page_counts_what_its_curve_counts(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    """Clips, and of their events those that prove something: not the detector's own, of which nothing is to be seen here."""
+    header, *rows = small_model.footage.labeled_csv.read_text().splitlines()
+    labels = tmp_path / "labels.csv"
+    rows = [f"{header},found", *(f"{row}," for row in rows)]
+    rows[4] = "labeled_04.mp4,2,4,shadow,alarm"
+    labels.write_text("\n".join(rows) + "\n")
+    page = tmp_path / "page.html"
+    done = calibrate(
+        copy, labels, "--videos", small_model.footage.labeled, "--target-recall", 0.5, f"report={page}"
+    )
+    assert done.status == 0, done.err
+    assert "it catches 3 of 4 labelled events" in done.out
+    (height,) = re.findall(r'<circle cx="[\d.]+" cy="([\d.]+)" r="7"', page.read_text())
+    assert float(height) == 10.0  # the line of recall 1
+
+
+def test_clips_of_one_group_count_once(copy: Path, small_model: SmallModel, tmp_path: Path):
+    videos = ("--videos", small_model.footage.labeled, "--target-recall", 0.5, "evidence.max_mb=0")
+    header, *rows = small_model.footage.labeled_csv.read_text().splitlines()
+    labels = tmp_path / "labels.csv"
+    groups = ["jam1", "jam1", "", "", ""]
+    labels.write_text(
+        "\n".join([f"{header},group", *(f"{a},{b}" for a, b in zip(rows, groups, strict=True))]) + "\n"
+    )
+    done = calibrate(copy, labels, *videos)
+    assert "of incidents like the 2 labelled incidents will be caught, wherever they are seen." in done.out
+    assert "these 2 groups show 2 different incidents" in done.out
+    assert threshold(copy)["certificate"]["n_events"] == 2
+    # By their names; and another grouping of the same clips is another look.
+    done = calibrate(copy, small_model.footage.labeled_csv, *videos, "labels.group='(labeled)_'")
+    assert "like the one labelled incident" in done.out
+    assert threshold(copy)["certificate"]["n_events"] == 1
+    assert threshold(copy)["settings_tried"] == 3
+    # The study that follows knows the groups, too.
+    done = invoke("study", "--model", copy, FPS, "study.grid={smoothing_s:[0,0.5]}")
+    assert "1 clips cannot be split" in done.message
+
+
+def test_an_event_that_goes_on_in_the_next_recorded_file_counts_once(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    """As `record` names its files: the second begins where the first ends, the third a minute later."""
+    rows = ["video,start_s,end_s,label"]
+    for number, name, start_s, end_s in (
+        (1, "120000.000", 1.45, 8),
+        (2, "120008.000", 0, 7.25),
+        (3, "120108.000", 0, 7.45),
+    ):
+        path = tmp_path / "cam1" / "20261129" / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(small_model.footage.labeled / f"labeled_{number:02d}.mp4", path)
+        rows.append(f"cam1/20261129/{name}.mp4,{start_s},{end_s},spill")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(rows) + "\n")
+    done = calibrate(copy, labels, "evidence.max_mb=0")
+    assert "counted once: cam1/20261129/120000.000.mp4, cam1/20261129/120008.000.mp4" in done.err
+    groups = [one["event"]["group"] for one in threshold(copy)["events"]]
+    assert groups == ["cam1/20261129/120000.000.mp4"] * 2 + [""]
 
 
 def test_the_certificate_is_told_in_plain_words(small_model: SmallModel):

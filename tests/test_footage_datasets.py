@@ -50,6 +50,11 @@ def test_folders_by_kind_from_the_root_and_from_test(parts: Path, where: str):
     assert read_mask(loaded.masks["bent/000.png"], 5, (16, 24)).sum() == 24
 
 
+def test_pictures_are_grouped_by_what_their_names_share(parts: Path):
+    groups = load_labels(parts, group="scratch/(0)").groups
+    assert groups == {"scratch/000.png": "0", "scratch/010.png": "0"}
+
+
 def test_ground_truth_may_stand_beside_good_and_is_no_kind(parts: Path):
     (parts / "ground_truth").rename(parts / "test" / "ground_truth")
     loaded = load_labels(parts / "test")

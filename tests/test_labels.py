@@ -48,6 +48,31 @@ def test_intervals_with_and_without_how_they_were_found(line: Path):
     assert [interval.found for interval in found] == ["alarm", "independent"]
 
 
+def test_videos_of_one_group_show_one_incident(line: Path):
+    loaded = load(
+        line, "video,time_s,label,group\na.mp4,5,jam,j1\na.mp4,8,jam,j1\nb.mp4,5,jam,\nnight/c.mp4,5,jam,j1\n"
+    )
+    assert loaded.groups == {"a.mp4": "j1", "night/c.mp4": "j1"}
+    # What a row says goes before what a name tells.
+    text = "video,time_s,label,group\na.mp4,5,jam,\nb.mp4,5,jam,j2\nnight/c.mp4,5,jam,\n"
+    assert load(line, text, group=r"([ab])\.mp4").groups == {"a.mp4": "a", "b.mp4": "j2"}
+    with pytest.raises(LabelsError, match=r"line 3 puts a\.mp4 into group j2, an earlier line into j1"):
+        load(line, "video,time_s,label,group\na.mp4,5,jam,j1\na.mp4,8,jam,j2\n")
+
+
+@pytest.mark.parametrize(
+    ("group", "told"),
+    [
+        ("(", "no regular expression"),
+        ("clip", "has no brackets"),
+        ("(part[0-9]+)", r"found in no name of a labelled anomaly, such as a\.mp4"),
+    ],
+)
+def test_a_pattern_that_groups_nothing_is_refused(line: Path, group: str, told: str):
+    with pytest.raises(LabelsError, match=told):
+        load(line, "video,time_s,label\na.mp4,5,jam\n", group=group)
+
+
 def test_moments_are_widened_within_the_video(line: Path):
     text = "video,time_s,label\na.mp4,5,jam\na.mp4,0.25,start\na.mp4,9.9,end\n"
     assert [(i.start_s, i.end_s) for i in load(line, text).intervals] == [

@@ -87,7 +87,8 @@ class Certificate:
         more_events_needed: further events, all caught, that would prove the target when they are calibrated together
             with these, and pay for this look at these; 0 if proven, None if no number would (a target of 1).
         covers: which anomalies it speaks of, and which not.
-        unit: "event", or "clip" where each clip counted once, by its hardest event.
+        unit: "event"; "clip" where each clip counted once, by its hardest event; "incident" where clips or
+            pictures of one group did.
         settings_tried: settings compared on the same events; the bound is corrected for them.
     """
 
@@ -115,6 +116,11 @@ class Certificate:
         if self.unit == "clip":
             clips = "one labelled clip" if self.n_events == 1 else f"{self.n_events} labelled clips"
             sentence = f"In at least {recall} of clips like the {clips}, every anomaly will be caught."
+        elif self.unit == "incident":
+            things = "one labelled incident" if self.n_events == 1 else f"{self.n_events} labelled incidents"
+            sentence = (
+                f"At least {recall} of incidents like the {things} will be caught, wherever they are seen."
+            )
         if self.recall == 0:
             sentence = f"Nothing is proven: not one of the {things.removeprefix('one ')} is caught."
         lines = [
@@ -124,11 +130,19 @@ class Certificate:
         ]
         if self.unit == "clip":
             lines.append("Some clips hold several anomalies: each clip counts once, by its hardest one.")
+        elif self.unit == "incident":
+            lines.append(
+                "Clips or pictures of one group show one incident: each group counts once, by its hardest."
+            )
         if self.settings_tried > 1:
             lines.append(
                 f"Up to {self.settings_tried} settings or thresholds were compared on the same anomalies; "
                 "the figure is lowered for that."
             )
+        lines.append(
+            "Other models tried on these anomalies, copies of this one included, are not counted unless you say how many "
+            "(also_tried=N)."
+        )
         if self.reaches_target:
             lines.append(f"You asked for {percent(self.target_recall)}: that is proven.")
         elif self.more_events_needed is None:
@@ -196,7 +210,7 @@ def certify(
             more, as that is another look at these.
         by_hand: whether the threshold was moved after a look at the scores. It counts as `n_events` settings for
             each: it could have been any of their ranks.
-        unit: "event" or "clip".
+        unit: "event", "clip" or "incident".
     """
     next_tried = settings_tried + 1 if next_tried is None else next_tried
     settings_tried *= n_events if by_hand else 1

@@ -39,6 +39,7 @@ class Event:
     Attributes:
         labels: its kinds, each once, in order of time.
         found: how it was found; "independent" or "audit" wherever one of its labels was.
+        group: the incident that its video shows, with other videos of that group; "" = no other does.
     """
 
     video: str
@@ -46,15 +47,23 @@ class Event:
     end_s: float
     labels: tuple[str, ...]
     found: str = "independent"
+    group: str = ""
 
     @property
     def certifies(self) -> bool:
         """Whether it was found without the detector's help, and so may prove a recall."""
         return self.found in CERTIFYING
 
+    @property
+    def clip(self) -> str:
+        """What it is of that no event of another clip, by count, is of: its group, or its video."""
+        return f"group {self.group}" if self.group else f"video {self.video}"
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values; an event that lasts to the end of its video has no end_s."""
+        """Plain values; an event that lasts to the end of its video has no end_s, one of its own no group."""
         told = asdict(self)
+        if not self.group:
+            del told["group"]
         return {
             **told,
             "labels": list(self.labels),
@@ -65,7 +74,9 @@ class Event:
     def from_json(cls, told: Mapping[str, Any]) -> Event:
         """The event that `to_json` gave."""
         end_s = math.inf if told["end_s"] is None else told["end_s"]
-        return cls(told["video"], told["start_s"], end_s, tuple(told["labels"]), told["found"])
+        return cls(
+            told["video"], told["start_s"], end_s, tuple(told["labels"]), told["found"], told.get("group", "")
+        )
 
     def __str__(self) -> str:
         return f"{self.video}@{self.start_s:g}-{self.end_s:g}"
@@ -229,7 +240,8 @@ def event_outcomes(
 def counting_units(events: Sequence[Event], scores: NDArray[np.float64], count: Count) -> NDArray[np.float64]:
     """Scores of what counts as one independent draw, among events that certify and are not blind.
 
-    Events of one clip share light, product and camera: they are not independent, clips are. A clip
+    Events of one clip share light, product and camera: they are not independent, clips are; clips of one group
+    show one incident and are one, however events are counted. A clip
     counts by its hardest event (the smallest score), so that what is certified, "every event of a clip
     is caught", never flatters the share of events caught in a clip, and no choice by chance or by eye enters.
 
@@ -237,12 +249,15 @@ def counting_units(events: Sequence[Event], scores: NDArray[np.float64], count: 
         (m,) one score per clip or per event.
     """
     usable = [i for i, event in enumerate(events) if event.certifies and not np.isnan(scores[i])]
-    if count == "event":
-        return scores[usable]
     hardest: dict[str, float] = {}
-    for i in usable:
-        hardest[events[i].video] = min(float(scores[i]), hardest.get(events[i].video, np.inf))
+    for i, key in zip(usable, unit_keys([events[i] for i in usable], count), strict=True):
+        hardest[key] = min(float(scores[i]), hardest.get(key, np.inf))
     return np.array(list(hardest.values()))
+
+
+def unit_keys(events: Sequence[Event], count: Count) -> list[str]:
+    """(n,) which events count as one: those with the same key."""
+    return [event.clip if count == "clip" or event.group else f"event {i}" for i, event in enumerate(events)]
 
 
 def _joined(intervals: Iterable[Interval], gap_s: float) -> list[list[Interval]]:

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from anomaly.calibration.certificate import recall_bound
-from anomaly.calibration.events import Count, Event, event_frames, event_scores
+from anomaly.calibration.events import Count, Event, event_frames, event_scores, unit_keys
 from anomaly.calibration.series import Series, by_source, decide
 from anomaly.calibration.sweep import Footage, reached_levels, rounded_down, sweep
 from anomaly.errors import CalibrationError, LabelsError
@@ -186,16 +186,16 @@ def threshold_grid(series: Sequence[Series], n: int = 100) -> NDArray[np.float64
 def split_events(
     events: Sequence[Event], *, share: float = 0.5, seed: int = 0
 ) -> tuple[list[Event], list[Event]]:
-    """Events in two parts that share no clip: those to choose settings with, and those to certify with.
+    """Events in two parts that share no clip, nor a group of clips: those to choose settings with, and those to certify with.
 
     Clips are dealt by chance from `seed`, without a look at scores: about `share` of them choose.
     """
-    videos = sorted({event.video for event in events})
-    order = np.random.default_rng(seed).permutation(len(videos))
-    choosing = {videos[i] for i in order[: round(share * len(videos))]}
+    clips = sorted({event.clip for event in events})
+    order = np.random.default_rng(seed).permutation(len(clips))
+    choosing = {clips[i] for i in order[: round(share * len(clips))]}
     return (
-        [event for event in events if event.video in choosing],
-        [event for event in events if event.video not in choosing],
+        [event for event in events if event.clip in choosing],
+        [event for event in events if event.clip not in choosing],
     )
 
 
@@ -241,7 +241,7 @@ class _EventWindows:
             for i, (event, one) in enumerate(zip(counted, frames, strict=True))
             if one.start == 0
         ]
-        keys = [event.video if count == "clip" else str(i) for i, event in enumerate(counted)]
+        keys = unit_keys(counted, count)
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         self.unit = np.array([numbers[key] for key in keys])
         self.n_units = len(numbers)

@@ -107,6 +107,8 @@ def calibrate(
     # the chance hits of long ones.
     counted = [i for i, event in enumerate(certifying) if event.certifies and not np.isnan(scores[i])]
     unit = "event" if len(counted) == len(units) else "clip"
+    if len({certifying[i].clip for i in counted}) < len({certifying[i].video for i in counted}):
+        unit = "incident"
     rank = threshold_rank(len(units), target_recall, confidence, settings_tried)
     lowest = float(np.sort(units)[max(rank, 1) - 1])
     checks.refuse_never_caught(events, scores, lowest, config)
@@ -148,7 +150,7 @@ def calibrate(
             by_hand=raised and serves == "hand",
             unit=unit,
         )
-        certificate = replace(certificate, covers=_covers(certifying, scores, decided))
+        certificate = replace(certificate, covers=_covers(certifying, scores, decided, unit, len(units)))
         mine = windows.of(counted)
         price = false_alarms(
             normal, threshold, confidence=confidence, settings_tried=settings_tried, windows=mine
@@ -240,8 +242,14 @@ def _certifying(events: Sequence[Event]) -> list[Event]:
     return [replace(event, found=CERTIFYING[0]) for event in events]
 
 
-def _covers(events: Sequence[Event], scores: NDArray[np.float64], decided: Mapping[str, Decided]) -> str:
-    """Which anomalies the certificate speaks of."""
+def _covers(
+    events: Sequence[Event],
+    scores: NDArray[np.float64],
+    decided: Mapping[str, Decided],
+    unit: str,
+    n_units: int,
+) -> str:
+    """Which anomalies the certificate speaks of, and what it takes for granted."""
     counted = [e for e, score in zip(events, scores, strict=True) if e.certifies and not np.isnan(score)]
     kinds = Counter(label for event in counted for label in event.labels)
     listed = checks.some([f"{n} {label}" for label, n in kinds.most_common()])
@@ -251,4 +259,15 @@ def _covers(events: Sequence[Event], scores: NDArray[np.float64], decided: Mappi
     if pictures:
         which = "All" if pictures == len(counted) else f"{pictures}"
         still = f" {which} were single pictures: of video, where scores are smoothed, they prove nothing."
-    return f"for anomalies drawn like {these} labelled ({listed}); other kinds are not covered.{still}"
+    granted = ""
+    if n_units > 1:
+        several = unit == "event" and len({event.video for event in counted}) < len(counted)
+        alone = "pictures" if pictures == len(counted) else "clips"
+        things = "groups" if unit == "incident" else "events" if several else alone
+        granted = (
+            f" It takes for granted that these {n_units} {things} show {n_units} different incidents; say which do "
+            "not by the labels' column `group` or by labels.group."
+        )
+    return (
+        f"for anomalies drawn like {these} labelled ({listed}); other kinds are not covered.{still}{granted}"
+    )

@@ -206,10 +206,11 @@ def setting_of(
 ) -> str:
     """Identity of all that a calibration is set to, for `anomaly.looks`.
 
-    A threshold set by hand is left out: it pays for every one that it could have been.
+    A threshold set by hand is left out: it pays for every one that it could have been. So are labels that a look keeps
+    of each clip (`seen_in`): which are normal, and which show one incident.
     """
     aims = {key: value for key, value in asdict(config.calibration).items() if key != "threshold"}
-    events = {key: value for key, value in asdict(config.labels).items() if key != "unlisted"}
+    events = {key: value for key, value in asdict(config.labels).items() if key not in ("unlisted", "group")}
     return digest_of([model.scoring_digest, model.runtime, fps, asdict(decider), aims, events, *more])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from anomaly.calibration import Event, join_events
 from anomaly.calibration.certificate import CERTIFYING, CHOSE
 from anomaly.calibration.checks import some
 from anomaly.commands import console
+from anomaly.edge.segment_name import start_of
 from anomaly.errors import FootageError, LabelsError, UsageError
 from anomaly.footage.damage import refuses
 from anomaly.footage.labels import LabeledFootage, load_labels
@@ -124,6 +126,7 @@ def score_labeled(
         Path(videos) if videos else None,
         tolerance_s=settings.tolerance_s,
         unlisted="normal" if settings.unlisted == "normal" else "ignore",
+        group=settings.group,
     )
     labeled = replace(labeled, sources=tuple(under_masks(labeled.sources, model.detector.regions.black)))
     console.warn(labeled.notes)
@@ -155,7 +158,32 @@ def score_labeled(
     console.warn(copies)
     kept = {one.source.name for one in scored}
     events = [event for event in join_events(labeled.intervals, settings.gap_s) if event.video in kept]
+    groups = _over_joints(events, {one.source.name: one.source.path for one in scored}, settings.gap_s)
+    if groups:
+        console.warn(
+            [f"one incident goes on from one recorded file to the next, counted once: {some(sorted(groups))}"]
+        )
+    groups |= labeled.groups
+    events = [replace(event, group=groups.get(event.video, "")) for event in events]
     return ScoredLabels(labeled, events, scored, familiar)
+
+
+def _over_joints(events: Sequence[Event], paths: Mapping[str, Path], gap_s: float) -> dict[str, str]:
+    """The group of each recorded segment whose event goes on in the segment after it, or came from the one before."""
+    spans: dict[Path, list[tuple[float, float, str]]] = {}
+    for event in events:
+        path = paths[event.video]
+        start = start_of(path)
+        if start is not None:
+            camera = path.parent.parent
+            spans.setdefault(camera, []).append((start + event.start_s, start + event.end_s, event.video))
+    groups: dict[str, str] = {}
+    for of_camera in spans.values():
+        of_camera.sort()
+        for (_, end, video), (start, _, following) in pairwise(of_camera):
+            if video != following and start - end <= gap_s:
+                groups[following] = groups.setdefault(video, video)
+    return groups
 
 
 def apart(

@@ -43,7 +43,7 @@ def protected(
     choose, prove = split_events(events, share=config.study.share, seed=config.study.seed)
     if not choose or not prove:
         raise CalibrationError(
-            f"{len({event.video for event in events})} clips cannot be split into those that choose and those that "
+            f"{len({event.clip for event in events})} clips cannot be split into those that choose and those that "
             "certify; label more, or use study.protect=correct"
         )
     how = (

@@ -92,6 +92,9 @@ class LabelsConfig:
     gap_s: float = 1.0  # intervals of a video closer than this are one event
     unlisted: str = "ignore"  # videos that the labels do not name: ignore, or normal
     count: str = "clip"  # what is independent: clip (its events count once) or event
+    group: str = (
+        ""  # regular expression: names with the same first group, such as '(part[0-9]+)_', show one incident
+    )
 
 
 @dataclass

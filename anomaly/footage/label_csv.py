@@ -4,8 +4,8 @@
     video,time_s,label             moments
 
 Comma-separated, UTF-8 (with or without a byte-order mark), any line ending, columns in any order, blanks
-around cells ignored. Two more columns may be there: `found` says how the anomaly was found, `camera` which
-camera the video is of. A row without times, labelled `normal` or `good`, says that the whole video is known
+around cells ignored. Three more columns may be there: `found` says how the anomaly was found, `camera` which
+camera the video is of, `group` which incident (or part) it shows where several videos or pictures show the same. A row without times, labelled `normal` or `good`, says that the whole video is known
 to be normal.
 """
 
@@ -25,7 +25,7 @@ HOW_FOUND = ("independent", "audit", "alarm", "proposed")
 DETECTOR_FOUND = ("alarm", "proposed")
 _INTERVALS = ("video", "start_s", "end_s", "label")
 _MOMENTS = ("video", "time_s", "label")
-_OPTIONAL = frozenset({"found", "camera"})
+_OPTIONAL = frozenset({"found", "camera", "group"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class LabelRow:
         label: kind of anomaly.
         found: how it was found, one of `HOW_FOUND`.
         camera: the camera that the video is of; "" where the row does not say.
+        group: the incident that it shows, with others of that name; "" where the row does not say.
     """
 
     line: int
@@ -47,6 +48,7 @@ class LabelRow:
     label: str
     found: str
     camera: str
+    group: str
 
 
 def read_label_rows(path: Path) -> tuple[list[LabelRow], bool]:
@@ -97,9 +99,7 @@ def _text(path: Path) -> str:
 
 def _header(path: Path, cells: list[str]) -> list[str]:
     columns = [cell.lower() for cell in cells]
-    wanted = (
-        f"write {','.join(_INTERVALS)} or {','.join(_MOMENTS)}, either with `found` and `camera` if needed"
-    )
+    wanted = f"write {','.join(_INTERVALS)} or {','.join(_MOMENTS)}, either with `found`, `camera` and `group` if needed"
     if len(columns) == 1 and any(mark in cells[0] for mark in ";\t"):
         mark = "semicolons" if ";" in cells[0] else "tabs"
         raise LabelsError(f"{path} separates its columns by {mark}; save it with commas: {wanted}")
@@ -121,7 +121,7 @@ def _row(where: str, line: int, columns: list[str], cells: list[str]) -> LabelRo
     found = row.get("found", "").lower() or HOW_FOUND[0]
     if found not in HOW_FOUND:
         raise LabelsError(f"{where}: found is {_shown(row['found'])}; write one of {', '.join(HOW_FOUND)}")
-    camera = row.get("camera", "")
+    camera, group = row.get("camera", ""), row.get("group", "")
     times = [row[column] for column in ("start_s", "end_s", "time_s") if column in row]
     normal = row["label"].lower() in NORMAL_LABELS
     if not any(times):
@@ -129,7 +129,7 @@ def _row(where: str, line: int, columns: list[str], cells: list[str]) -> LabelRo
             raise LabelsError(
                 f"{where} has no times; give them in seconds, or label it `normal` if all of the video is"
             )
-        return LabelRow(line, row["video"], None, row["label"], found, camera)
+        return LabelRow(line, row["video"], None, row["label"], found, camera, group)
     if normal:
         raise LabelsError(
             f"{where} labels a stretch as {row['label']}; only anomalies get times, leave them empty to mark "
@@ -147,7 +147,7 @@ def _row(where: str, line: int, columns: list[str], cells: list[str]) -> LabelRo
                 f"{where}: start_s {row['start_s']} is not before end_s {row['end_s']}; an interval is "
                 "half-open, give the end that comes after the start"
             )
-    return LabelRow(line, row["video"], (start_s, end_s), row["label"], found, camera)
+    return LabelRow(line, row["video"], (start_s, end_s), row["label"], found, camera, group)
 
 
 def _seconds(where: str, column: str, text: str) -> float:

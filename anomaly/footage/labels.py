@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -42,6 +43,7 @@ class LabeledFootage:
         masks: `Source.name` to a file for `read_mask`, for those that have one.
         origin: the CSV or folder they came from.
         cameras: `Source.name` to the camera that its rows name, for those that name one.
+        groups: `Source.name` to the incident that it shows, for those that share it with others.
         notes: one line each, what the user should be told.
     """
 
@@ -51,6 +53,7 @@ class LabeledFootage:
     origin: Path
     notes: tuple[str, ...] = ()
     cameras: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
     _by_video: dict[str, tuple[Interval, ...]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
@@ -71,6 +74,7 @@ def load_labels(
     tolerance_s: float = 1.0,
     unlisted: Literal["ignore", "normal"] = "ignore",
     need_anomaly: bool = True,
+    group: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> LabeledFootage:
     """Read labels and find the footage they name.
@@ -82,6 +86,8 @@ def load_labels(
         tolerance_s: seconds by which a moment is widened to both sides.
         unlisted: what becomes of videos that the CSV does not name.
         need_anomaly: refuse labels without one anomaly.
+        group: regular expression, searched in the names of sources that no row names a group of: its first group
+            names the incident (or part) that a source shows.
         progress: called with 1 for each video checked.
 
     Raises:
@@ -102,7 +108,28 @@ def load_labels(
         raise LabelsError(
             f"{path} labels not one anomaly; label at least one, or there is nothing to measure recall on"
         )
-    return loaded
+    return replace(loaded, groups={**_named_alike(loaded, group), **loaded.groups}) if group else loaded
+
+
+def _named_alike(loaded: LabeledFootage, group: str) -> dict[str, str]:
+    """The group of each source whose name tells one."""
+    try:
+        pattern = re.compile(group)
+    except re.error as error:
+        raise LabelsError(f"labels.group={group!r} is no regular expression ({error}); correct it") from None
+    if not pattern.groups:
+        raise LabelsError(
+            f"labels.group={group!r} has no brackets; put some around what the names of one part share, such as "
+            "'(part[0-9]+)_'"
+        )
+    found = {source.name: pattern.search(source.name) for source in loaded.sources}
+    groups = {name: match[1] for name, match in found.items() if match and match[1]}
+    anomalous = [interval.video for interval in loaded.intervals]
+    if anomalous and not any(name in groups for name in anomalous):
+        raise LabelsError(
+            f"labels.group={group!r} is found in no name of a labelled anomaly, such as {anomalous[0]}; correct it"
+        )
+    return groups
 
 
 def _from_folders(folder: Path) -> LabeledFootage:
@@ -153,7 +180,9 @@ def _from_csv(
     if unlisted == "normal":
         sources += left
     masks = _video_masks(path.parent, sources)
-    return LabeledFootage(tuple(sources), joined, masks, path, tuple(notes), _cameras(path, named))
+    return LabeledFootage(
+        tuple(sources), joined, masks, path, tuple(notes), _cameras(path, named), _groups(path, named)
+    )
 
 
 def _rows_by_video(path: Path, rows: Sequence[LabelRow], footage: _Footage) -> dict[str, list[LabelRow]]:
@@ -185,6 +214,19 @@ def _cameras(path: Path, named: Mapping[str, Sequence[LabelRow]]) -> dict[str, s
                     f"{cameras[name]}; a video is of one camera"
                 )
     return cameras
+
+
+def _groups(path: Path, named: Mapping[str, Sequence[LabelRow]]) -> dict[str, str]:
+    """The incident of each source whose rows name one; all that do must name the same."""
+    groups: dict[str, str] = {}
+    for name, rows in named.items():
+        for row in rows:
+            if row.group and groups.setdefault(name, row.group) != row.group:
+                raise LabelsError(
+                    f"{path} line {row.line} puts {row.video} into group {row.group}, an earlier line into "
+                    f"{groups[name]}; a video counts once, so give both the same group"
+                )
+    return groups
 
 
 def _intervals(
