@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from anomaly.report.page import facts_list, jpeg, page, picture, section, table
+from anomaly.report.study import StudyRow, study_page
 
 ODD = '<script>alert(1)</script> & "it\'s"'
 SAFE = "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;it&#x27;s&quot;"
@@ -45,3 +46,12 @@ def test_a_picture_is_a_jpeg_of_bounded_size():
     assert decoded[60, 240, 2] > 190  # red stayed red
     tiny = base64.b64decode(jpeg(np.zeros((1, 2000, 3), np.uint8)).split(",")[1])
     assert cv2.imdecode(np.frombuffer(tiny, np.uint8), cv2.IMREAD_COLOR).shape == (1, 480, 3)
+
+
+def test_a_table_of_a_study_that_is_cut_says_so():
+    curve = ((0.0, 1.0), (0.5, 1.0), (0.1, 0.4))
+    rows = [StudyRow(f"s={i}", 1.0, 1.0, 0.4, 2.0, 3.0, 0.01, 9, 1.0, 0.95, curve) for i in range(201)]
+    assert "The first 200 of 201; study.csv has all." in study_page("t", ["i"], rows, 0.9)
+    whole = study_page("t", ["i"], rows[:200], 0.9)
+    assert "study.csv has all" not in whole
+    assert whole.count("<tr>") == 201

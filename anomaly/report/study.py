@@ -130,9 +130,12 @@ def study_page(title: str, lines: Sequence[str], rows: Sequence[StudyRow], targe
         )
     )
     parts.append(recall_curves(_curves(rows), _price(rows), target=target))
+    cut = f" The first {_MOST_ROWS} of {len(rows)}; study.csv has all." if len(rows) > _MOST_ROWS else ""
     parts.append(
         section(
-            "Settings", "Each at the highest threshold that catches the share asked for; the cheapest first."
+            "Settings",
+            f"Each at the highest threshold that catches the share asked for; the cheapest first.{cut} What is certain of "
+            'false alarms, for all of the study together, is the column "at most"; the plot shows what was counted.',
         )
     )
     parts.append(table(HEADER, [row.cells() for row in rows[:_MOST_ROWS]]))
