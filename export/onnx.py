@@ -188,7 +188,8 @@ class _Whole(torch.nn.Module):
     def forward(
         self, frames: torch.Tensor, bank: torch.Tensor, half_norms: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        pixels = frames.permute(0, 3, 1, 2).float()
+        # Converted first: TensorRT takes an input of bytes only where it leads straight into a Cast.
+        pixels = frames.float().permute(0, 3, 1, 2)
         resized = self.rows @ pixels @ self.columns.T
         queries = self.patches(resized.permute(0, 2, 3, 1))
         if self._parts.metric == "cosine":

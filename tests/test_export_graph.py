@@ -142,6 +142,16 @@ def test_the_whole_graph_answers_as_the_host_does(metric: str, tmp_path: Path):
             np.testing.assert_allclose(found["heatmap"], heatmaps, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_bytes_lead_straight_into_a_cast_as_tensorrt_wants_them(precision: Any):
+    from onnx import TensorProto, load_from_string
+
+    graph = load_from_string(whole_graph(parts(), matrices(), precision)).graph
+    of_bytes = [one.name for one in graph.input if one.type.tensor_type.elem_type == TensorProto.UINT8]
+    assert of_bytes == ["frames"]
+    assert {node.op_type for node in graph.node if of_bytes[0] in node.input} == {"Cast"}
+
+
 def test_the_features_graph_answers_as_torch_and_names_its_steps(tmp_path: Path):
     one = parts()
     images = frames(2)
