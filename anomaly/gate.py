@@ -1,7 +1,13 @@
-"""The gate that every export passes: the same frames through torch and through the graph, score by score."""
+"""The gate that every export passes: the same frames through torch and through the graph.
+
+Compared are the score, the distance of every patch, and, of a graph with the search inside, the heatmap's pixels and
+the rows that it calls nearest. A score may be off by the tolerance, relative to torch's, a patch or pixel by
+`export.MAP_FACTOR` (5) times as much, relative to the largest one of its frame.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -12,7 +18,16 @@ from anomaly.artifact import read_signed
 from anomaly.errors import ModelError
 from anomaly.exported import TORCH
 from anomaly.resize import resize
-from export import check_room, compare, open_graph, parting, search_bytes
+from export import (
+    MAP_FACTOR,
+    check_room,
+    compare,
+    map_difference,
+    open_graph,
+    parting,
+    search_bytes,
+)
+from memory_bank.distance import exact_distances, to_metric
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,26 +133,59 @@ def gate_whole(
     size: tuple[int, int],
     limit: float,
 ) -> Parity:
-    """Compare a branch with its whole graph on frames of the graph's source size; raises as `gate`."""
+    """Compare a branch with its whole graph on frames of the graph's source size.
+
+    Raises:
+        ModelError: they differ by more than `limit`, or `MAP_FACTOR` times that; the outputs that do are named.
+    """
     frames = [
         one if one.shape[:2] == size else np.clip(np.round(resize(one, size)), 0, 255).astype(np.uint8)
         for one in pictures
     ]
     ours = _looks(model, branch, frames)
     theirs = [graph.run(whole_inputs(branch, frame[None])) for frame in frames]
-    found = compare(
+    distances = np.stack([look.distances for look in ours])
+    to_nearest = [
+        np.where(look.counts, _distances_to(branch, frame, one["nearest"][0]), np.float32(0))
+        for look, frame, one in zip(ours, frames, theirs, strict=True)
+    ]
+    heatmaps = np.stack([look.heatmap(size).ravel() for look in ours])
+    answers = {
+        "distances": np.concatenate([one["distances"] for one in theirs]).astype(np.float32),
+        "nearest": np.stack(to_nearest),
+        "heatmap": np.stack([one["heatmap"].ravel() for one in theirs]).astype(np.float32),
+    }
+    off = {
+        name: map_difference(heatmaps if name == "heatmap" else distances, answer)
+        for name, answer in answers.items()
+    }
+    compared = compare(
         [look.score for look in ours],
         np.concatenate([one["score"] for one in theirs]).astype(np.float64),
-        np.stack([look.distances for look in ours]),
-        np.concatenate([one["distances"] for one in theirs]).astype(np.float32),
+        distances,
+        answers["distances"],
         tolerance=limit,
         threshold=_threshold(model),
     )
+    found = replace(compared, heatmap=max(off.values()))
     if not found.holds:
+        wrong = [f"{name} by {value:.2g}" for name, value in off.items() if not value <= MAP_FACTOR * limit]
+        if not found.score <= limit:
+            wrong.insert(0, f"score by {found.score:.2g}")
         raise ModelError(
-            f"the graph with the search inside does not answer as torch does: {found.text()}; it is not kept"
+            f"the graph with the search inside does not answer as torch does: {found.text()}"
+            f"{'; off are ' if wrong else ''}{', '.join(wrong)}; it is not kept: use another precision or runtime"
         )
     return found
+
+
+def _distances_to(branch: Branch, frame: ImageArray, rows: NDArray[Any]) -> NDArray[np.float32]:
+    """(gh * gw,) float32: scaled distance of each patch of a frame to the row given for it; inf where there is none."""
+    bank = branch.bank
+    queries = bank.queries(branch.patches([frame])[0], **branch.places(np.arange(len(rows))))
+    there = (rows >= 0) & (rows < len(bank.working))
+    apart = exact_distances(queries, bank.working[np.where(there, rows, 0)])
+    return np.where(there, to_metric(apart, bank.metric) / np.float32(branch.scale), np.float32(np.inf))
 
 
 def whole_inputs(branch: Branch, frames: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:

@@ -13,11 +13,12 @@ from export.errors import (
     UnsupportedError,
 )
 from export.memory import available_bytes, check_room, search_bytes
-from export.parity import TOLERANCE, Parity, compare, parting
+from export.parity import MAP_FACTOR, TOLERANCE, Parity, compare, map_difference, parting
 from export.runtime import ENDINGS, PRECISIONS, Graph, check_runtime, installed, open_graph
 
 __all__ = [
     "ENDINGS",
+    "MAP_FACTOR",
     "PRECISIONS",
     "TOLERANCE",
     "DeviceMissingError",
@@ -33,6 +34,7 @@ __all__ = [
     "check_runtime",
     "compare",
     "installed",
+    "map_difference",
     "open_graph",
     "parting",
     "search_bytes",

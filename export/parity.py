@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 #: Allowed difference of a score, relative to the reference's.
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 1e-2}
-#: A single patch of a heatmap may differ by so many times as much, relative to the frame's largest distance: it is
-#: looked at, while the score, a mean over patches, decides.
+#: A single patch or pixel of a heatmap may differ by so many times as much, relative to the frame's largest one. It is
+#: looked at, while the score, a mean over the largest patches, decides; and the largest of a thousand differences of
+#: rounding is several times their mean. An upside-down or shifted heatmap is off by about 1.
 MAP_FACTOR = 5.0
 
 
@@ -28,7 +29,8 @@ class Parity:
     Attributes:
         frames: compared.
         score: largest difference of a score, relative to the reference's.
-        heatmap: largest difference of a patch distance, relative to the largest one of its frame.
+        heatmap: largest difference of a patch distance, relative to the largest one of its frame; of a graph with
+            the search inside, also of a heatmap's pixel and of the distance to a row that it calls nearest.
         flipped: frames further than the tolerance from the threshold whose label changed.
         tolerance: that the score's difference may not exceed, and the heatmap's not `MAP_FACTOR` times.
         worst: which frame has the largest difference of the score.
@@ -76,13 +78,18 @@ def compare(
     ours, theirs = np.asarray(reference, np.float64), np.asarray(found, np.float64)
     floor = np.finfo(np.float32).tiny
     scores = _far(np.abs(theirs - ours) / np.maximum(np.abs(ours), floor))
-    largest = np.maximum(np.abs(reference_distances).max(axis=1), floor)
-    maps = _far(np.abs(found_distances - reference_distances).max(axis=1) / largest)
+    maps = map_difference(reference_distances, found_distances)
     flipped = 0
     if threshold is not None:
         clear = np.abs(ours - threshold) > tolerance * np.abs(ours)
         flipped = int(((ours >= threshold) != (theirs >= threshold))[clear].sum())
-    return Parity(len(ours), float(scores.max()), float(maps.max()), flipped, tolerance, int(scores.argmax()))
+    return Parity(len(ours), float(scores.max()), maps, flipped, tolerance, int(scores.argmax()))
+
+
+def map_difference(reference: Floats, found: Floats) -> float:
+    """Largest difference of maps (n, P), relative to the largest value of its frame's reference."""
+    largest = np.maximum(np.abs(reference).max(axis=1), np.finfo(np.float32).tiny)
+    return float(_far(np.abs(found - reference).max(axis=1) / largest).max())
 
 
 def parting(
@@ -107,4 +114,4 @@ def parting(
 
 
 def _far(differences: Floats) -> Floats:
-    return np.nan_to_num(differences, nan=np.inf)
+    return np.nan_to_num(differences, nan=np.inf, posinf=np.inf)
