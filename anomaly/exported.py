@@ -11,6 +11,7 @@ needed for any of this.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -40,7 +41,7 @@ TORCH = "torch-fp32"
 _PACKAGES = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "openvino": ("openvino",),
-    "tensorrt": ("tensorrt",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
 }
 #: In the order in which `runtime=auto` looks, where torch is not installed.
 _ORDER = ("openvino", "onnxruntime", "tensorrt")
@@ -70,10 +71,7 @@ class Export:
 
     def installed_version(self) -> str:
         """Version of the runtime that is installed here."""
-        for package in _PACKAGES[self.runtime]:
-            with contextlib.suppress(PackageNotFoundError):
-                return version(package)
-        return "unknown"
+        return runtime_version(self.runtime)
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,15 @@ class Choice:
     def name(self) -> str:
         """As "<runtime>-<precision>"."""
         return TORCH if self.export is None else self.export.name
+
+
+def runtime_version(runtime: str) -> str:
+    """Version of a runtime that is installed here, by whichever package brought it."""
+    for package in _PACKAGES[runtime]:
+        with contextlib.suppress(PackageNotFoundError):
+            return version(package)
+    # A Jetson has its TensorRT from the system's packages, and builds of one's own bring no metadata either.
+    return str(getattr(importlib.import_module(runtime), "__version__", "unknown"))
 
 
 def exports(folder: Path) -> list[str]:

@@ -7,7 +7,6 @@ labels at the threshold.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -19,7 +18,7 @@ from anomaly.artifact import replace_subfolder
 from anomaly.detector import Detector
 from anomaly.errors import ModelError
 from anomaly.evidence import has_evidence, load_evidence
-from anomaly.exported import FOLDER, INDEX, TORCH, GraphBackbone
+from anomaly.exported import FOLDER, INDEX, TORCH, GraphBackbone, runtime_version
 from anomaly.extractor import patch_places
 from anomaly.gate import gate, gate_whole
 from anomaly.model import software
@@ -178,7 +177,7 @@ def export_model(
             "compared_on": described,
             "operations": operations,
             "parity": {key: _finite(vars(one)) for key, one in parity.items()},
-            "software": {**software(), runtime: version(runtime)},
+            "software": {**software(), runtime: runtime_version(runtime)},
         }
         folder = model.folder / FOLDER / name
         replace_subfolder(folder, files, INDEX, document)

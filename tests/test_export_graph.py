@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from anomaly.exported import runtime_version
 from anomaly.extractor import patch_places
 from anomaly.heatmap import anomaly_map, frame_score, top_count
 from anomaly.resize import resize, resize_matrix
@@ -265,6 +267,20 @@ def test_too_little_memory_is_told_with_how_much():
     ):
         check_room(needed, "the search of 64 frames")
     check_room(1, "nothing")
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "onnxruntime-gpu"])
+def test_a_runtimes_version_is_that_of_whichever_package_brought_it(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import onnxruntime
+
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert runtime_version("onnxruntime") == onnxruntime.__version__, "as on a Jetson: no package at all"
+    about = tmp_path / f"{package.replace('-', '_')}-9.8.7.dist-info" / "METADATA"
+    about.parent.mkdir()
+    about.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 9.8.7\n")
+    assert runtime_version("onnxruntime") == "9.8.7"
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
