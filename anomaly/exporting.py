@@ -6,6 +6,7 @@ labels at the threshold.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +29,7 @@ from export import ENDINGS, TOLERANCE, check_runtime, open_graph
 from memory_bank import EXACT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -94,14 +95,15 @@ def export_model(
     Args:
         model: loaded with torch on the processor.
         runtime, precision: see `export.PRECISIONS`.
-        tolerance: allowed relative difference; None = `export.TOLERANCE`. int8 has none: it is judged by its recall.
+        tolerance: allowed relative difference; None = `export.TOLERANCE`, beyond which an export is kept but never
+            certified. int8 has none: it is judged by its recall.
         source_size: (H, W) of the frames that the whole graph takes; None = as the evidence's, else the
             network's input size. Other sizes are resized on the host by the same matrices.
         tell: progress, called with (stage, done, total).
 
     Raises:
         ModelError: the graph does not answer as torch does (the step at which they part is named), or int8
-            without evidence, or int8 that loses an event.
+            without evidence of every event, or int8 that loses an event.
         ExportError: the runtime is not installed, or cannot run the graph.
     """
     check_runtime(runtime, precision)
@@ -110,13 +112,14 @@ def export_model(
     pictures, described = _pictures(model, evidence)
     size = source_size or pictures[0].shape[:2]
     normal = [evidence.image(one.files[0]) for one in evidence.normal] if evidence is not None else []
-    if precision == "int8" and len(normal) < _LEAST_NORMAL:
-        raise ModelError(
-            f"int8 learns its scales on the evidence's normal frames, at least {_LEAST_NORMAL}; {str(model.folder)!r} "
-            f"holds {len(normal)}: run `python -m anomaly calibrate --model {model.folder} --labeled LABELS` first"
-        )
-    limit = TOLERANCE.get(precision, float("inf")) if tolerance is None else tolerance
-    with TemporaryDirectory(prefix="anomaly-export-") as place:
+    if precision == "int8":
+        _check_int8(model, evidence, len(normal))
+    usual = TOLERANCE.get(precision, float("inf"))
+    limit = usual if tolerance is None else tolerance
+    # int8 has no difference that is too small to count: every label that changes is told.
+    margin = min(limit, TOLERANCE.get(precision, 0.0))
+    folder = model.folder / FOLDER / name
+    with TemporaryDirectory(prefix="anomaly-export-") as place, _earlier_is_told(folder):
         branches, operations = [], 0
         parity: dict[str, Parity] = {}
         for index, branch in enumerate(model.detector.branches):
@@ -130,11 +133,19 @@ def export_model(
             )
             own = _through(branch, graph)
             branches.append(own)
-            parity[branch.name] = gate(model, branch, own, pictures, limit, (runtime, precision), parts)
+            parity[branch.name] = gate(
+                model, branch, own, pictures, limit, margin, (runtime, precision), parts
+            )
             whole = Path(place) / f"{branch.name}.whole{ENDINGS[runtime][0]}"
             if whole.is_file():
                 parity[f"{branch.name}, search in the graph"] = gate_whole(
-                    model, branch, open_graph(runtime, whole, precision), pictures, (size[0], size[1]), limit
+                    model,
+                    branch,
+                    open_graph(runtime, whole, precision),
+                    pictures,
+                    (size[0], size[1]),
+                    limit,
+                    margin,
                 )
         detector = model.detector.with_branches(branches)
         found = None
@@ -152,8 +163,8 @@ def export_model(
                 evidence,
                 detector,
                 name,
-                tolerance=max(limit, _LEAST_TOLERANCE),
-                lowering=min(limit, _MOST_LOWERED),
+                tolerance=max(min(limit, usual), _LEAST_TOLERANCE),
+                lowering=min(limit, usual, _MOST_LOWERED),
                 progress=advance,
             )
         if precision == "int8" and found is not None and found.recheck.lost:
@@ -179,7 +190,6 @@ def export_model(
             "parity": {key: _finite(vars(one)) for key, one in parity.items()},
             "software": {**software(), runtime: runtime_version(runtime)},
         }
-        folder = model.folder / FOLDER / name
         replace_subfolder(folder, files, INDEX, document)
     return Exported(
         name,
@@ -187,12 +197,59 @@ def export_model(
         parity,
         described,
         found,
-        reissue(model, name, found),
+        _certificate(model, name, found, parity, usual),
         before,
         before_ms,
         graph_ms,
         sum(map(len, files.values())) / 1e6,
     )
+
+
+def _check_int8(model: Model, evidence: Evidence | None, normal: int) -> None:
+    """Refuse int8 where its scales cannot be learned, or whether it still catches every event cannot be told."""
+    again = f"run `python -m anomaly calibrate --model {model.folder} --labeled LABELS"
+    if evidence is None or normal < _LEAST_NORMAL:
+        raise ModelError(
+            f"int8 learns its scales on the evidence's normal frames, at least {_LEAST_NORMAL}; {str(model.folder)!r} "
+            f"holds {normal}: {again}` first"
+        )
+    if not any(one.caught(evidence.decider) for one in evidence.stretches):
+        raise ModelError(
+            "int8 is kept only where it still catches the calibrated events; the evidence of "
+            f"{str(model.folder)!r} holds 0 that were caught: {again}` with labelled events first"
+        )
+    if evidence.left_out:
+        raise ModelError(
+            "int8 is kept only where it still catches the calibrated events; the evidence of "
+            f"{str(model.folder)!r} has no pictures of {evidence.left_out}: {again} evidence.max_mb=MORE` first"
+        )
+
+
+@contextlib.contextmanager
+def _earlier_is_told(folder: Path) -> Iterator[None]:
+    """Say of a refused export that an earlier one of its name is still there: it may have passed a looser tolerance."""
+    try:
+        yield
+    except ModelError as error:
+        if not (folder / INDEX).is_file():
+            raise
+        raise ModelError(
+            f"{error}; the earlier export in {str(folder)!r} stays, remove that folder if it is not to run"
+        ) from error
+
+
+def _certificate(
+    model: Model, name: str, found: Rescored | None, parity: Mapping[str, Parity], usual: float
+) -> str:
+    """Re-issue the certificate, in words; never for what passed only because a tolerance beyond the usual was given."""
+    for what, one in parity.items():
+        if one.tolerance > usual and not replace(one, tolerance=usual).holds:
+            (model.folder / "thresholds" / f"{name}.json").unlink(missing_ok=True)
+            return (
+                f"UNCERTIFIED: {what} answers as torch only within the tolerance={one.tolerance:g} that was given, a "
+                f"certificate takes {usual:g} ({one.text()}); use another precision or runtime for one"
+            )
+    return reissue(model, name, found)
 
 
 def parts_of(detector: Detector, branch: Branch) -> BranchParts:

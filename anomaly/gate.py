@@ -58,6 +58,7 @@ def gate(
     own: Branch,
     pictures: Sequence[ImageArray],
     limit: float,
+    margin: float,
     made: tuple[str, str],
     parts: BranchParts,
 ) -> Parity:
@@ -68,6 +69,7 @@ def gate(
         branch, own: with torch, and with the graph.
         pictures: (H, W, 3) uint8 RGB.
         limit: allowed difference of a score, relative to torch's; inf = none is refused.
+        margin: as in `export.Parity`.
         made: (runtime, precision).
         parts: of the branch, to find the step at which they part.
 
@@ -81,7 +83,8 @@ def gate(
         np.stack([look.distances for look in ours]),
         np.stack([look.distances for look in theirs]),
         tolerance=limit,
-        threshold=_threshold(model) if limit < float("inf") else None,
+        threshold=_threshold(model),
+        margin=margin,
     )
     if not found.holds:
         where = _where_they_part(branch, parts, pictures[found.worst], made, limit)
@@ -132,6 +135,7 @@ def gate_whole(
     pictures: Sequence[ImageArray],
     size: tuple[int, int],
     limit: float,
+    margin: float | None = None,
 ) -> Parity:
     """Compare a branch with its whole graph on frames of the graph's source size.
 
@@ -166,6 +170,7 @@ def gate_whole(
         answers["distances"],
         tolerance=limit,
         threshold=_threshold(model),
+        margin=margin,
     )
     found = replace(compared, heatmap=max(off.values()))
     if not found.holds:

@@ -31,9 +31,11 @@ class Parity:
         score: largest difference of a score, relative to the reference's.
         heatmap: largest difference of a patch distance, relative to the largest one of its frame; of a graph with
             the search inside, also of a heatmap's pixel and of the distance to a row that it calls nearest.
-        flipped: frames further than the tolerance from the threshold whose label changed.
+        flipped: frames further than the margin from the threshold whose label changed.
         tolerance: that the score's difference may not exceed, and the heatmap's not `MAP_FACTOR` times.
         worst: which frame has the largest difference of the score.
+        margin: distance from the threshold, relative to the score, within which a label may change; where it is
+            less than the tolerance, flipped labels are told and do not count against it.
     """
 
     frames: int
@@ -42,12 +44,13 @@ class Parity:
     flipped: int
     tolerance: float
     worst: int
+    margin: float
 
     @property
     def holds(self) -> bool:
         """Whether both differences are allowed and no label flipped."""
         alike = self.score <= self.tolerance and self.heatmap <= MAP_FACTOR * self.tolerance
-        return self.flipped == 0 and alike
+        return alike and (self.flipped == 0 or self.margin < self.tolerance)
 
     def text(self) -> str:
         """One line for a person."""
@@ -70,20 +73,22 @@ def compare(
     *,
     tolerance: float,
     threshold: float | None = None,
+    margin: float | None = None,
 ) -> Parity:
     """Compare scores (n,) and patch distances (n, P) of the same frames.
 
-    Anything that is not a number is infinitely far from the reference.
+    Anything that is not a number is infinitely far from the reference. `margin`: as in `Parity`, None = the tolerance.
     """
     ours, theirs = np.asarray(reference, np.float64), np.asarray(found, np.float64)
     floor = np.finfo(np.float32).tiny
     scores = _far(np.abs(theirs - ours) / np.maximum(np.abs(ours), floor))
     maps = map_difference(reference_distances, found_distances)
+    margin = tolerance if margin is None else margin
     flipped = 0
     if threshold is not None:
-        clear = np.abs(ours - threshold) > tolerance * np.abs(ours)
+        clear = np.abs(ours - threshold) > margin * np.abs(ours)
         flipped = int(((ours >= threshold) != (theirs >= threshold))[clear].sum())
-    return Parity(len(ours), float(scores.max()), maps, flipped, tolerance, int(scores.argmax()))
+    return Parity(len(ours), float(scores.max()), maps, flipped, tolerance, int(scores.argmax()), margin)
 
 
 def map_difference(reference: Floats, found: Floats) -> float:
