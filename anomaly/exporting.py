@@ -138,10 +138,11 @@ def export_model(
             )
             whole = Path(place) / f"{branch.name}.whole{ENDINGS[runtime][0]}"
             if whole.is_file():
+                rows = (max(2, parts.neighbours), len(branch.bank))
                 parity[f"{branch.name}, search in the graph"] = gate_whole(
                     model,
                     branch,
-                    open_graph(runtime, whole, precision),
+                    open_graph(runtime, whole, precision, rows=rows),
                     pictures,
                     (size[0], size[1]),
                     limit,

@@ -7,14 +7,21 @@ its bytes are the ones that were written. Anything else is built anew.
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import json
 import os
+import pwd
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from export.errors import EngineError
+
+#: Engines that are kept: those of a few models in a few precisions.
+_KEPT = 16
+#: Bytes of a sha256, which stand before the timings.
+_DIGEST = 32
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class EngineFacts:
         precision: "fp32", "fp16" or "bf16".
         graph: sha256 of the ONNX file.
         batch: largest number of frames together.
+        least_rows, most_rows: of the bank, where the graph searches one.
     """
 
     gpu: str
@@ -36,6 +44,8 @@ class EngineFacts:
     precision: str
     graph: str
     batch: int
+    least_rows: int = 0
+    most_rows: int = 0
 
     @property
     def key(self) -> str:
@@ -44,13 +54,21 @@ class EngineFacts:
 
 
 def cache_folder() -> Path:
-    """The user's folder of engines, made with mode 0700: below $XDG_CACHE_HOME, or ~/.cache.
+    """The user's folder of engines, made with mode 0700: in $ANOMALY_CACHE, else below $XDG_CACHE_HOME or ~/.cache.
 
     Raises:
-        EngineError: it belongs to another user, or others may write to it.
+        EngineError: it belongs to another user, or others may write to it, or put another in its place.
     """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anomaly" / "engines"
+    chosen = os.environ.get("ANOMALY_CACHE")
+    above = (
+        Path(chosen)
+        if chosen
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anomaly"
+    )
+    root = above.absolute() / "engines"
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in {*root.parents, *root.resolve().parents}:
+        _check_parent(folder)
     about = root.lstat()
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
         raise EngineError(
@@ -60,12 +78,40 @@ def cache_folder() -> Path:
     return root
 
 
+def _check_parent(folder: Path) -> None:
+    """Refuse a folder in which another user may rename what lies in it."""
+    about = folder.stat()
+    others = about.st_mode & stat.S_IWOTH or (about.st_mode & stat.S_IWGRP and not _own_group(about.st_gid))
+    if about.st_uid not in (0, os.getuid()) or (others and not about.st_mode & stat.S_ISVTX):
+        raise EngineError(
+            f"folder {str(folder)!r} above the engine cache is open to other users (mode "
+            f"{stat.S_IMODE(about.st_mode):o}, owner {about.st_uid}); an engine is native code: run "
+            f"`chmod go-w {folder}`, or set ANOMALY_CACHE to a folder of your own"
+        )
+
+
+def _own_group(group: int) -> bool:
+    """Whether a group is the one that many systems give each user, with nobody else in it."""
+    try:
+        user, found = pwd.getpwuid(os.getuid()), grp.getgrgid(group)
+    except KeyError:
+        return False
+    return user.pw_gid == group and user.pw_name == found.gr_name and set(found.gr_mem) <= {user.pw_name}
+
+
 def write_engine(facts: EngineFacts, plan: bytes) -> Path:
-    """Keep an engine, readable to this user alone; the note beside it is written last."""
+    """Keep an engine, readable to this user alone; the note beside it is written last.
+
+    Of all engines those that were used last are kept.
+    """
     path = cache_folder() / f"{facts.key}.plan"
     _write(path, plan)
     note = {**asdict(facts), "sha256": hashlib.sha256(plan).hexdigest()}
     _write(path.with_suffix(".json"), json.dumps(note, indent=1).encode())
+    by_use = sorted(path.parent.glob("*.plan"), key=lambda one: one.stat().st_mtime, reverse=True)
+    for old in by_use[_KEPT:]:
+        old.with_suffix(".json").unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
     return path
 
 
@@ -80,18 +126,23 @@ def read_engine(facts: EngineFacts) -> bytes | None:
     # The key could only collide on purpose; the note and the bytes are compared all the same.
     if note != {**asdict(facts), "sha256": hashlib.sha256(plan).hexdigest()}:
         return None
+    os.utime(path)
     return plan
 
 
 def read_timings(facts: EngineFacts) -> bytes:
     """What earlier builds on this GPU, driver and version measured, so that a rebuild is quick; b"" at first."""
-    path = _timings(facts)
-    return path.read_bytes() if path.is_file() else b""
+    try:
+        stored = _timings(facts).read_bytes()
+    except FileNotFoundError:
+        return b""
+    digest, timings = stored[:_DIGEST], stored[_DIGEST:]
+    return timings if hashlib.sha256(timings).digest() == digest else b""
 
 
 def write_timings(facts: EngineFacts, timings: bytes) -> None:
     """Keep a timing cache for the next build."""
-    _write(_timings(facts), timings)
+    _write(_timings(facts), hashlib.sha256(timings).digest() + timings)
 
 
 def _timings(facts: EngineFacts) -> Path:

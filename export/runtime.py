@@ -72,7 +72,13 @@ def check_runtime(runtime: str, precision: str | None = None) -> None:
 
 
 def open_graph(
-    runtime: str, path: Path, precision: str, *, device: str = "cpu", threads: int | None = None
+    runtime: str,
+    path: Path,
+    precision: str,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    rows: tuple[int, int] | None = None,
 ) -> Graph:
     """Load a graph.
 
@@ -82,6 +88,7 @@ def open_graph(
         precision: what the graph is to compute in, one of `PRECISIONS[runtime]`.
         device: "cpu"; for onnxruntime also "cuda", "tensorrt" or "tensorrt-rtx"; for openvino also "gpu", "npu".
         threads: processor threads; None = as many as the runtime takes by itself.
+        rows: of a graph with the search inside, the least and most rows of the bank; only tensorrt must know.
 
     Raises:
         RuntimeMissingError, DeviceMissingError, UnsupportedError, EngineError, MemoryShortError: see there.
@@ -97,7 +104,7 @@ def open_graph(
         return OpenVinoGraph(path, precision, device, threads)
     from export.tensorrt import TensorRtGraph
 
-    return TensorRtGraph(path, precision)
+    return TensorRtGraph(path, precision, rows)
 
 
 def reason(error: BaseException) -> str:

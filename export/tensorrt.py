@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from export.runtime import Arrays
 
+#: Largest number of frames together, for which memory is set aside; with the search inside, each frame takes
+#: patches * rows numbers of it.
 _BATCH = 16
-_MOST_ROWS = 200_000
+_BATCH_SEARCHED = 4
 
 
 class TensorRtGraph:
@@ -30,16 +32,24 @@ class TensorRtGraph:
     Args:
         path: the `.onnx` file, typed for `precision`.
         precision: "fp16", "bf16" or "fp32".
+        rows: of a whole graph, the least and the most rows of the bank that it will be run with; the engine is built
+            for the most. None = a graph without a bank.
+
+    Raises:
+        DeviceMissingError: no NVIDIA GPU.
+        UnsupportedError: no engine can be built of the graph.
+        MemoryShortError: the GPU has not the memory to run it.
+        EngineError: the engine does not load, or its cache is open to other users.
     """
 
-    def __init__(self, path: Path, precision: str) -> None:
+    def __init__(self, path: Path, precision: str, rows: tuple[int, int] | None = None) -> None:
         import tensorrt
         from cuda.bindings import runtime as cuda
 
         self._cuda = cuda
         self._trt = tensorrt
         model = path.read_bytes()
-        facts = _facts(cuda, tensorrt.__version__, precision, hashlib.sha256(model).hexdigest())
+        facts = _facts(cuda, tensorrt.__version__, precision, hashlib.sha256(model).hexdigest(), rows)
         logger = tensorrt.Logger(tensorrt.Logger.ERROR)
         plan = read_engine(facts)
         engine = None
@@ -52,7 +62,14 @@ class TensorRtGraph:
         if engine is None:
             raise EngineError(f"tensorrt cannot load the engine it built of {path.name}; update the driver")
         self._engine = engine
+        self._facts = facts
         self._context = engine.create_execution_context()
+        if self._context is None:
+            needed = getattr(engine, "device_memory_size_v2", 0)
+            raise MemoryShortError(
+                f"{path.name} needs {needed / 2**20:.0f} MiB of GPU memory to run, which is not free; stop what else "
+                "runs on the GPU, or use a smaller bank"
+            )
         self._stream = _checked(cuda, cuda.cudaStreamCreate(), "make a stream")
         self._names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self._buffers: dict[str, tuple[int, int]] = {}
@@ -66,7 +83,13 @@ class TensorRtGraph:
         for name, value in inputs.items():
             array = np.ascontiguousarray(value)
             alive.append(array)  # until the stream is done with it
-            self._context.set_input_shape(name, array.shape)
+            if not self._context.set_input_shape(name, array.shape):
+                facts = self._facts
+                bank = f" and {facts.least_rows} to {facts.most_rows} rows" if facts.most_rows else ""
+                raise EngineError(
+                    f"input {name!r} of shape {array.shape} does not fit the engine, which takes 1 to {facts.batch} "
+                    f"frames{bank}; give fewer frames at once, or export again"
+                )
             place = self._buffer(name, array.nbytes)
             sent = cuda.cudaMemcpyAsync(
                 place, array.ctypes.data, array.nbytes, copy.cudaMemcpyHostToDevice, self._stream
@@ -78,7 +101,8 @@ class TensorRtGraph:
                 shape = tuple(self._context.get_tensor_shape(name))
                 found[name] = np.empty(shape, trt.nptype(self._engine.get_tensor_dtype(name)))
                 self._buffer(name, found[name].nbytes)
-            self._context.set_tensor_address(name, self._buffers[name][0])
+            if not self._context.set_tensor_address(name, self._buffers[name][0]):
+                raise EngineError(f"tensorrt does not take the memory of {name!r}; export the model again")
         if not self._context.execute_async_v3(int(self._stream)):
             raise EngineError("tensorrt could not run the engine; remove the engine cache and start again")
         for name, result in found.items():
@@ -108,7 +132,7 @@ class TensorRtGraph:
         return self._buffers[name][0]
 
 
-def _facts(cuda: Any, version: str, precision: str, graph: str) -> EngineFacts:
+def _facts(cuda: Any, version: str, precision: str, graph: str, rows: tuple[int, int] | None) -> EngineFacts:
     status, count = cuda.cudaGetDeviceCount()
     if int(status) != 0 or count < 1:
         raise DeviceMissingError(
@@ -116,10 +140,14 @@ def _facts(cuda: Any, version: str, precision: str, graph: str) -> EngineFacts:
         )
     about = _checked(cuda, cuda.cudaGetDeviceProperties(0), "ask for the GPU's name")
     gpu = f"{about.name.decode().rstrip(chr(0))}, {about.major}.{about.minor}"
-    # "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06 ...": the same library may run under two drivers.
+    # The same library may run under two drivers. "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06 ..." is
+    # not told everywhere (containers, Jetson), the CUDA version that the driver brings is.
     told = Path("/proc/driver/nvidia/version")
-    driver = told.read_text(encoding="utf-8").splitlines()[0] if told.is_file() else "unknown"
-    return EngineFacts(gpu, driver, version, precision, graph, _BATCH)
+    driver = told.read_text(encoding="utf-8").splitlines()[0] if told.is_file() else ""
+    driver = f"CUDA {_checked(cuda, cuda.cudaDriverGetVersion(), 'ask for the version')} {driver}".strip()
+    least, most = rows or (0, 0)
+    batch = _BATCH if rows is None else _BATCH_SEARCHED
+    return EngineFacts(gpu, driver, version, precision, graph, batch, least, most)
 
 
 def _build(tensorrt: Any, logger: Any, model: bytes, name: str, facts: EngineFacts) -> bytes:
@@ -133,20 +161,34 @@ def _build(tensorrt: Any, logger: Any, model: bytes, name: str, facts: EngineFac
         raise UnsupportedError(f"tensorrt cannot read {name}: {problem}; use runtime onnxruntime")
     config = builder.create_builder_config()
     config.clear_flag(tensorrt.BuilderFlag.TF32)
-    config.set_timing_cache(config.create_timing_cache(read_timings(facts)), ignore_mismatch=False)
+    timings = config.create_timing_cache(read_timings(facts))
+    if timings is None or not config.set_timing_cache(timings, ignore_mismatch=False):
+        # Of another version or device after all: only the time of measuring again is lost.
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        rest = tuple(tensor.shape)[1:]
-        most, usual = (_BATCH, 1) if tensor.name in ("frames", "pictures") else (_MOST_ROWS, 20_000)
-        profile.set_shape(tensor.name, (1, *rest), (usual, *rest), (most, *rest))
-    config.add_optimization_profile(profile)
+        first, *rest = tuple(tensor.shape)
+        if first != -1:
+            continue
+        least, usual, most = (facts.least_rows, facts.most_rows, facts.most_rows)
+        if tensor.name in ("frames", "pictures"):
+            least, usual, most = (1, 1, facts.batch)
+        profile.set_shape(tensor.name, (least, *rest), (usual, *rest), (most, *rest))
+    if config.add_optimization_profile(profile) < 0:
+        raise UnsupportedError(
+            f"tensorrt does not take {name} with 1 to {facts.batch} frames and {facts.least_rows} to "
+            f"{facts.most_rows} rows; use runtime onnxruntime"
+        )
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise UnsupportedError(
-            f"tensorrt could not build an engine of {name}; use another precision, or runtime onnxruntime"
+            f"tensorrt could not build an engine of {name}, it says above why; use another precision, a smaller bank, "
+            "or runtime onnxruntime"
         )
-    write_timings(facts, bytes(config.get_timing_cache().serialize()))
+    measured = config.get_timing_cache()
+    if measured is not None:
+        write_timings(facts, bytes(measured.serialize()))
     return bytes(plan)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ FACTS = EngineFacts("NVIDIA L4, 8.9", "580.65", "10.13.0", "fp16", "ab" * 32, 16
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("ANOMALY_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path
 
@@ -39,7 +41,7 @@ def test_an_engine_comes_back_under_the_same_facts():
     "change",
     [
         {"gpu": "NVIDIA H200, 9.0"}, {"driver": "575.1"}, {"libraries": "11.0"}, {"precision": "fp32"},
-        {"graph": "cd" * 32}, {"batch": 8},
+        {"graph": "cd" * 32}, {"batch": 8}, {"most_rows": 20_000},
     ],
 )  # fmt: skip
 def test_an_engine_of_another_machine_version_or_graph_is_not_used(change: dict[str, str]):
@@ -72,6 +74,43 @@ def test_a_cache_that_others_may_write_to_is_refused():
     folder.symlink_to("/tmp")
     with pytest.raises(EngineError, match="open to other users"):
         write_engine(FACTS, b"plan")
+
+
+def test_the_cache_is_where_the_service_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ANOMALY_CACHE", str(tmp_path / "var"))
+    assert cache_folder() == tmp_path / "var" / "engines"
+
+
+def test_a_cache_that_others_may_put_another_in_place_of_is_refused(home: Path):
+    cache_folder()
+    (home / "anomaly").chmod(0o777)
+    with pytest.raises(
+        EngineError, match=r"anomaly' above the engine cache is open to other users \(mode 777"
+    ):
+        read_engine(FACTS)
+    # As /tmp is: others may write there, and not rename what is not theirs.
+    (home / "anomaly").chmod(0o1777)
+    assert read_engine(FACTS) is None
+
+
+def test_engines_that_were_not_used_for_longest_make_room():
+    first, used = replace(FACTS, batch=100), replace(FACTS, batch=101)
+    for age, facts in enumerate((used, first)):
+        path = write_engine(facts, b"plan")
+        os.utime(path, (age, age))
+    read_engine(used)
+    for batch in range(15):
+        write_engine(replace(FACTS, batch=batch), b"plan")
+    assert read_engine(first) is None
+    assert read_engine(used) == b"plan"
+    assert len(list(cache_folder().iterdir())) == 2 * 16
+
+
+def test_damaged_timings_are_measured_again():
+    write_timings(FACTS, b"timings")
+    (path,) = cache_folder().glob("*.timings")
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert read_timings(FACTS) == b""
 
 
 def test_timings_are_shared_by_all_graphs_of_one_machine():
