@@ -97,7 +97,7 @@ def open_graph(
     if runtime == "onnxruntime":
         from export.ort import OnnxRuntimeGraph
 
-        return OnnxRuntimeGraph(path, device, threads)
+        return OnnxRuntimeGraph(path, precision, device, threads)
     if runtime == "openvino":
         from export.openvino import OpenVinoGraph
 

@@ -252,6 +252,8 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path: Path):
         open_graph("tensorrt", path, "fp16")
     with pytest.raises(DeviceMissingError, match="CUDAExecutionProvider"):
         open_graph("onnxruntime", path, "fp32", device="cuda")
+    with pytest.raises(DeviceMissingError, match=r"onnxruntime-gpu; pip install 'anomaly\[tensorrt-rtx\]'"):
+        open_graph("onnxruntime", path, "fp32", device="tensorrt-rtx")
     with pytest.raises(DeviceMissingError, match="npu"):
         open_graph("openvino", path, "fp32", device="npu")
     with pytest.raises(UnsupportedError, match="bf16"):
