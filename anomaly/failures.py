@@ -45,6 +45,7 @@ _EXTRAS = {
     "argon2": "live",
     "ray": "cluster",
     "tensorrt": "tensorrt",
+    "cuda": "tensorrt",
 }
 
 
