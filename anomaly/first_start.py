@@ -8,11 +8,13 @@ import platform
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from anomaly.artifact import digest_of, write_file
-from anomaly.evidence import has_evidence, load_evidence
+from anomaly.artifact import digest_of, file_digest, write_file
+from anomaly.evidence import FOLDER, has_evidence, load_evidence
+from anomaly.exported import TORCH
 from anomaly.model import software
 from anomaly.reissue import rescore
 from anomaly.scoring import cache_folder
+from export import TOLERANCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,9 +36,10 @@ def checked_here(
 ) -> Threshold:
     """The threshold, in doubt where the evidence comes out otherwise on this device.
 
-    What was found is remembered in the user's cache by export or scoring digest, device, processor and versions, so that
-    only the first start takes the time, and where a model was calibrated not even that; where that cache cannot be
-    written, each start checks again. A model without a certificate or without evidence is left as it is.
+    What was found is remembered in the user's cache by export or scoring digest, thresholds, evidence, device,
+    processor and versions, so that only the first start takes the time, and where a model was calibrated not even that;
+    where that cache cannot be written, each start checks again. A model without a certificate or without evidence is left
+    as it is.
 
     Args:
         model: loaded.
@@ -76,7 +79,9 @@ def _wrong_here(
         # Events without pictures were certified by this runtime itself: here nothing speaks against them.
         differs = found.lost or not found.largest_difference <= found.tolerance or found.new_alarms
         return f"{found.why_not}; calibrate again here" if differs else ""
-    tolerance = max(export.document["tolerance"] or float("inf"), _TOLERANCE)
+    # Not what the export was allowed, which may be more than a certificate takes.
+    usual = TOLERANCE.get(export.precision, float("inf"))
+    tolerance = max(min(export.document["tolerance"] or usual, usual), _TOLERANCE)
     # As much as the threshold was lowered when the certificate was issued for this runtime.
     lowered = 1.0 - threshold.document.get("recertified", {}).get("threshold_factor", 1.0) + _NOISE
     found = rescore(
@@ -92,7 +97,18 @@ def _remembered(model: Model) -> Path:
         if export is None
         else [export.document["digest"], export.installed_version()]
     )
-    facts = [*what, model.device, platform.machine(), platform.processor(), platform.node()]
+    # A folder that was calibrated again elsewhere, with the same bank, holds another certificate.
+    place = model.folder / "thresholds"
+    issued = [
+        file_digest(path)
+        for path in (
+            place / f"{model.runtime}.json",
+            place / f"{TORCH}.json",
+            model.folder / FOLDER / "index.json",
+        )
+        if path.is_file()
+    ]
+    facts = [*what, *issued, model.device, platform.machine(), platform.processor(), platform.node()]
     return cache_folder() / "checked" / f"{digest_of(facts)}.json"
 
 
