@@ -20,6 +20,7 @@ from anomaly.exported import TORCH
 from anomaly.resize import resize
 from export import (
     MAP_FACTOR,
+    bank_inputs,
     check_room,
     compare,
     map_difference,
@@ -205,5 +206,4 @@ def whole_inputs(branch: Branch, frames: NDArray[np.uint8]) -> dict[str, NDArray
         search_bytes(len(frames), patches, len(rows)),
         f"the search of {len(frames)} frames of {patches} patches against {len(rows)} rows in the graph",
     )
-    half_norms = np.einsum("ij,ij->i", rows, rows) * np.float32(0.5)
-    return {"frames": frames, "bank": rows, "half_norms": half_norms}
+    return {"frames": frames, **bank_inputs(rows)}

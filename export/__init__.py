@@ -4,6 +4,7 @@
 folders or thresholds: plain arrays and torch modules go in, files and arrays come out.
 """
 
+from export.bank import bank_inputs
 from export.errors import (
     DeviceMissingError,
     EngineError,
@@ -30,6 +31,7 @@ __all__ = [
     "RuntimeMissingError",
     "UnsupportedError",
     "available_bytes",
+    "bank_inputs",
     "check_room",
     "check_runtime",
     "compare",

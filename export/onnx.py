@@ -2,7 +2,8 @@
 
 Two graphs, both with a dynamic batch N:
 
-    whole       frames (N, H, W, 3) uint8, bank (M, d) float32, half_norms (M,) float32
+    whole       frames (N, H, W, 3) uint8, and what `export.bank_inputs` makes of a bank: center (d,) float32, bank
+                (M, d) float32, half_norms (M,) float32
                 -> score (N,), distances (N, gh * gw), nearest (N, gh * gw), heatmap (N, H, W)
     features    pictures (N, h, w, 3) float32 in 0..255, of the network's input size
                 -> patches (N, gh * gw, d) float32, for a search of the bank beside the graph
@@ -126,6 +127,7 @@ def whole_graph(parts: BranchParts, matrices: ResizeMatrices, precision: Precisi
     rows = parts.neighbours + 7
     inputs = {
         "frames": (frames, {0: "n"}),
+        "center": (torch.zeros(parts.width), {}),
         "bank": (torch.zeros(rows, parts.width), {0: "m"}),
         "half_norms": (torch.zeros(rows), {0: "m"}),
     }
@@ -186,7 +188,7 @@ class _Whole(torch.nn.Module):
         self._choose_in = _DTYPES[precision]
 
     def forward(
-        self, frames: torch.Tensor, bank: torch.Tensor, half_norms: torch.Tensor
+        self, frames: torch.Tensor, center: torch.Tensor, bank: torch.Tensor, half_norms: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         # Converted first: TensorRT takes an input of bytes only where it leads straight into a Cast.
         pixels = frames.float().permute(0, 3, 1, 2)
@@ -199,6 +201,7 @@ class _Whole(torch.nn.Module):
         if self._parts.places is not None:
             # Added, not expanded: the batch stays dynamic in every runtime.
             queries = torch.cat([queries, self.places + torch.zeros_like(queries[..., :2])], -1)
+        queries = queries - center  # as the bank is; distances stay what they are
         product = queries.to(self._choose_in) @ bank.to(self._choose_in).T
         nearest = (half_norms.to(self._choose_in) - product).argmin(-1)
         chosen = bank.index_select(0, nearest.flatten()).view(queries.shape)

@@ -20,6 +20,7 @@ from export import (
     MemoryShortError,
     RuntimeMissingError,
     UnsupportedError,
+    bank_inputs,
     check_room,
     compare,
     open_graph,
@@ -128,20 +129,28 @@ def test_the_whole_graph_answers_as_the_host_does(metric: str, tmp_path: Path):
             memory = bank(metric, rows, patches_of(one, frames(3)))
             distances, nearest = memory.search(patches.reshape(-1, DIMS))
             wanted = (distances[:, 0] / 2.5).reshape(count, -1) * one.counts
-            working = memory.working
-            found = graph.run(
-                {
-                    "frames": images,
-                    "bank": working,
-                    "half_norms": 0.5 * np.einsum("ij,ij->i", working, working),
-                }
-            )
+            found = graph.run({"frames": images, **bank_inputs(memory.working)})
             np.testing.assert_allclose(found["distances"], wanted, rtol=1e-4, atol=1e-5)
             assert (found["nearest"] == nearest.reshape(count, -1)).mean() > 0.99
             scores = [frame_score(row, one.top_share, one.counts) for row in wanted]
             np.testing.assert_allclose(found["score"], scores, rtol=1e-4)
             heatmaps = [anomaly_map(row, GRID, SOURCE, one.counts) for row in wanted]
             np.testing.assert_allclose(found["heatmap"], heatmaps, rtol=1e-3, atol=1e-4)
+
+
+def test_half_precision_finds_the_rows_of_a_bank_far_from_zero(tmp_path: Path):
+    # Rows longer than 362: half of their squared length is more than half precision can hold.
+    one = parts()
+    one = replace(one, mean=one.mean - 400.0)
+    images = frames(3)
+    patches = patches_of(one, images)
+    memory = bank("euclidean", 60, patches)
+    assert np.linalg.norm(memory.working, axis=1).min() > 362
+    wanted = memory.search(patches.reshape(-1, DIMS))[0][:, 0].reshape(3, -1) / 2.5 * one.counts
+    data = whole_graph(one, matrices(), "fp16")
+    graph = open_graph("onnxruntime", written(data, tmp_path, "onnxruntime", "whole"), "fp16", threads=1)
+    found = graph.run({"frames": images, **bank_inputs(memory.working)})
+    assert np.abs(found["distances"] - wanted).max() < 0.05 * wanted.max()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -301,8 +310,7 @@ def test_place_and_reweighting_are_in_the_graph(
             plain = bank(metric, rows, patches_of(one, frames(3)))
             spread = replace(plain.origins, y=np.resize(y, rows), x=np.resize(x, rows))
             memory = plain.replace(origins=spread, place_weight=place_weight)
-            half_norms = 0.5 * np.einsum("ij,ij->i", memory.working, memory.working)
-            found = graph.run({"frames": images, "bank": memory.working, "half_norms": half_norms})
+            found = graph.run({"frames": images, **bank_inputs(memory.working)})
             for patches, score, distances in zip(
                 patches_of(one, images), found["score"], found["distances"], strict=True
             ):
