@@ -211,8 +211,12 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
             _below_job_folder(command, config)
         import importlib
 
+        from anomaly.config.bounds import check_bounds
+
+        settings = OmegaConf.to_object(config)
+        check_bounds(settings)
         module = importlib.import_module(f"anomaly.commands.{command.name}")
-        module.run(OmegaConf.to_object(config))
+        module.run(settings)
 
     if parsed.multirun:
         from anomaly.commands.sweeps import raise_first_failure, sweep_folder

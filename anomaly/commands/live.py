@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import signal
 import sys
 import threading
@@ -70,7 +69,6 @@ def run(config: RunConfig) -> None:
         else None
     )
     folder = Path(config.out)
-    _check(config)
     settings = RetentionSettings(
         clip_days=config.keep.clip_days,
         event_days=config.keep.event_days,
@@ -170,24 +168,6 @@ def run(config: RunConfig) -> None:
         finally:
             tell("STOPPING=1")
     console.say(f"Stopped. Events, clips and recordings are in {folder}.")
-
-
-def _check(config: RunConfig) -> None:
-    """Refuse lengths and sizes that are none: a recording kept for -1 hours would be deleted as it comes."""
-    keep = config.keep
-    for key, value in (
-        ("keep.hours", keep.hours),
-        ("keep.segment_s", keep.segment_s),
-        ("keep.clip_days", keep.clip_days),
-        ("keep.event_days", keep.event_days),
-        ("keep.recording_gb", keep.recording_gb),
-        ("keep.clip_gb", keep.clip_gb),
-    ):
-        if value is not None and not 0 < value < math.inf:
-            raise UsageError(f"{key}={value} cannot be used; give a number above 0")
-    for key, value in (("keep.before_s", keep.before_s), ("keep.after_s", keep.after_s)):
-        if not 0 <= value < math.inf:
-            raise UsageError(f"{key}={value} cannot be used; give 0 or more seconds")
 
 
 def _site(config: RunConfig) -> Site:

@@ -49,14 +49,6 @@ def run(config: RecordConfig) -> None:
 
 def _settings(config: RecordConfig) -> CaptureSettings:
     options = config.record
-    for key, value in (
-        ("hours", config.hours),
-        ("record.segment_s", options.segment_s),
-        ("record.look_s", options.look_s),
-        ("record.timeout_s", options.timeout_s),
-    ):
-        if not value > 0:
-            raise UsageError(f"{key}={value} is no length of time; give a number above 0")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", options.camera):
         raise UsageError(
             f"record.camera={options.camera!r} cannot be a folder's name; use letters, digits, _ . and -"

@@ -7,20 +7,24 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from anomaly.config.bounds import within
+
 
 @dataclass
 class BackboneConfig:
     """The frozen network. `backbone=NAME` chooses a file of `configs/backbone/`."""
 
     name: str = MISSING
-    layers: list[int] = MISSING
-    stride: int = MISSING
-    grid_stride: int = MISSING
-    mean: list[float] = MISSING
-    std: list[float] = MISSING
-    input_pixels: int = MISSING
-    neighbourhood: int = 1  # each patch feature is averaged over so many cells of its map, each way
-    input_size: list[int] | None = None  # [height, width]; null = from the footage's shape and input_pixels
+    layers: list[int] = within(MISSING, least=0, fewest=1)
+    stride: int = within(MISSING, least=1)
+    grid_stride: int = within(MISSING, least=1)
+    mean: list[float] = within(MISSING, entries=3)
+    std: list[float] = within(MISSING, above=0, entries=3)
+    input_pixels: int = within(MISSING, least=1)
+    # each patch feature is averaged over so many cells of its map, each way
+    neighbourhood: int = within(1, least=1)
+    # [height, width]; null = from the footage's shape and input_pixels
+    input_size: list[int] | None = within(None, least=1)
     file: str | None = None  # take the weights from this file
 
 
@@ -28,12 +32,12 @@ class BackboneConfig:
 class ProjectionConfig:
     """Principal directions of the patch features, learned on a first sample."""
 
-    dims: int = 100
-    level: float = (
-        0.5  # how far the backbone's layers are brought to one variance: 0 = not at all, 1 = to the same
-    )
-    shrinkage: float = 1.0  # of the variances towards their mean before whitening: 1 = no whitening
-    sample_frames: int = 200
+    dims: int = within(100, least=1)
+    # how far the backbone's layers are brought to one variance: 0 = not at all, 1 = to the same
+    level: float = within(0.5, least=0, most=1)
+    # of the variances towards their mean before whitening: 1 = no whitening
+    shrinkage: float = within(1.0, least=0, most=1)
+    sample_frames: int = within(200, least=1)
     of: str | None = None  # take the projection of this model folder, so that the two banks can merge
 
 
@@ -41,33 +45,34 @@ class ProjectionConfig:
 class BankConfig:
     """The memory bank."""
 
-    size: int = 20_000  # rows at most
-    radius: float | None = None  # instead of a size: cover every patch to within this distance
+    size: int = within(20_000, least=1)  # rows at most
+    # instead of a size: cover every patch to within this distance
+    radius: float | None = within(None, above=0)
     # the first patches are held, up to so many MiB, and chosen from all at once; 0 = choose from the start
-    gather_mib: float = 128.0
+    gather_mib: float = within(128.0, least=0)
     half: bool = False  # keep rows in half precision: half the room, distances within 0.1 %
     # distance that the height (or width) of the picture counts for, in units of the bank's distances; 0 = a patch
     # may look like a normal one from anywhere in the picture
-    place_weight: float = 0.0
+    place_weight: float = within(0.0, least=0)
     # search for the nearest row: flat (exact), faiss (exact; on the GPU where FAISS has one), ivf or fastscan (a little
     # less exact, for banks of very many rows); the model keeps it
     index: str = "flat"
     # PatchCore's re-weighting of the score: rows around the nearest one, such as 9; 0 = none
-    reweight: int = 0
+    reweight: int = within(0, least=0)
 
 
 @dataclass
 class ExemplarsConfig:
     """Small pictures of what the bank's rows were cut from, kept in the model folder for explanations."""
 
-    max_mb: float = 8.0  # 0 = keep none
+    max_mb: float = within(8.0, least=0, most=1e6)  # 0 = keep none
 
 
 @dataclass
 class FootageConfig:
     """How footage is read."""
 
-    fps: float | None = 10.0  # frames a second that are scored; null = every frame
+    fps: float | None = within(10.0, above=0)  # frames a second that are scored; null = every frame
     on_error: str = "skip"  # a damaged file: skip (named; what is readable is used) or refuse
 
 
@@ -87,9 +92,10 @@ class RegionsConfig:
 class LabelsConfig:
     """How labels are read."""
 
-    tolerance_s: float = 1.0  # moments (video,time_s,label) are widened by this on either side
-    slack_s: float = 0.5  # an event may be noticed this much before or after its label
-    gap_s: float = 1.0  # intervals of a video closer than this are one event
+    # moments (video,time_s,label) are widened by this on either side
+    tolerance_s: float = within(1.0, above=0)
+    slack_s: float = within(0.5, least=0)  # an event may be noticed this much before or after its label
+    gap_s: float = within(1.0, least=0)  # intervals of a video closer than this are one event
     unlisted: str = "ignore"  # videos that the labels do not name: ignore, or normal
     count: str = "clip"  # what is independent: clip (its events count once) or event
     group: str = (
@@ -101,11 +107,11 @@ class LabelsConfig:
 class DeciderSettings:
     """How scores become events."""
 
-    smoothing_s: float = 0.5
-    min_duration_s: float = 0.0
-    max_duration_s: float = 60.0
-    leave_ratio: float = 0.9
-    join_gap_s: float = 1.0
+    smoothing_s: float = within(0.5, least=0)
+    min_duration_s: float = within(0.0, least=0)
+    max_duration_s: float = within(60.0, above=0)
+    leave_ratio: float = within(0.9, above=0, most=1)
+    join_gap_s: float = within(1.0, least=0)
 
 
 @dataclass

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from anomaly.config.bounds import within
 from anomaly.config.groups import WeightsConfig
 
 
@@ -16,10 +17,10 @@ class ExportConfig:
     model: str = MISSING
     runtime: str = MISSING
     precision: str | None = None  # null = the runtime's first: fp32, for tensorrt fp16
-    tolerance: float | None = (
-        None  # allowed relative difference to torch; null = 1e-3, in half precision 1e-2
-    )
-    source_size: list[int] | None = None  # [height, width] of the frames that the whole graph takes
+    # allowed relative difference to torch; null = 1e-3, in half precision 1e-2
+    tolerance: float | None = within(None, above=0)
+    # [height, width] of the frames that the whole graph takes
+    source_size: list[int] | None = within(None, least=1, entries=2)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
 
 
@@ -32,7 +33,7 @@ class BenchConfig:
     json: str | None = None
     plot: str | None = None
     runtime: str = "auto"  # auto = torch and every export that runs here; or one of them
-    frames: int = 100
+    frames: int = within(100, least=1)
 
 
 @dataclass
@@ -40,7 +41,7 @@ class DemoConfig:
     """`anomaly demo`."""
 
     out: str = "demo"
-    seed: int = 0
+    seed: int = within(0, least=0)
 
 
 @dataclass
@@ -64,7 +65,7 @@ class BankCommandConfig:
     camera: str | None = None
     since: str | None = None  # ISO 8601, UTC where it names no zone
     until: str | None = None
-    size: int = 20_000  # rows of a merged bank at most
+    size: int = within(20_000, least=1)  # rows of a merged bank at most
 
 
 @dataclass
@@ -78,4 +79,4 @@ class UsersConfig:
     password_file: str | None = None  # null = ask at the terminal
     label: str | None = None  # token: what it is for
     scopes: list[str] = field(default_factory=list)  # token: where it may be used
-    days: float | None = None  # token: until it expires; null = never
+    days: float | None = within(None, above=0)  # token: until it expires; null = never

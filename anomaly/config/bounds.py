@@ -1,0 +1,89 @@
+"""Which numbers a configuration key takes: said beside the key, checked once before a command runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from anomaly.errors import UsageError
+
+_KEY = "bounds"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a number, or each number of a list, must be. All numbers must be finite.
+
+    Attributes:
+        least, most: inclusive.
+        above, below: exclusive.
+        fewest: entries that a list has at least.
+        entries: that it has exactly; None = any number of them.
+    """
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    fewest: int = 0
+    entries: int | None = None
+
+    def admits(self, number: float) -> bool:
+        """Whether it is finite and within."""
+        return (
+            math.isfinite(number)
+            and (self.least is None or number >= self.least)
+            and (self.above is None or number > self.above)
+            and (self.most is None or number <= self.most)
+            and (self.below is None or number < self.below)
+        )
+
+    def admits_count(self, count: int) -> bool:
+        """Whether a list may have so many entries."""
+        return count >= self.fewest and self.entries in (None, count)
+
+    def __str__(self) -> str:
+        low = (
+            f"{self.least:g} or more"
+            if self.least is not None
+            else f"above {self.above:g}"
+            if self.above is not None
+            else ""
+        )
+        high = (
+            f"{self.most:g} at most"
+            if self.most is not None
+            else f"below {self.below:g}"
+            if self.below is not None
+            else ""
+        )
+        return " and ".join(filter(None, (low, high))) or "finite"
+
+
+def within(default: Any, **bounds: Any) -> Any:
+    """A field of a configuration, with `Bounds` of the value. What is None is not looked at."""
+    return field(default=default, metadata={_KEY: Bounds(**bounds)})
+
+
+def check_bounds(config: Any, prefix: str = "") -> None:
+    """Look at every number of a configuration and of its groups.
+
+    Raises:
+        UsageError: one is not finite or out of its bounds, or a list has too few or too many.
+    """
+    for one in fields(config):
+        value, key = getattr(config, one.name), prefix + one.name
+        if is_dataclass(value):
+            check_bounds(value, f"{key}.")
+            continue
+        bounds = one.metadata.get(_KEY, Bounds())
+        if isinstance(value, list) and not bounds.admits_count(len(value)):
+            wanted = f"{bounds.entries}" if bounds.entries is not None else f"{bounds.fewest} or more"
+            raise UsageError(f"{key}={value} has {len(value)} entries; give {wanted}, in brackets")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            if not bounds.admits(number):
+                what = "numbers" if isinstance(value, list) else "a number"
+                raise UsageError(f"{key}={value} cannot be used; give {what} {bounds}")
