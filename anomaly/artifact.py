@@ -128,6 +128,21 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     write_file(path, json.dumps(sign(document), indent=1, allow_nan=False).encode() + b"\n")
 
 
+def check_place(folder: Path) -> None:
+    """Whether a model may be written there: nothing is there, an empty folder, or a model that it replaces.
+
+    Raises:
+        ModelError: the place is taken by something that is not a model folder.
+    """
+    recover(folder)
+    if folder.exists() and not (
+        folder.is_dir() and ((folder / "model.json").is_file() or not any(folder.iterdir()))
+    ):
+        raise ModelError(
+            f"{str(folder)!r} exists and is no model folder; give another --model, or move it away"
+        )
+
+
 def save_folder(
     folder: Path,
     files: Mapping[str, bytes],
@@ -148,13 +163,7 @@ def save_folder(
         ModelError: the place is taken by something that is not a model folder.
         OSError: the disk is full, or may not be written; what was there before is untouched.
     """
-    recover(folder)
-    if folder.exists() and not (
-        folder.is_dir() and ((folder / "model.json").is_file() or not any(folder.iterdir()))
-    ):
-        raise ModelError(
-            f"{str(folder)!r} exists and is no model folder; give another --model, or move it away"
-        )
+    check_place(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _in_place_of(folder) as partial:
         partial.mkdir()

@@ -211,10 +211,15 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
             _below_job_folder(command, config)
         import importlib
 
+        from anomaly.commands.outputs import check_outputs
         from anomaly.config.bounds import check_bounds
 
         settings = OmegaConf.to_object(config)
         check_bounds(settings)
+        if command.name != "bank":  # which writes in place, or nothing, unless it merges
+            check_outputs(
+                command.flags, {flag.name: OmegaConf.select(config, flag.key) for flag in command.flags}
+            )
         module = importlib.import_module(f"anomaly.commands.{command.name}")
         module.run(settings)
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly.artifact import file_digest, finite, read_description
+from anomaly.artifact import check_place, file_digest, finite, read_description
 from anomaly.calibration import Series
 from anomaly.commands import console
+from anomaly.commands.outputs import check_output
 from anomaly.config import quoted
 from anomaly.decider import DeciderConfig
 from anomaly.errors import LabelsError, ModelError, UsageError, WeightsError
@@ -41,9 +42,11 @@ if TYPE_CHECKING:
 
 def run(config: FitConfig) -> None:
     """Fit and save."""
+    folder = Path(config.model)
+    check_place(folder)
+    check_output("--model", folder, folder=True, renamed=True)
     regions = regions_of(config.regions)
     sources = find_sources(config.normal_videos, regions.black)
-    folder = Path(config.model)
     excluded = parse_drops(config.fit.drop, [source.name for source in sources])
     if config.except_labels:
         _exclude_labeled(config, sources, excluded)
