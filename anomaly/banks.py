@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly.artifact import LOOKS, added_files, archive_bytes, read_description, save_folder
-from anomaly.errors import ModelError
+from anomaly.artifact import LOOKS, added_files, archive_bytes, check_place, read_description, save_folder
+from anomaly.errors import ModelError, UsageError
 from anomaly.evidence import FOLDER as EVIDENCE
 from anomaly.evidence import has_evidence, load_evidence
 from anomaly.exemplars import carry_over, load_exemplars
@@ -120,28 +120,46 @@ def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgot
         **bank_file(branch["name"], bank),
         **carry_over(bank, [(before, exemplars)], taken),
     }
+    left = [one for one in description["fitted_on"] if one["source"] not in clips]
     changed = {
         **_without_files(description),
         "branches": [{**branch, "bank": bank_entry(bank)}],
-        "fitted_on": [one for one in description["fitted_on"] if one["source"] not in clips],
-        "fit": _without_held_out(description["fit"], clips),
+        "fitted_on": left,
+        "fit": {
+            **_without_held_out(description["fit"], clips),
+            "frames": sum(one["frames"] for one in left),
+            "patches": description["fit"]["patches"] - int(before.counts.sum()) + int(bank.counts.sum()),
+            "coverage": _coverage_without(description["fit"]["coverage"], forgotten),
+        },
         "forgotten": [*description.get("forgotten", []), *clips],
     }
     save_folder(folder, files, changed, added_files(folder, kept))
     return bank, forgotten, float(branch["scale"])
 
 
+def _coverage_without(coverage: Mapping[str, Any] | None, forgotten: Forgotten) -> dict[str, Any] | None:
+    """What is still true of the coverage: a row of unknown clips that goes may have been all that covered a patch."""
+    if coverage is None or not forgotten.uncertain:
+        return None if coverage is None else dict(coverage)
+    return {key: value for key, value in coverage.items() if key != "largest_bound"} or None
+
+
 def _without_held_out(fit: Mapping[str, Any], clips: Sequence[str]) -> dict[str, Any]:
     digests = fit.get("holdout_sha256", [])
     left = [number for number, name in enumerate(fit["holdout_sources"]) if name not in clips]
+    # How many frames of each held-out clip were learned is not kept.
+    learned = fit.get("holdout_frames_learned") if len(left) == len(fit["holdout_sources"]) else None
     return {
         **fit,
+        "holdout_frames_learned": learned if left else 0,
         "holdout_sources": [fit["holdout_sources"][number] for number in left],
         "holdout_sha256": [digests[number] for number in left if number < len(digests)],
     }
 
 
-def merge_models(folders: Sequence[Path], to: Path, size: int) -> tuple[MemoryBank, Merged, float]:
+def merge_models(
+    folders: Sequence[Path], to: Path, size: int, *, overwrite: bool = False
+) -> tuple[MemoryBank, Merged, float]:
     """Merge the memories of several models into a new one.
 
     The models must have the backbone, the projection and the regions in common (`fit projection.of=MODEL`). Where
@@ -153,15 +171,26 @@ def merge_models(folders: Sequence[Path], to: Path, size: int) -> tuple[MemoryBa
         folders: two or more models.
         to: where the merged model is written.
         size: rows at most.
+        overwrite: replace a model that is there.
 
     Returns:
         The bank, what merging cost, and the distance that a score of 1 stands for.
 
     Raises:
-        ModelError: fewer than two models, or two that do not fit each other.
+        UsageError: `to` is one of the models, or holds another that is not to be replaced.
+        ModelError: fewer than two models, two that do not fit each other, or one twice.
     """
     if len(folders) < 2:
         raise ModelError(f"{len(folders)} models are nothing to merge; give two or more with --models")
+    if to.resolve() in [folder.resolve() for folder in folders]:
+        raise UsageError(
+            f"--model {str(to)!r} is one of the models to merge; give another folder to write to"
+        )
+    check_place(to)
+    if (to / "model.json").is_file() and not overwrite:
+        raise UsageError(
+            f"--model {str(to)!r} holds a model already; give another folder, or overwrite=true to replace it"
+        )
     descriptions = [read_description(folder) for folder in folders]
     branches = [_only_branch(description) for description in descriptions]
     first = descriptions[0]
@@ -172,6 +201,7 @@ def merge_models(folders: Sequence[Path], to: Path, size: int) -> tuple[MemoryBa
                 f"{str(folder)!r} has {what} other than {str(folders[0])!r}, so their banks cannot be compared; fit "
                 f"it again with projection.of={folders[0]}"
             )
+    _check_distinct(folders, descriptions)
     banks = [load_bank(folder, branch) for folder, branch in zip(folders, branches, strict=True)]
     names = _new_names(folders, descriptions)
     banks = [
@@ -249,6 +279,16 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return ""
 
 
+def _check_distinct(folders: Sequence[Path], descriptions: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse one bank of the same clips twice: each of its patches would count double."""
+    known: dict[tuple[str, frozenset[str]], Path] = {}
+    for folder, description in zip(folders, descriptions, strict=True):
+        clips = frozenset(str(one["sha256"]) for one in description["fitted_on"])
+        first = known.setdefault((str(_only_branch(description)["bank"]["digest"]), clips), folder)
+        if first is not folder:
+            raise ModelError(f"{str(folder)!r} holds the same bank as {str(first)!r}; give it once")
+
+
 def _only_branch(description: Mapping[str, Any]) -> Mapping[str, Any]:
     branches: list[Mapping[str, Any]] = description["branches"]
     if len(branches) != 1:
@@ -262,7 +302,8 @@ def _without_files(description: Mapping[str, Any]) -> dict[str, Any]:
 
 def _coverage_bound(description: Mapping[str, Any]) -> float | None:
     coverage = description["fit"]["coverage"]
-    return None if coverage is None else float(coverage["largest_bound"])
+    bound = None if coverage is None else coverage.get("largest_bound")
+    return None if bound is None else float(bound)
 
 
 def _new_names(folders: Sequence[Path], descriptions: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -227,6 +227,66 @@ def test_a_forgotten_clip_leaves_no_scores_and_no_name(small_model: SmallModel, 
     assert loaded(model).description["forgotten"] == gone
 
 
+def test_forgetting_tells_which_pages_still_show_the_clip(small_model: SmallModel, tmp_path: Path):
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "m"))
+    review, report, other, foreign = (
+        tmp_path / name
+        for name in ("m_fit_review.html", "m_calibration.html", "m_evaluation.html", "n_fit_review.html")
+    )
+    for page, title in ((review, "Fit review of m"), (report, "Certificate"), (foreign, "Fit review of n")):
+        page.write_text(f"<title>{title}</title> normal_02.mp4, 3.0 s to 4.0 s")
+    other.write_text("<title>Evaluation</title> another.mp4")
+    out = succeed("bank", "forget", "--model", model, "--clip", "normal_02.mp4").replace("\n", "")
+    assert f"{review} showed it and is removed" in out
+    assert f"{report} still shows or names it" in out
+    assert not review.exists()
+    assert [page.exists() for page in (report, other, foreign)] == [True] * 3
+    assert str(other) not in out
+
+
+def test_what_a_model_says_of_itself_is_true_after_forgetting(small_model: SmallModel, tmp_path: Path):
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "m"))
+    first = json.loads((model / "model.json").read_text())["fit"]
+    succeed("bank", "forget", "--model", model, "--clip", "normal_02.mp4")
+    described = json.loads((model / "model.json").read_text())
+    told = described["fit"]
+    assert told["frames"] == sum(one["frames"] for one in described["fitted_on"]) < first["frames"]
+    assert told["patches"] == bank_of(model).counts.sum() < first["patches"]
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "again"))
+    succeed("bank", "forget", "--model", model, "--clip", first["holdout_sources"][0])
+    told = json.loads((model / "model.json").read_text())["fit"]
+    assert first["holdout_frames_learned"]
+    assert not told["holdout_frames_learned"]  # of which clip they were is not known
+
+
+def test_one_clip_or_an_interval_is_forgotten_not_both(small_model: SmallModel, tmp_path: Path):
+    interval = ("--since", "2026-11-23T06:00", "--until", "2026-11-23T07:00")
+    for given in (interval, interval[:2], ("--camera", "belt")):
+        done = invoke("bank", "forget", "--model", small_model.folder, "--clip", "normal_02.mp4", *given)
+        assert done.status == 2
+        assert f"{given[0]}" in done.message
+        assert "do not go together" in done.message
+
+
+def test_no_model_is_lost_to_a_merge(two_days: Path, tmp_path: Path):
+    both = [Path(shutil.copytree(two_days / day, tmp_path / day)) for day in ("day1", "day2")]
+    before = (both[0] / "model.json").read_bytes()
+    for to, why in ((both[0], "is one of the models to merge"), (tmp_path / "day1/../day1", "is one of")):
+        done = invoke("bank", "merge", "--models", *both, "--model", to, "overwrite=true")
+        assert (done.status, why in done.message) == (2, True)
+    other = Path(shutil.copytree(both[0], tmp_path / "other"))
+    done = invoke("bank", "merge", "--models", *both, "--model", other)
+    assert done.status == 2
+    assert "overwrite=true" in done.message
+    assert (both[0] / "model.json").read_bytes() == (other / "model.json").read_bytes() == before
+    succeed("bank", "merge", "--models", *both, "--model", other, "overwrite=true")
+    assert (other / "model.json").read_bytes() != before
+    done = invoke("bank", "merge", "--models", both[0], two_days / "day1", "--model", tmp_path / "twice")
+    assert done.status == 1
+    assert "holds the same bank" in done.message
+    assert not (tmp_path / "twice").exists()
+
+
 def test_a_bank_of_one_clip_does_not_forget_it(two_days: Path):
     done = invoke("bank", "forget", "--model", two_days / "day2", "--clip", "cam.mp4")
     assert done.status == 1

@@ -169,10 +169,10 @@ def test_other_banks_of_the_model_keep_the_looks(copy: Path, tmp_path: Path, sma
     (known,) = looks_at(copy)
     new = Look("another", {"a clip": "its labels"})
     remember(other, [new])
-    succeed("bank", "merge", "--models", copy, other, "--model", tmp_path / "both", "size=100")
-    assert looks_at(tmp_path / "both") == [known, new]
     succeed("bank", "forget", "--model", other, "--clip", "normal_01.mp4")
     assert looks_at(other) == [known, new]
+    succeed("bank", "merge", "--models", copy, other, "--model", tmp_path / "both", "size=100")
+    assert looks_at(tmp_path / "both") == [known, new]
 
 
 def test_what_was_tried_is_not_tampered_with(copy: Path, small_model: SmallModel):

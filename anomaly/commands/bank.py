@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from glob import escape as glob_escape
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +13,14 @@ import numpy as np
 from anomaly.artifact import read_description
 from anomaly.banks import clips_between, forget_clips, merge_models
 from anomaly.commands import console
+from anomaly.commands.outputs import check_output
 from anomaly.errors import UsageError
 from anomaly.evidence import has_evidence
 from anomaly.model import load_bank
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anomaly.config import BankCommandConfig
     from memory_bank import MemoryBank
 
@@ -60,7 +65,11 @@ def _rows_for_one_source(bank: MemoryBank) -> np.ndarray:
 
 
 def _merge(config: BankCommandConfig) -> None:
-    bank, cost, scale = merge_models([Path(one) for one in config.models], Path(config.model), config.size)
+    check_output("--model", Path(config.model), folder=True, renamed=True)
+    bank, cost, scale = merge_models(
+        [Path(one) for one in config.models], Path(config.model), config.size, overwrite=config.overwrite
+    )
+    bounded = read_description(Path(config.model))["fit"]["coverage"] is not None
     console.table(
         "Merged",
         [
@@ -71,7 +80,12 @@ def _merge(config: BankCommandConfig) -> None:
                 f"an input row is {cost.mean / scale:.2f} from its nearest kept row on average, "
                 f"{cost.largest / scale:.2f} at most (1 = the score of an ordinary frame)",
             ),
-            ("bound", f"no fitted patch is further than {cost.bound / scale:.2f} from a row"),
+            (
+                "bound",
+                f"no fitted patch is further than {cost.bound / scale:.2f} from a row"
+                if bounded
+                else "none: a clip was forgotten in a model, with rows that covered others too",
+            ),
         ],
     )
     console.say(f"NOT CALIBRATED. Next: python -m anomaly calibrate --model {config.model} --labeled LABELS")
@@ -79,6 +93,13 @@ def _merge(config: BankCommandConfig) -> None:
 
 def _forget(config: BankCommandConfig) -> None:
     folder = Path(config.model)
+    others = {"--camera": config.camera, "--since": config.since, "--until": config.until}
+    given = [flag for flag, value in others.items() if value is not None]
+    if config.clip is not None and given:
+        raise UsageError(
+            f"--clip {config.clip} and {' '.join(given)} do not go together: --clip forgets the whole clip, --since and "
+            "--until all that was recorded between; give one of the two"
+        )
     had_evidence = has_evidence(folder)
     clips = [config.clip] if config.clip is not None else _clips_between(config)
     bank, forgotten, scale = forget_clips(folder, clips)
@@ -101,9 +122,36 @@ def _forget(config: BankCommandConfig) -> None:
         )
     if had_evidence and not has_evidence(folder):
         console.say("The evidence showed it too and is gone as a whole.")
+    for page in _pages_that_name(folder, clips):
+        if _is_review(page, folder):
+            page.unlink()
+            console.say(f"{page} showed it and is removed.")
+        else:
+            console.say(f"{page} still shows or names it: delete it, or have it written anew.")
     console.say(
         "A threshold that was set before still alarms, UNCERTIFIED: the bank is another. Next: "
         f"python -m anomaly calibrate --model {config.model} --labeled LABELS"
+    )
+
+
+def _pages_that_name(folder: Path, clips: Sequence[str]) -> list[Path]:
+    """Pages beside a model (`<model>_fit_review.html`, …) that show or name a clip."""
+    names = [escape(clip) for clip in clips]
+    return [
+        page
+        for page in sorted(folder.parent.glob(f"{glob_escape(folder.name)}_*.html"))
+        if page.is_file()
+        and any(name in page.read_text(encoding="utf-8", errors="replace") for name in names)
+    ]
+
+
+def _is_review(page: Path, folder: Path) -> bool:
+    """Whether a page is the review that `fit` wrote of this model."""
+    title = f"<title>Fit review of {escape(folder.name)}</title>"
+    return (
+        page.name == f"{folder.name}_fit_review.html"
+        and not page.is_symlink()
+        and title in page.read_text(encoding="utf-8", errors="replace")
     )
 
 

@@ -66,6 +66,7 @@ class BankCommandConfig:
     since: str | None = None  # ISO 8601, UTC where it names no zone
     until: str | None = None
     size: int = within(20_000, least=1)  # rows of a merged bank at most
+    overwrite: bool = False  # merge: replace the model that is there
 
 
 @dataclass
