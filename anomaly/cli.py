@@ -117,6 +117,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit status: 0, 2 for bad usage, 1 for every other error."""
     flags, overrides = split_overrides(arguments)
     debug = "--debug" in flags
+    name = ""
     try:
         parsed = _parser().parse_args(flags)
         if parsed.version:
@@ -127,7 +128,8 @@ def run(arguments: Sequence[str]) -> int:
         if parsed.command is None:
             _parser().print_help()
             return 2 if overrides else 0
-        command = COMMANDS[parsed.command]
+        name = parsed.command
+        command = COMMANDS[name]
         _dispatch(command, [*to_overrides(command, parsed), *overrides], parsed)
     except KeyboardInterrupt:
         print("stopped; what was finished is kept, run the same command to go on", file=sys.stderr)
@@ -139,7 +141,7 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        message, status = describe(error)
+        message, status = describe(error, name)
         print(f"anomaly: {message}", file=sys.stderr)
         return status
     return 0

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
+import errno
+import re
+from itertools import takewhile
+
 from anomaly.errors import AnomalyError, UsageError
 
 
-def describe(error: BaseException) -> tuple[str, int]:
-    """One line for an error, and the exit status."""
+def describe(error: BaseException, command: str = "") -> tuple[str, int]:
+    """One line for an error of a command, and the exit status."""
     if isinstance(error, AnomalyError):
         return _one_line(str(error)), error.exit_status
     module = type(error).__module__.split(".")[0]
     if module in {"hydra", "omegaconf", "antlr4"}:
-        return _one_line(_configuration_message(error)), UsageError.exit_status
+        return _one_line(_configuration_message(error, command)), UsageError.exit_status
     if module in {"memory_bank", "export"}:
         return _one_line(str(error)), 1
     if isinstance(error, ModuleNotFoundError):
@@ -20,10 +25,8 @@ def describe(error: BaseException) -> tuple[str, int]:
             return f"{error.name} is not installed; pip install 'anomaly[{extra}]'", 1
     if isinstance(error, OSError) and error.strerror:
         where = f" {error.filename!r}" if error.filename else ""
-        return (
-            f"{error.strerror.lower()}{where}; free the space or fix the path, then run the command again",
-            1,
-        )
+        remedy = _REMEDIES.get(error.errno or 0, "see to it, then run the command again")
+        return f"{error.strerror.lower()}{where}; {remedy}", 1
     return _one_line(
         f"unexpected {type(error).__name__}: {error}; run with --debug to see where, and report it"
     ), 1
@@ -49,11 +52,28 @@ _EXTRAS = {
 }
 
 
+_REMEDIES = {
+    errno.ENOSPC: "free the space it needs, then run the command again",
+    errno.EDQUOT: "free some space of your quota, then run the command again",
+    errno.EACCES: "make it readable and writable for this user, or give another path",
+    errno.EPERM: "make it readable and writable for this user, or give another path",
+    errno.EROFS: "give a path on a disk that may be written",
+    errno.ENOENT: "check the path",
+    errno.EISDIR: "give the name of a file, not of a folder",
+    errno.ENOTDIR: "give a path that leads through folders only",
+    errno.EEXIST: "move it away, or give another path",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`), then run the command again",
+    errno.ECONNREFUSED: "check the address, and that something listens there",
+    errno.EADDRINUSE: "choose another port, or end what listens there",
+}
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _configuration_message(error: BaseException) -> str:
+def _configuration_message(error: BaseException, command: str) -> str:
     """Hydra's message without its chain of causes, with what to do next."""
     cause: BaseException = error
     while cause.__cause__ is not None and type(cause.__cause__).__module__.split(".")[0] in {
@@ -61,15 +81,63 @@ def _configuration_message(error: BaseException) -> str:
         "omegaconf",
     }:
         cause = cause.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    detail = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    kept = [
-        line
-        for line in dict.fromkeys(lines[:2] + detail[:1])
-        if not line.startswith(("full_key", "object_type"))
-    ]
-    if any(line.startswith("Available options") for line in kept):
-        kept = [kept[0], f"choose one of {', '.join(lines[lines.index(kept[1]) + 1 :])}"]
-    full_key = getattr(cause, "full_key", None)
-    where = f" (key {full_key})" if full_key and not any(str(full_key) in line for line in kept) else ""
-    return f"configuration: {'; '.join(kept)}{where}; `--cfg job` prints the keys and their values"
+    told = _in_our_words(f"{error}\n{cause}", getattr(error, "override", None), command)
+    if told is None:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        detail = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        kept = [
+            line
+            for line in dict.fromkeys(lines[:2] + detail[:1])
+            if not line.startswith(("full_key", "object_type"))
+        ]
+        if any(line.startswith("Available options") for line in kept):
+            options = takewhile(lambda line: not line.startswith("Config search path"), lines[2:])
+            kept = [kept[0], f"choose one of {', '.join(options)}"]
+        full_key = getattr(cause, "full_key", None)
+        where = f" (key {full_key})" if full_key and not any(str(full_key) in line for line in kept) else ""
+        told = "; ".join(kept) + where
+    return f"configuration: {told}; `--cfg job` prints the keys and their values"
+
+
+def _in_our_words(text: str, unread: str | None, command: str) -> str | None:
+    """What Hydra says of the commonest slips, with a remedy that works here; None = something else.
+
+    Args:
+        text: the error's and its cause's.
+        unread: the override that is no override, where that is what is wrong.
+        command: whose keys they are.
+    """
+    if found := re.match(r"Ambiguous value for argument '(([^=]+)=(.*))'$", text, re.MULTILINE):
+        given, key, value = found.groups()
+        return f"{given} gives several values; add -m to run once with each, or write '{key}=[{value}]' for a list"
+    if unread is not None:
+        return f"{unread} cannot be read; close all [ {{ and quotes, and put a text with other signs than letters into quotes"
+    if found := re.match(r"Could not override '([^']+)'", text):
+        near = _near(found[1], command)
+        return f"{command} has no key {found[1]!r}" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    if found := re.match(r"Error merging override (\S+)", text):
+        key, _, value = found[1].partition("=")
+        if "is not a ListConfig" in text:
+            return f"{found[1]}: {key} is a list; write '{key}=[{value}]'"
+        if "is not a subclass of" in text:
+            return (
+                f"{found[1]}: {key} is a group; set one of its keys, {', '.join(_keys(command, key + '.'))}"
+            )
+    return None
+
+
+def _near(key: str, command: str) -> list[str]:
+    """Keys of a command that may have been meant: spelled alike, or of that name in a group."""
+    keys = _keys(command)
+    same = [one for one in keys if one.rpartition(".")[2] == key.rpartition(".")[2]]
+    return same or difflib.get_close_matches(key, keys, n=1, cutoff=0.7)
+
+
+def _keys(command: str, prefix: str = "") -> list[str]:
+    """All keys of a command that begin with `prefix`."""
+    from anomaly.config import SCHEMAS
+    from anomaly.config.bounds import key_names
+
+    return (
+        [one for one in key_names(SCHEMAS[command]) if one.startswith(prefix)] if command in SCHEMAS else []
+    )

@@ -36,12 +36,18 @@ def refused(*arguments: object, status: int = 2) -> str:
         (["weights"], ["action"]),
         (["weights", "dance"], ["'dance'", "list, pull, import or verify"]),
         (["weights", "pull"], ["efficientnet_lite0"]),
-        (["fit", "--normal-videos", "x", "--model", "m", "bank.sise=3"], ["bank.sise", "sise"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "bank.sise=3"], ["no key 'bank.sise'", "did you mean bank.size?"]),
+        (["score", "--model", "m", "--source", "x", "--out", "s", "fsp=3"], ["score has no key 'fsp'"]),
+        (["score", "--model", "m", "--source", "x", "--out", "s", "fps=3"], ["did you mean footage.fps?"]),
+        (["score", "--model", "m", "--source", "x", "--out", "s", "bank=3"], ["score has no key 'bank'"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "bank=3"], ["bank is a group", "bank.size"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "fit.drop=clip@0-3"], ["write 'fit.drop=[clip@0-3]'"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "fit.drop=[a,b"], ["fit.drop=[a,b cannot be read", "close all"]),
         (["fit", "--normal-videos", "x", "--model", "m", "nothing=3"], ["nothing"]),
         (["fit", "--normal-videos", "x", "--model", "m", "bank.size=many"], ["many", "bank.size", "nteger"]),
         (["fit", "--normal-videos", "x", "--model", "m", "fit.fps=[1,2]"], ["fit.fps"]),
         (["fit", "--normal-videos", "x", "--model", "m", "seed=null"], ["seed"]),
-        (["fit", "--normal-videos", "x", "--model", "m", "bank.size=1,2"], ["bank.size"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "bank.size=1,2"], ["bank.size=1,2", "add -m", "'bank.size=[1,2]'"]),
         (["fit", "--normal-videos", "x", "--model", "m", "bank.size='1"], ["bank.size"]),
         (["fit", "--normal-videos", "x", "--model", "m", "backbone=resnet"], ["backbone/resnet", "dinov2_vits14", "efficientnet_lite0"]),
         (["fit", "--normal-videos", "x", "--model", "m", "profile=tpu"], ["profile/tpu", "cpu", "gpu"]),
@@ -56,6 +62,8 @@ def test_misuse_is_one_line_that_names_what_was_wrong(
     message = refused(*arguments)
     for part in told:
         assert part in message
+    for misleading in ("+", "hydra", "Config search path", "viable"):
+        assert misleading not in message
     assert not list(tmp_path.iterdir())
 
 
@@ -245,3 +253,11 @@ def test_a_sweep_over_a_group_by_pattern_runs_where_nothing_is_certified(
     done = invoke("fit", "--normal-videos", "nowhere", "--model", "m", "-m", "backbone=glob(efficientnet*)")
     assert done.status == 1
     assert "job 0: nowhere does not exist" in done.err
+
+
+def test_the_remedy_of_an_error_of_the_system_fits_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    done = invoke("score", "--model", "m", "--source", "x", "--out", "s" * 300)
+    assert done.status == 1
+    assert "too long" in done.message
+    assert "give a shorter name" in done.message

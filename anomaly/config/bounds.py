@@ -87,3 +87,15 @@ def check_bounds(config: Any, prefix: str = "") -> None:
             if not bounds.admits(number):
                 what = "numbers" if isinstance(value, list) else "a number"
                 raise UsageError(f"{key}={value} cannot be used; give {what} {bounds}")
+
+
+def key_names(schema: type) -> list[str]:
+    """All keys of a configuration's class, those of its groups as `group.key`."""
+    keys = []
+    for one in fields(schema):
+        group = one.default_factory
+        if isinstance(group, type) and is_dataclass(group):
+            keys += [f"{one.name}.{key}" for key in key_names(group)]
+        else:
+            keys.append(one.name)
+    return keys
