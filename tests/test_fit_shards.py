@@ -154,6 +154,20 @@ def kill_one_worker(killed: list[int]) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
+def test_a_cluster_that_is_not_there_is_told(
+    address: str, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    clip = small_model.footage.normal / "normal_01.mp4"
+    done = invoke("fit", "--normal-videos", clip, "--model", tmp_path / "m", *SHARDS, "fit.compute=ray")
+    assert done.status == 1
+    assert f"RAY_ADDRESS={address}" in done.message
+    assert "unset RAY_ADDRESS" in done.message
+    assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("compute", ["local", "ray"])

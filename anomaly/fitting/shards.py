@@ -8,6 +8,7 @@ machines of one kind.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ SHARD_S = 600.0
 #: Products of more threads add up in another order; one a shard, and the bank does not hang on the machine's count.
 _THREADS = 1
 _TASK_RETRIES = 3
+#: Seconds in which a cluster must take a connection.
+_ANSWER_S = 10.0
 #: Where every frame is learned, cuts fall on milliseconds.
 _FINEST_GRID = 1000.0
 
@@ -192,7 +195,7 @@ def _on_ray(
     waiting: dict[Any, int] = {}
     started = not ray.is_initialized()
     if started:
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        _start(ray)
     try:
         work = ray.remote(num_cpus=1, num_gpus=1 if plan.device == "cuda" else 0, max_retries=_TASK_RETRIES)(
             fill_shard
@@ -217,6 +220,37 @@ def _on_ray(
             ray.cancel(task)
         if started:
             ray.shutdown()
+
+
+def _start(ray: Any) -> None:
+    """Join the cluster that $RAY_ADDRESS names, or start one on this machine.
+
+    Raises:
+        AnomalyError: nothing answers there, or Ray does not start.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    remedy = "start it, or unset RAY_ADDRESS to use this machine alone, or fit with fit.compute=local"
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        # Ray itself asks for many minutes before it gives up.
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise AnomalyError(
+                f"no Ray cluster answers at RAY_ADDRESS={address} ({why}); {remedy}"
+            ) from error
+    try:
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    except Exception as error:  # of no family: ConnectionError, ValueError, RuntimeError and bare ones
+        ray.shutdown()
+        where = (
+            f"the Ray cluster at RAY_ADDRESS={address} cannot be joined" if address else "Ray does not start"
+        )
+        why = " ".join(str(error).split())[:300]
+        raise AnomalyError(
+            f"{where} ({why}); {remedy if address else 'fit with fit.compute=local'}"
+        ) from error
 
 
 @contextmanager
