@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from anomaly.verbs import Command
 
 _OVERRIDE = re.compile(r"^[+~]{0,2}[A-Za-z_][\w./@:-]*=")
+_MULTIRUN = "run once for every combination of KEY=A,B values"
 _DELETION = re.compile(r"^~[A-Za-z_][\w./@]*$")
 
 
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("-m", "--multirun", action="store_true", help=_MULTIRUN)
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for command in COMMANDS.values():
@@ -68,9 +70,7 @@ def _parser() -> argparse.ArgumentParser:
                 help=flag.help,
                 nargs="+" if flag.many else None,
             )
-        sub.add_argument(
-            "-m", "--multirun", action="store_true", help="run once for every combination of KEY=A,B values"
-        )
+        sub.add_argument("-m", "--multirun", action="store_true", default=argparse.SUPPRESS, help=_MULTIRUN)
         sub.add_argument("--cfg", choices=("job", "hydra", "all"), help="print the configuration and leave")
         sub.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"

@@ -261,3 +261,21 @@ def test_the_remedy_of_an_error_of_the_system_fits_it(tmp_path: Path, monkeypatc
     assert done.status == 1
     assert "too long" in done.message
     assert "give a shorter name" in done.message
+
+
+def test_a_sweep_may_be_asked_for_before_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    done = invoke("-m", "bank.size=1,2", "fit", "--normal-videos", "nowhere", "--model", "m")
+    assert done.status == 1
+    assert "job 1: nowhere does not exist" in done.err
+
+
+@pytest.mark.parametrize(("columns", "width"), [("", 160), ("90", 90)])
+def test_piped_tables_are_as_wide_as_asked_and_not_filled_with_blanks(
+    columns: str, width: int, tmp_path: Path
+):
+    done = process("weights", "list", cwd=tmp_path, COLUMNS=columns)
+    lines = done.out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert all(line == line.rstrip() for line in lines)
+    assert any("mobilenetv3" in line for line in lines)

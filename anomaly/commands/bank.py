@@ -74,7 +74,10 @@ def _merge(config: BankCommandConfig) -> None:
         "Merged",
         [
             ("model", config.model),
-            ("rows", f"{len(bank):,} of {cost.rows_before:,}, from {len(bank.sources)} sources"),
+            (
+                "rows",
+                f"{len(bank):,} of {cost.rows_before:,}, from {console.counted(len(bank.sources), 'source')}",
+            ),
             (
                 "coverage lost",
                 f"an input row is {cost.mean / scale:.2f} from its nearest kept row on average, "

@@ -48,7 +48,7 @@ def run(config: CheckConfig) -> None:
     for one in found.findings:
         name = f"[{_COLOURS[one.level]}]{escape(one.name)}[/]"
         table.add_row(name, escape(one.value), escape(one.advice))
-    console.out.print(table)
+    console.show(table)
     console.say(f"Verdict: {found.verdict}.")
     if config.json:
         path = Path(config.json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
-#: Results. Wide enough that a path is not broken where the output is no terminal.
-out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
+#: Results. Wide enough that a path is not broken where the output is no terminal, unless $COLUMNS says how wide.
+out = Console(
+    soft_wrap=True,
+    highlight=False,
+    width=None if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit() else 160,
+)
 #: Progress and warnings: a pipe that takes the results does not get them.
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -114,6 +119,11 @@ def warn(lines: Sequence[str], *, most: int = 10) -> None:
         err.print(f"[yellow]note[/]: and {len(lines) - most} more like these")
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things: `1 source`, `2 sources`."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
 def say(text: str) -> None:
     """Plain text to standard output; brackets in names are not markup."""
     out.print(_plain(text))
@@ -126,7 +136,18 @@ def table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     shown.add_column(overflow="fold")
     for name, value in rows:
         shown.add_row(_plain(name), _plain(value))
-    out.print(shown)
+    show(shown)
+
+
+def show(shown: Table) -> None:
+    """A table to standard output; in a file or a pipe without the blanks that fill its lines."""
+    if out.is_terminal:
+        out.print(shown)
+        return
+    with out.capture() as captured:
+        out.print(shown)
+    for line in captured.get().splitlines():
+        out.print(line.rstrip(), markup=False)
 
 
 def _plain(text: str) -> str:

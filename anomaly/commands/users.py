@@ -63,7 +63,7 @@ class _Users:
             table.add_column(column)
         for account in self._accounts.all():
             table.add_row(escape(account.name), account.role, _day(account.created_utc_s))
-        console.out.print(table)
+        console.show(table)
         tokens = self._accounts.tokens()
         if tokens:
             table = Table(title="Tokens", title_justify="left", box=None)
@@ -79,7 +79,7 @@ class _Users:
                     " ".join(token.scopes),
                     until,
                 )
-            console.out.print(table)
+            console.show(table)
 
     def _add(self) -> None:
         role = self._role_given()

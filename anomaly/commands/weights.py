@@ -41,7 +41,7 @@ def _list(config: WeightsCommandConfig) -> None:
         origin = f"package {source.package}" if source.package else f"hub {source.hub}"
         kept = f"yes, {here.digest[:12]}" if here else "no"
         table.add_row(source.name, source.license, "yes" if source.free else "no", kept, origin)
-    console.out.print(table)
+    console.show(table)
 
 
 def _pull(config: WeightsCommandConfig) -> None:
