@@ -77,14 +77,23 @@ class Match:
 
 
 class Worst:
-    """The highest moments of a stream, a bounded number of them."""
+    """The highest moments of a stream, a bounded number of them.
+
+    Attributes:
+        alarms: moments considered by `add`, kept or not.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._moments: list[Moment] = []
+        self.alarms = 0
 
     def add(self, moment: Moment) -> None:
-        """Consider a moment."""
+        """Consider the moment of an alarm."""
+        self.alarms += 1
+        self._keep(moment)
+
+    def _keep(self, moment: Moment) -> None:
         self._moments.append(moment)
         self._moments.sort(key=lambda one: -one.score)
         del self._moments[self._most :]
@@ -99,7 +108,7 @@ class Worst:
                 del self._moments[index]
                 break
         if len(self._moments) < self._most or look.score > self._moments[-1].score:
-            self.add(Moment(frame, look, frame.pts_s, frame.pts_s, look.score))
+            self._keep(Moment(frame, look, frame.pts_s, frame.pts_s, look.score))
 
     def in_order(self) -> list[Moment]:
         """By source and time."""
@@ -197,6 +206,8 @@ def facts(moment: Moment, matches: Sequence[Match], line: str, picture: str) -> 
                 "nearest_source": one.source,
                 "nearest_time_s": round(one.time_s, 6),
                 "picture_of_row": None if one.shown_row < 0 else one.shown_row,
+                "picture_of_source": None if one.shown_row < 0 else one.shown_source,
+                "picture_of_time_s": None if one.shown_row < 0 else round(one.shown_time_s, 6),
             }
             for one in matches
         ],

@@ -32,7 +32,7 @@ def test_every_alarm_gets_a_picture_and_an_entry(small_model: SmallModel, tmp_pa
         for before, row in zip([["", "", "", "", "", "0"], *rows], rows, strict=False)
     )
     assert len(moments) == alarms > 0
-    assert f"{len(moments)} alarms explained" in printed
+    assert f"{len(moments)} alarm{'s' if len(moments) > 1 else ''} explained" in printed
     times = {row[0]: [float(other[2]) for other in rows if other[0] == row[0]] for row in rows}
     for one in moments:
         assert one["start_s"] <= one["time_s"] <= one["end_s"]
@@ -45,6 +45,29 @@ def test_every_alarm_gets_a_picture_and_an_entry(small_model: SmallModel, tmp_pa
         x0, y0, x1, y1 = one["box"]
         assert all(y0 <= 96 * patch["y"] <= y1 and x0 <= 160 * patch["x"] <= x1 for patch in one["patches"])
     assert len(list((tmp_path / "why").iterdir())) == len(moments) + 1
+
+
+def test_a_folder_holds_the_pictures_of_its_index_and_what_is_not_ours(
+    small_model: SmallModel, tmp_path: Path
+):
+    # Of a threshold that ordinary frames pass, alarms are many.
+    model, footage = Path(shutil.copytree(small_model.folder, tmp_path / "m")), small_model.footage
+    succeed(
+        "calibrate", "--model", model, "--labeled", footage.labeled_csv, "--videos", footage.labeled, FPS,
+        "calibration.threshold=1", "decider.max_duration_s=2", "evidence.max_mb=0",
+    )  # fmt: skip
+    clip = footage.test / "test_01.mp4"
+    everything, printed = explained(model, clip, tmp_path)
+    assert len(everything) > 1
+    assert f"{len(everything)} alarms explained" in printed
+    (tmp_path / "why" / "moment_of_glory.jpg").write_bytes(b"mine")
+    (tmp_path / "why" / "moment_9999.jpg").write_bytes(b"mine")
+    (one,), printed = explained(model, clip, tmp_path, "explain_most=1")
+    assert one["score"] == max(moment["score"] for moment in everything)
+    assert f"1 of {len(everything)} alarms explained" in printed
+    assert {path.name for path in (tmp_path / "why").iterdir()} == {
+        "explanations.json", one["picture"], "moment_of_glory.jpg", "moment_9999.jpg",
+    }  # fmt: skip
 
 
 def test_the_nearest_normal_moment_is_the_bank_s(small_model: SmallModel, tmp_path: Path):
@@ -61,6 +84,9 @@ def test_the_nearest_normal_moment_is_the_bank_s(small_model: SmallModel, tmp_pa
         assert patch["nearest_row"] == rows[place, 0]
         assert patch["distance"] == pytest.approx(distances[place, 0] / branch.scale, rel=1e-4)
         origins = branch.bank.origins
+        shown = patch["picture_of_row"]
+        assert patch["picture_of_source"] == branch.bank.sources[branch.bank.origins.source[shown]]
+        assert patch["picture_of_time_s"] == pytest.approx(branch.bank.origins.time_s[shown], abs=1e-5)
         assert patch["nearest_time_s"] == pytest.approx(origins.time_s[rows[place, 0]], abs=1e-5)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomaly.commands import console
-from anomaly.commands.score import named_as, watch_source
+from anomaly.commands.score import named_as, nothing_read, watch_source
 from anomaly.edge.address import parse_address
 from anomaly.edge.sinks import AnnotatedVideo, EventLog, annotate, write_jpeg
 from anomaly.errors import FootageError, ModelError, UsageError
@@ -63,13 +63,12 @@ def run(config: RunConfig) -> None:
             for _ in _watch(model, source, threshold, config, log, problems):
                 frames += 1
                 advance(1)
-    console.warn(problems)
     if not frames:
-        raise FootageError(
-            f"not one frame of {len(sources)} sources could be watched; the first problem: {problems[0]}"
-        )
+        raise FootageError(nothing_read("watched", sources, problems))
+    console.warn(problems)
     console.say(
-        f"{frames} frames of {len(sources)} sources watched, {log.count} events: {out / 'events.jsonl'}"
+        f"{console.counted(frames, 'frame')} of {console.counted(len(sources), 'source')} watched, "
+        f"{console.counted(log.count, 'event')}: {out / 'events.jsonl'}"
     )
     if config.run.annotate:
         console.say(f"Look at {out / 'annotated'}.")

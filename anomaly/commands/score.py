@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,16 @@ from anomaly.model import load_model
 from anomaly.thresholds import load_threshold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from anomaly.config import FootageConfig, ScoreConfig
     from anomaly.edge.watch import Watched
     from anomaly.footage.source import Source
     from anomaly.model import Model
     from anomaly.thresholds import Threshold
+
+
+_PICTURE = re.compile(r"moment_\d{4,}\.jpg")
 
 
 def run(config: ScoreConfig) -> None:
@@ -68,16 +72,15 @@ def run(config: ScoreConfig) -> None:
                         _consider(worst, watched, threshold)
                     advance(1)
         if not frames:
-            raise FootageError(
-                f"not one frame of {len(sources)} sources could be scored; the first problem: {problems[0]}"
-            )
+            raise FootageError(nothing_read("scored", sources, problems))
         os.replace(partial, out)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     console.warn(problems)
     console.say(
-        f"{frames} frames of {len(sources)} sources scored into {out}; an alarm is on in {alarms} of them."
+        f"{console.counted(frames, 'frame')} of {console.counted(len(sources), 'source')} scored into {out}; "
+        f"an alarm is on in {alarms} of them."
     )
     if worst is not None:
         assert config.explain is not None
@@ -94,8 +97,9 @@ def _consider(worst: Worst, watched: Watched, threshold: Threshold) -> None:
 
 
 def _write_explanations(folder: Path, worst: Worst, model: Model, threshold: Threshold) -> None:
-    """One picture a moment, and `explanations.json`, their index."""
+    """One picture a moment, and `explanations.json`, their index; those of an earlier index go."""
     folder.mkdir(parents=True, exist_ok=True)
+    earlier = _pictures_in(folder)
     exemplars = load_exemplars(model.folder)
     index = []
     with console.counter("explaining", None) as advance:
@@ -108,12 +112,35 @@ def _write_explanations(folder: Path, worst: Worst, model: Model, threshold: Thr
             advance(1)
     text = json.dumps({"model": model.description["name"], "moments": index}, indent=1)
     write_file(folder / "explanations.json", text.encode() + b"\n")
-    what = "worst moments" if threshold.value is None else "alarms"
-    console.say(
-        f"{len(index)} {what} explained in {folder}."
-        if index
-        else f"No alarm to explain; {folder} holds an empty index."
-    )
+    for picture in earlier - {str(one["picture"]) for one in index}:
+        (folder / picture).unlink(missing_ok=True)
+    what = "worst moment" if threshold.value is None else "alarm"
+    if not index:
+        console.say(f"No alarm to explain; {folder} holds an empty index.")
+    elif len(index) < worst.alarms:
+        console.say(
+            f"{len(index)} of {worst.alarms} alarms explained in {folder}, those with the highest scores; "
+            "explain_most=… allows more."
+        )
+    else:
+        console.say(f"{console.counted(len(index), what)} explained in {folder}.")
+
+
+def _pictures_in(folder: Path) -> set[str]:
+    """Names of the pictures that an earlier index in this folder lists."""
+    try:
+        moments = json.loads((folder / "explanations.json").read_text(encoding="utf-8"))["moments"]
+        names = {str(one["picture"]) for one in moments}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {name for name in names if _PICTURE.fullmatch(name)}
+
+
+def nothing_read(done: str, sources: Sequence[Source], problems: Sequence[str]) -> str:
+    """What to say where not one frame was `done`: the first problem, after notes of all of them where they are many."""
+    if len(problems) > 1:
+        console.warn(problems)
+    return f"not one frame of {console.counted(len(sources), 'source')} could be {done}; the first problem: {problems[0]}"
 
 
 def watch_source(

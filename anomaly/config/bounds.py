@@ -93,7 +93,7 @@ def key_names(schema: type) -> list[str]:
     """All keys of a configuration's class, those of its groups as `group.key`."""
     keys = []
     for one in fields(schema):
-        group = one.default_factory
+        group: Any = one.default_factory
         if isinstance(group, type) and is_dataclass(group):
             keys += [f"{one.name}.{key}" for key in key_names(group)]
         else:
