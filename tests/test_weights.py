@@ -186,6 +186,8 @@ def test_what_is_no_state_dict_is_refused(store: Path, tmp_path: Path):
     torch.save({"epoch": 3}, tmp_path / "epoch.pth")
     for name in ("text.pth", "text.safetensors", "empty.pth", "list.pth", "epoch.pth", "none.pth"):
         assert name in failed("import", "mobilenetv3", tmp_path / name)
+    assert "is no PyTorch checkpoint" in failed("import", "mobilenetv3", tmp_path / "text.pth")
+    assert "is no safetensors file" in failed("import", "mobilenetv3", tmp_path / "text.safetensors")
     assert not store.exists()
 
 
