@@ -311,6 +311,12 @@ def test_damage_stops_nothing_and_a_csv_without_frames_replaces_nothing(
         )
         assert bad.status == 1
         assert "text.mp4" in bad.message
+    (folder / "also.mp4").write_text("hello")
+    both = [folder / name for name in ("text.mp4", "also.mp4")]
+    bad = invoke("score", "--model", small_model.folder, "--source", *both, "--out", out, FPS)
+    assert bad.status == 1
+    assert all(path.name in bad.err for path in both)
+    assert "not one frame of 2 sources" in bad.message
     assert out.read_bytes() == before
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     assert (
@@ -331,13 +337,16 @@ def test_damage_stops_nothing_and_a_csv_without_frames_replaces_nothing(
 def test_a_second_run_keeps_the_events_of_the_first(small_model: SmallModel, tmp_path: Path):
     source = small_model.footage.test / "test_01.mp4"
     run = ["run", "--model", small_model.folder, "--source", source, "--out", tmp_path / "out", FPS]
-    succeed(*run, "run.annotate=false")
+    succeed(*run)
+    video = (tmp_path / "out" / "annotated" / "test_01.mp4").read_bytes()
     first = events(tmp_path / "out")
     pictures = {one["snapshot"]: (tmp_path / "out" / one["snapshot"]).read_bytes() for one in first}
     said = succeed(*run, "run.annotate=false")
     (kept,) = (tmp_path / "out" / "earlier").iterdir()
     assert first
     assert events(kept) == first
+    assert (kept / "annotated" / "test_01.mp4").read_bytes() == video
+    assert not (tmp_path / "out" / "annotated").exists()
     assert {name: (kept / name).read_bytes() for name in pictures} == pictures
     assert events(tmp_path / "out") == first
     assert "earlier" in str(said)

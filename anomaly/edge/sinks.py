@@ -29,8 +29,8 @@ class EventLog:
     """`events.jsonl`: one line an event, with a snapshot of its worst frame beside it.
 
     A line is on the disk before the next frame is looked at, so that a kill loses nothing that was told.
-    Events of an earlier run into the same folder are kept: they move, with their snapshots, to a folder
-    below `earlier/`.
+    Events of an earlier run into the same folder are kept: they move, with their snapshots and what was annotated,
+    to a folder below `earlier/`.
 
     Attributes:
         count: events written.
@@ -84,7 +84,7 @@ class EventLog:
 
 
 def _set_aside(folder: Path) -> Path | None:
-    """Move the events and snapshots of the run before to a folder of their own, named by when it ended."""
+    """Move the events and pictures of the run before to a folder of their own, named by when it ended."""
     log = folder / "events.jsonl"
     if not log.exists():
         return None
@@ -92,8 +92,9 @@ def _set_aside(folder: Path) -> Path | None:
     aside = folder / "earlier" / ended
     aside.mkdir(parents=True, exist_ok=True)
     # The log last: as long as it lies in its old place, a move that was cut off is not mistaken for a done one.
-    if (folder / "snapshots").is_dir():
-        (folder / "snapshots").rename(aside / "snapshots")
+    for pictures in ("snapshots", "annotated"):
+        if (folder / pictures).is_dir():
+            (folder / pictures).rename(aside / pictures)
     log.rename(aside / log.name)
     return aside
 
