@@ -117,10 +117,19 @@ def test_the_live_heatmap_moves(open_page: Any, case: Case, shot: Any, scheme: s
 
 def test_the_state_of_a_camera_is_set(open_page: Any, case: Case):
     page = open_page()
-    page.get_by_label("State of belt 1").select_option("maintenance")
+    card = page.get_by_role("article", name="belt 1")
+    state = page.get_by_label("State of belt 1")
+    state.select_option("maintenance")
+    card.get_by_role("button", name="Set").click()
     until(lambda: case.runner.states["belt 1"] == "maintenance")
-    assert case.runner.set_by[-1] == ("belt 1", "maintenance", "the-operator")
-    page.get_by_label("State of belt 1").select_option("running")
+    assert case.runner.set_by == [("belt 1", "maintenance", "the-operator")]
+    # By keyboard a choice is passed over by the arrows, and set by Enter.
+    state.focus()
+    for key in ("ArrowUp", "ArrowUp", "ArrowUp"):
+        page.keyboard.press(key)
+    assert state.input_value() == "running"
+    assert len(case.runner.set_by) == 1
+    page.keyboard.press("Enter")
     until(lambda: case.runner.states["belt 1"] == "running")
 
 
@@ -354,6 +363,7 @@ def test_who_writes_a_note_goes_on_writing_when_the_event_changes(open_page: Any
 def test_a_recipe_is_switched_where_the_operator_stands(open_page: Any, case: Case):
     page = open_page()
     page.get_by_label("Recipe of belt 1").select_option("A5")
+    page.get_by_role("article", name="belt 1").get_by_role("button", name="Set").click()
     page.get_by_text("belt 1: recipe A5").wait_for()
     assert case.runner.recipes["belt 1"] == "A5"
     # Another site file was loaded; as many recipes, other names.

@@ -6,6 +6,8 @@ import { utc, when } from "./format.js";
 
 const ROLES = ["viewer", "operator", "engineer", "admin"];
 const SCOPES = ["live", "events", "review", "control", "metrics", "admin"];
+// Deleting weeks of footage takes as long as it takes.
+const DELETION_MS = 600_000;
 const options = (words, chosen) => words.map((one) => el("option", { value: one, selected: one === chosen }, one));
 const table = (heads, body) => el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, heads.map((one) => el("th", { scope: "col" }, one)))), body));
 
@@ -127,7 +129,7 @@ export async function showAdmin(view) {
       form(async () => {
         const body = { camera: camera.value, start_utc_s: new Date(start.value) / 1000, end_utc_s: new Date(end.value) / 1000 };
         if (!(await ask(`Delete all footage of ${camera.value} from ${start.value} to ${end.value}? It cannot be brought back.`, "Delete"))) return;
-        const told = await change(() => post("/api/retention/delete", body), "It is deleted");
+        const told = await change(() => post("/api/retention/delete", body, DELETION_MS), "It is deleted");
         if (told) notice(`${told.events} events, ${told.clips} clips, ${told.segments} pieces of recording`);
         if (told) put(kept, ...told.models.map(stillHolds));
         audit();

@@ -36,6 +36,23 @@ export function put(element, ...children) {
   return element;
 }
 
+/**
+ * Puts rows into an element; those that did not change stay as they are, with whoever stands on them.
+ * @param given [key, stamp, make]: another stamp = make it anew
+ */
+export function rows(element, given) {
+  const before = new Map([...element.children].map((one) => [one.dataset.row, one]));
+  const after = given.map(([key, stamp, make]) => {
+    const old = before.get(key);
+    if (old?.dataset.stamp === stamp) return old;
+    const fresh = make();
+    fresh.dataset.row = key;
+    fresh.dataset.stamp = stamp;
+    return fresh;
+  });
+  if (after.length !== element.children.length || after.some((one, i) => one !== element.children[i])) put(element, after);
+}
+
 /** A button with its key, if it has one, shown on it. */
 export function button(text, act, { key, ...properties } = {}) {
   const inside = key ? [text, " ", el("kbd", {}, key)] : [text];

@@ -1,5 +1,7 @@
 // Numbers and times as people read them. Times come as POSIX seconds.
 
+import { el } from "./dom.js";
+
 const local = new Intl.DateTimeFormat(undefined, {
   month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
 });
@@ -27,16 +29,27 @@ export const utc = (utc_s) => (utc_s === null || utc_s === undefined
   ? "–" : new Date(utc_s * 1000).toISOString().replace("T", " ").replace("Z", " UTC"));
 
 export function ago(utc_s) {
-  const seconds = Math.max(0, now() - utc_s);
-  if (seconds < 60) return `${Math.round(seconds)} s ago`;
-  if (seconds < 3600) return `${Math.round(seconds / 60)} min ago`;
-  if (seconds < 86400) return `${Math.round(seconds / 3600)} h ago`;
+  const seconds = Math.max(0, Math.round(now() - utc_s));
+  if (seconds < 60) return `${seconds} s ago`;
+  if (seconds < 3570) return `${Math.round(seconds / 60)} min ago`;
+  if (seconds < 84600) return `${Math.round(seconds / 3600)} h ago`;
   return `${Math.round(seconds / 86400)} d ago`;
 }
 
+/** How long ago, as an element that `tickSince` keeps right. */
+export const since = (utc_s) => el("span", { "data-since": utc_s }, ago(utc_s));
+
+export function tickSince(element) {
+  for (const one of element.querySelectorAll("[data-since]")) {
+    const text = ago(Number(one.dataset.since));
+    if (one.textContent !== text) one.textContent = text;
+  }
+}
+
 export function lasting(seconds) {
-  if (seconds < 60) return `${seconds.toFixed(1)} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 

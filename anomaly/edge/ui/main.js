@@ -1,10 +1,11 @@
 // The page: who is signed in, which view is shown, and keys that work everywhere.
 
-import { onSignedOut, remove, session, signIn } from "./api.js";
+import { get, onSignedOut, remove, session, signIn, silentSince } from "./api.js";
 import { showAccount } from "./account.js";
 import { showAdmin } from "./admin.js";
-import { button, el, notice, put } from "./dom.js";
+import { ask, button, el, put } from "./dom.js";
 import { showEvents } from "./events.js";
+import { clock } from "./format.js";
 import { openHelp } from "./help.js";
 import { showLive } from "./live.js";
 import { showRegions } from "./regions.js";
@@ -22,32 +23,66 @@ const VIEWS = [
   { name: "account", text: "My account", key: "p", show: showAccount, aside: true },
 ];
 
+const RETRY_S = 3;
+
 const view = document.getElementById("view");
 const bar = document.getElementById("bar");
+const away = document.getElementById("away");
 let who = null;
+let shown = "";
 let leave = () => {};
 let onKey = () => false;
+let unsaved = () => "";
 
-/** What a view is given: who looks, and how to be told of keys and of its end. */
-function context(rest) {
+/** What a view is given: who looks, and how to be told of keys and of its end. Once it is left, it gets nothing more. */
+function context(rest, title) {
   const ends = [];
-  leave = () => { for (const end of ends) end(); onKey = () => false; };
+  let over = false;
+  leave = () => {
+    over = true;
+    for (const end of ends) end();
+    onKey = () => false;
+    unsaved = () => "";
+  };
+  const onLeave = (end) => { if (over) end(); else ends.push(end); };
   return {
     rest,
     who,
     may: (role) => ROLES.indexOf(who.role) >= ROLES.indexOf(role),
-    onLeave: (end) => ends.push(end),
-    onKey: (act) => { onKey = act; },
+    over: () => over,
+    onLeave,
+    onKey: (act) => { if (!over) onKey = act; },
+    /** `ask()` tells what would be lost by leaving now, as a question; "" = nothing. */
+    onUnsaved: (ask) => { if (!over) unsaved = ask; },
+    /** Marks the tab, which may be behind others. */
+    mark: (sign) => { if (!over) document.title = `${sign}${title} · anomaly`; },
+    /** Acts every so many seconds while somebody can see it, and at once when somebody can again; never twice at a time. */
     every: (seconds, act) => {
-      const timer = setInterval(() => { if (!document.hidden) act(); }, seconds * 1000);
-      ends.push(() => clearInterval(timer));
+      let busy = false;
+      const tick = async () => {
+        if (document.hidden || busy || over) return;
+        busy = true;
+        try { await act(); } finally { busy = false; }
+      };
+      const timer = setInterval(tick, seconds * 1000);
+      document.addEventListener("visibilitychange", tick);
+      onLeave(() => { clearInterval(timer); document.removeEventListener("visibilitychange", tick); });
     },
   };
 }
 
-function route() {
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // typed by hand
+  }
+}
+
+async function route() {
   if (!who) return;
-  const [name, ...rest] = location.hash.slice(2).split("/");
+  shown = location.hash;
+  const [name, ...rest] = shown.slice(2).split("/");
   const chosen = VIEWS.find((one) => one.name === name && (!one.role || who.role === one.role)) ?? VIEWS[0];
   leave();
   for (const link of bar.querySelectorAll("nav a")) {
@@ -55,12 +90,44 @@ function route() {
     else link.removeAttribute("aria-current");
   }
   document.title = `${chosen.text} · anomaly`;
-  put(view);
-  view.className = `view-${chosen.name}`;
+  // A place of its own: what a slow view paints after it was left is seen by nobody.
+  const place = el("div", { className: `view-${chosen.name}` });
+  put(view, place);
   window.scrollTo(0, 0);
-  Promise.resolve(chosen.show(view, context(rest.map(decodeURIComponent)))).catch((error) => {
-    if (error.status !== 401) notice(error.message, "bad");
-  });
+  const given = context(rest.map(decoded), chosen.text);
+  try {
+    await chosen.show(place, given);
+  } catch (error) {
+    if (given.over() || error.status === 401) return;
+    // What it painted before would stay as it is.
+    leave();
+    const again = context([], chosen.text);
+    put(place, el("h1", {}, chosen.text), ...failure(error, route, again.onLeave));
+  }
+}
+
+/** What went wrong, with a way to try again; where no server answered, it is tried again by itself. */
+function failure(error, act, onLeave) {
+  const alone = !error.status || error.status >= 500;
+  const timer = alone ? setTimeout(act, RETRY_S * 1000) : 0;
+  onLeave(() => clearTimeout(timer));
+  return [
+    el("p", { className: "problem", role: "alert" }, `▲ ${error.status === 0 ? "The server does not answer." : error.message}`,
+      alone ? " It is tried again every few seconds." : ""),
+    button("Try again", () => { clearTimeout(timer); act(); })];
+}
+
+/** Says on every view, and for as long as it lasts, that no answer comes; asks until one does. */
+async function lookWhetherItAnswers() {
+  const since = who && silentSince();
+  away.hidden = !since;
+  document.body.classList.toggle("unanswered", Boolean(since));
+  if (since) {
+    const text = `▲ The server has not answered since ${clock(since)}. What you see may be out of date.`;
+    if (away.textContent !== text) away.textContent = text;
+    await get("/api/session").catch(() => {});
+  }
+  setTimeout(lookWhetherItAnswers, 1000);
 }
 
 function showBar() {
@@ -72,19 +139,19 @@ function showBar() {
     el("div", { className: "person" },
       el("a", { href: "#/account", className: "quiet name", title: "My account: change the password (p)" }, `${who.name} · ${who.role}`),
       button("?", openHelp, { className: "round", title: "Keys (?)", "aria-label": "Help" }),
-      button("Sign out", async () => { await remove("/api/session"); signedOut(); })));
+      button("Sign out", async () => { await remove("/api/session"); signedOut("You are signed out."); })));
   bar.hidden = false;
 }
 
-function signedOut() {
-  if (who) notice("You are signed out.", "good");
+function signedOut(why = "") {
+  if (!who) return; // what is typed into the form stays
   who = null;
   leave();
   leave = () => {};
-  showLogIn(null);
+  showLogIn(null, why);
 }
 
-function showLogIn(setup) {
+function showLogIn(setup, why = "") {
   bar.hidden = true;
   document.title = "Sign in · anomaly";
   const problem = el("p", { className: "problem", role: "alert" });
@@ -93,6 +160,7 @@ function showLogIn(setup) {
   const enter = el("button", { className: "primary" }, "Sign in");
   const form = el("form", { className: "card login" },
     el("h1", {}, el("img", { src: "/static/icon.svg", alt: "", width: 32, height: 32 }), "anomaly"),
+    why ? el("p", { role: "status" }, why) : null,
     setup ? el("p", {}, "There is no account yet. Make the first one on this machine:", el("code", { className: "command" }, setup)) : null,
     el("label", {}, "Name", name),
     el("label", {}, "Password", password),
@@ -112,8 +180,7 @@ function showLogIn(setup) {
     }
     enter.disabled = false;
   });
-  view.className = "view-login";
-  put(view, form);
+  put(view, el("div", { className: "view-login" }, form));
   name.focus();
 }
 
@@ -134,9 +201,25 @@ document.addEventListener("keydown", (event) => {
   else return;
   event.preventDefault();
 });
-window.addEventListener("hashchange", route);
-onSignedOut(signedOut);
+window.addEventListener("hashchange", async () => {
+  const question = unsaved(), wanted = location.hash;
+  if (question) {
+    history.replaceState(null, "", shown || location.pathname);
+    if (!(await ask(question, "Leave"))) return;
+    history.replaceState(null, "", wanted);
+  }
+  route();
+});
+window.addEventListener("beforeunload", (event) => { if (unsaved()) event.preventDefault(); });
+onSignedOut(() => signedOut("Your session has ended: nobody used this page for a time, or your account was changed. Sign in to go on where you were."));
 
-session().then((found) => {
-  if (found.signed_in) { who = found; start(); } else showLogIn(found.setup);
-}, (error) => { showLogIn(null); notice(error.message, "bad"); });
+async function begin() {
+  try {
+    const found = await session();
+    if (found.signed_in) { who = found; start(); } else showLogIn(found.setup);
+  } catch (error) {
+    put(view, ...failure(error, begin, () => {}));
+  }
+}
+lookWhetherItAnswers();
+begin();
