@@ -290,3 +290,51 @@ def test_no_minute_has_sixty_seconds(open_page: Any, case: Case):
         [59.94, 59.97, 119.7, 3599.8],
     )
     assert told == ["59.9 s", "1 min 0 s", "2 min 0 s", "1.0 h"]
+
+
+def test_events_that_came_while_the_link_was_gone_are_all_there(open_page: Any, case: Case):
+    add_event(case, time.time() - 400, camera="cam")
+    page = open_page()
+    go(page, "Events")
+    page.locator("[role=option]").first.wait_for()
+    page.context.set_offline(True)
+    with case.store.transaction():
+        for i in range(130):
+            case.event(start_utc_s=time.time() - 200 + i, camera="cam", clip_state="none")
+    page.context.set_offline(False)
+    page.get_by_text(f"{len(case.store.events(limit=500))} events").wait_for()
+
+
+def test_the_queue_loses_what_colleagues_judge_and_says_when_it_is_empty(open_page: Any, case: Case):
+    with case.store.transaction():
+        made = [case.event(start_utc_s=time.time() - 90 + i, camera="other").id for i in range(70)]
+    page = open_page()
+    go(page, "Review")
+    page.get_by_label("Camera").select_option("other")
+    page.get_by_text("70 to review").wait_for()
+    for event in made[10:]:
+        case.store.add_verdict(event, "real", "somebody else", "")
+    # The one that is looked at stays, with what was said of it.
+    page.get_by_text("10 to review").wait_for()
+    page.get_by_label("Event", exact=True).get_by_text("somebody else").wait_for()
+    assert page.locator("[role=option]:visible").count() == 11
+    for event in made[:10]:
+        case.store.add_verdict(event, "real", "somebody else", "")
+    page.get_by_text("0 to review").wait_for()
+    page.get_by_label("Camera").select_option("cam")
+    page.get_by_label("Camera").select_option("other")
+    page.get_by_text("Nothing to review: every event has a verdict.").wait_for()
+
+
+def test_a_colleagues_verdict_comes_to_the_rows_on_the_screen(open_page: Any, case: Case):
+    with case.store.transaction():
+        made = [case.event(start_utc_s=time.time() - 900 + i, camera="other").id for i in range(120)]
+    page = open_page()
+    go(page, "Events")
+    page.get_by_label("Camera").select_option("other")
+    page.locator("[role=option]").first.wait_for()
+    page.locator(".list").evaluate("list => { list.scrollTop = 110 * 62; }")
+    row = page.locator("[role=option][aria-posinset='115']")
+    row.get_by_text("going on").wait_for()
+    case.store.add_verdict(made[-115], "false alarm", "somebody else", "")
+    row.get_by_text("false alarm").wait_for()

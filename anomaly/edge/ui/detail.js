@@ -9,8 +9,9 @@ export const VERDICTS = [["real", "Real", "1", "▲"], ["false alarm", "False al
 /**
  * A pane that shows events one after another.
  * @param said called with the event after a verdict
+ * @param empty () => what stands there while no event is chosen
  */
-export function detailPane(context, said) {
+export function detailPane(context, said, empty) {
   const root = el("section", { className: "card detail", "aria-label": "Event" });
   let event = null, video = null, serial = 0;
 
@@ -128,14 +129,14 @@ export function detailPane(context, said) {
     const mine = ++serial;
     if (event?.id !== given?.id) note.value = "";
     event = given;
-    if (!given) { video = null; put(root, el("p", { className: "quiet" }, "No event is chosen.")); return; }
+    if (!given) { video = null; put(root, el("p", { className: "quiet" }, empty())); return; }
     draw();
     const full = await get(`/api/events/${given.id}`).catch(() => null);
     if (mine !== serial || !full) return;
     Object.assign(event, full);
     draw();
   };
-  const changed = (one) => [one.status, one.clip_state, JSON.stringify(one.media)].join();
+  const changed = (one) => [one.status, one.clip_state, one.verdicts?.length, JSON.stringify(one.media)].join();
   context.every(2, async () => {
     if (!event || (event.status !== "open" && event.clip_state !== "pending")) return;
     const mine = serial, before = changed(event);
@@ -144,7 +145,6 @@ export function detailPane(context, said) {
     Object.assign(event, full);
     if (changed(event) !== before) draw();
   });
-  put(root, el("p", { className: "quiet" }, "No event is chosen."));
   return {
     root, show, play,
     onKey(pressed) {

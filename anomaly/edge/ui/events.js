@@ -7,6 +7,7 @@ import { ago, number, when } from "./format.js";
 import { virtualList } from "./list.js";
 
 const PAGE = 500;
+const POLL = 50;
 const ROW = 62;
 const SIGNS = { real: "▲", "false alarm": "○", unsure: "?" };
 
@@ -16,7 +17,8 @@ export async function showEvents(view, context) {
 
 /** A list and a pane; `unreviewed` = the queue: a verdict leads to the next event. */
 export async function browse(view, context, { title, unreviewed }) {
-  let items = [], chosen = -1, next = null, loading = false, camera = "";
+  // The number of the list: answers to what was asked for another camera are late.
+  let items = [], chosen = -1, next = null, loading = false, camera = "", serial = 0, loaded = false;
   const known = new Map();
   const count = el("span", { className: "quiet" });
   const filter = el("select", { "aria-label": "Camera" }, el("option", { value: "" }, "all cameras"));
@@ -25,7 +27,7 @@ export async function browse(view, context, { title, unreviewed }) {
   const detail = detailPane(context, (event) => {
     list.set([...items]);
     if (unreviewed) setTimeout(() => { if (items[chosen] === event) move(1); tell(); }, 350);
-  });
+  }, () => (!loaded ? "" : items.length ? "No event is chosen." : unreviewed ? "Nothing to review: every event has a verdict." : "No event yet."));
   const list = virtualList({ make: () => eventRow((index) => choose(index, true)), height: ROW, near: () => more(), label: title });
   const back = el("a", { href: `#/${unreviewed ? "review" : "events"}`, className: "back", onclick: (event) => { event.preventDefault(); panes.classList.remove("chosen"); list.root.focus(); } }, "← All events");
   const panes = el("div", { className: "panes" }, list.root, el("div", { className: "pane" }, back, detail.root));
@@ -56,8 +58,10 @@ export async function browse(view, context, { title, unreviewed }) {
   const more = async () => {
     if (loading || !next) return;
     loading = true;
+    const mine = serial;
     try {
       const told = await get("/api/events", { ...query(), limit: PAGE, before_id: next });
+      if (mine !== serial) return;
       next = told.next_before_id;
       add(told.events, false);
     } finally {
@@ -65,14 +69,79 @@ export async function browse(view, context, { title, unreviewed }) {
     }
   };
   const load = async () => {
+    const mine = ++serial;
     items = [];
     known.clear();
     chosen = -1;
+    loaded = false;
     const told = await get("/api/events", { ...query(), limit: PAGE });
+    if (mine !== serial) return;
+    loaded = true;
     next = told.next_before_id;
     add(told.events, false);
   };
-  filter.addEventListener("change", async () => { camera = filter.value; await load(); choose(0); });
+  /** Takes out what is not there any more, and keeps the chosen one chosen. */
+  const drop = (gone) => {
+    const [first] = list.range(), above = items.slice(0, first).filter((one) => gone.has(one)).length;
+    const before = items[chosen];
+    for (const one of gone) known.delete(one.id);
+    items = items.filter((one) => !gone.has(one));
+    list.set(items, -above);
+    if (before && gone.has(before)) { chosen = Math.min(chosen, items.length - 1); if (chosen >= 0) choose(chosen); } else chosen = items.indexOf(before);
+    list.choose(chosen, false);
+  };
+  /** Takes in a page of what is there now, from before `from` (null = the newest) on: what changed, and what went. */
+  const compare = async (told, from) => {
+    const mine = serial, there = new Set(told.events.map((one) => one.id)), last = told.next_before_id;
+    const picked = items[chosen];
+    for (const one of told.events) {
+      const old = known.get(one.id);
+      if (!old || (old.status === one.status && old.score === one.score && old.verdict?.utc_s === one.verdict?.utc_s)) continue;
+      const judged = old.verdict?.utc_s !== one.verdict?.utc_s;
+      Object.assign(old, one, { verdicts: old.verdicts });
+      if (judged && old === picked) detail.show(old);
+    }
+    // What was judged here stays in the queue until it is opened anew: one may think again.
+    const gone = new Set(items.filter((one) => (!from || one.id < from) && (!last || one.id >= last) && !there.has(one.id) && !(unreviewed && one.verdict)));
+    if (picked && gone.has(picked)) {
+      // Somebody else judged, or deleted, what is looked at here: it is not taken from under their eyes unless it is gone.
+      const full = await get(`/api/events/${picked.id}`).catch((error) => error);
+      if (mine !== serial) return;
+      if (full.id) { Object.assign(picked, full); gone.delete(picked); detail.show(picked); } else if (full.status !== 404) gone.delete(picked);
+    }
+    if (gone.size) drop(gone);
+  };
+  const poll = async () => {
+    if (!loaded) return;
+    const mine = serial, newest = items[0]?.id;
+    let told = await get("/api/events", { ...query(), limit: POLL });
+    if (mine !== serial) return;
+    await compare(told, null);
+    const fresh = [...told.events];
+    // More came than one answer holds: on until what is known; with nothing known, the rest comes as the list is scrolled.
+    while (newest && told.next_before_id && told.next_before_id > newest) {
+      told = await get("/api/events", { ...query(), limit: PAGE, before_id: told.next_before_id });
+      if (mine !== serial) return;
+      fresh.push(...told.events);
+    }
+    if (!newest) next = told.next_before_id;
+    add(fresh.filter((one) => !newest || one.id > newest), true);
+    // What is on the screen may be older than that.
+    const [first, last] = list.range();
+    if (last > first && items[first].id < (fresh.at(-1)?.id ?? "")) {
+      const from = items[first - 1]?.id;
+      const seen = await get("/api/events", { ...query(), limit: last - first, before_id: from });
+      if (mine !== serial) return;
+      await compare(seen, from ?? null);
+    }
+    list.set([...items]);
+    tell();
+  };
+  filter.addEventListener("change", async () => {
+    camera = filter.value;
+    await load().catch((error) => { if (error.status !== 401) notice(error.message, "bad"); });
+    choose(0);
+  });
   list.root.addEventListener("keydown", (event) => { if (event.key === "Enter") { panes.classList.add("chosen"); event.preventDefault(); } });
   context.onLeave(() => list.stop());
   context.onKey((event) => {
@@ -84,22 +153,15 @@ export async function browse(view, context, { title, unreviewed }) {
     else return detail.onKey(event);
     return true;
   });
-  context.every(4, async () => {
-    const told = await get("/api/events", { ...query(), limit: 50 }).catch(() => null);
-    if (!told) return;
-    for (const one of told.events) {
-      const old = known.get(one.id);
-      if (old && (old.status !== one.status || old.score !== one.score || old.verdict?.utc_s !== one.verdict?.utc_s)) Object.assign(old, one, { verdicts: old.verdicts });
-    }
-    add(told.events, true);
-    list.set([...items]);
-  });
+  context.every(4, () => poll().catch((error) => { if (error.status && error.status !== 401) notice(error.message, "bad"); }));
   get("/api/cameras").then((told) => filter.append(...told.cameras.map((one) => el("option", { value: one.name }, one.name))), () => {});
   await load();
+  if (context.over()) return;
   const wanted = context.rest[0];
   let at = wanted ? items.findIndex((one) => one.id === wanted) : 0;
   if (wanted && at < 0) {
     const one = await get(`/api/events/${wanted}`).catch((error) => { notice(error.message, "bad"); return null; });
+    if (context.over()) return;
     if (one) { panes.classList.add("chosen"); detail.show(one); return; }
     at = 0;
   }

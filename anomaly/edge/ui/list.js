@@ -51,8 +51,10 @@ export function virtualList({ make, height, near, label }) {
   watcher.observe(root);
   return {
     root,
+    /** Shows other items; `ahead` = how many more there are now before those on the screen. */
     set(next, ahead = 0) {
       items = next;
+      for (const row of rows) row.item = undefined; // an item may have changed in itself
       inner.style.height = `${items.length * height}px`;
       // What came in above must not push away what is being read.
       if (ahead && root.scrollTop > 0) root.scrollTop += ahead * height;
@@ -67,6 +69,8 @@ export function virtualList({ make, height, near, label }) {
       }
       later();
     },
+    /** The first item on the screen, and the one after the last. */
+    range: () => [Math.floor(root.scrollTop / height), Math.min(items.length, Math.ceil((root.scrollTop + root.clientHeight) / height))],
     stop: () => watcher.disconnect(),
   };
 }
