@@ -338,3 +338,40 @@ def test_a_colleagues_verdict_comes_to_the_rows_on_the_screen(open_page: Any, ca
     row.get_by_text("going on").wait_for()
     case.store.add_verdict(made[-115], "false alarm", "somebody else", "")
     row.get_by_text("false alarm").wait_for()
+
+
+def test_a_role_is_only_changed_when_it_is_set(open_page: Any, case: Case):
+    page = open_page("admin")
+    go(page, "Accounts")
+    role = page.get_by_label("Role of the-engineer")
+    role.focus()
+    page.keyboard.press("ArrowDown")
+    assert role.input_value() == "admin"
+    named = case.server.door.accounts.named
+    page.wait_for_timeout(300)
+    assert named("the-engineer").role == "engineer"
+    page.get_by_role("button", name="Set for the-engineer").click()
+    page.get_by_text("the-engineer is admin").wait_for()
+    assert named("the-engineer").role == "admin"
+    case.server.door.accounts.change("the-engineer", role="engineer")
+
+
+def test_regions_that_are_not_saved_are_not_lost_in_silence(open_page: Any, case: Case):
+    case.runner.show("cam")
+    page = open_page("engineer")
+    go(page, "Regions")
+    page.locator("svg.sheet").wait_for()
+    page.keyboard.press("i")
+    page.get_by_role("button", name="Add a rectangle").click()
+    page.get_by_text("Not saved yet.").wait_for()
+    assert page.get_by_role("button", name="▨ Ignore").get_attribute("aria-pressed") == "false"
+    page.get_by_label("Camera").select_option("other")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert page.get_by_label("Camera").input_value() == "cam"
+    go(page, "Live")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert page.url.endswith("#/regions")
+    assert page.get_by_role("button", name="Delete region").count() == 1
+    go(page, "Live")
+    page.get_by_role("dialog").get_by_role("button", name="Leave").click()
+    page.get_by_role("heading", name="Live", exact=True).wait_for()

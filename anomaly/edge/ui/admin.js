@@ -1,6 +1,7 @@
 // Accounts, tokens for programs, the audit, and deletion of footage.
 
 import { get, patch, post, remove } from "./api.js";
+import { choice } from "./choice.js";
 import { ask, button, el, notice, put } from "./dom.js";
 import { utc, when } from "./format.js";
 
@@ -41,12 +42,15 @@ export async function showAdmin(view) {
     const told = await get("/api/users");
     owner.replaceChildren(...options(told.users.map((one) => one.name)));
     put(users, told.users.map((one) => {
-      const role = el("select", { "aria-label": `Role of ${one.name}` }, options(ROLES, one.role));
-      role.addEventListener("change", async () => {
-        await change(() => patch(`/api/users/${encodeURIComponent(one.name)}`, { role: role.value }), `${one.name} is ${role.value}`);
-        listUsers();
+      const role = choice({
+        label: `Role of ${one.name}`, of: one.name,
+        set: async (wanted) => {
+          await patch(`/api/users/${encodeURIComponent(one.name)}`, { role: wanted });
+          notice(`${one.name} is ${wanted}`);
+        },
       });
-      return el("tr", {}, el("td", {}, one.name), el("td", {}, role), el("td", {}, when(one.created_utc_s)),
+      role.tell(ROLES, one.role);
+      return el("tr", {}, el("td", {}, one.name), el("td", {}, role.root), el("td", {}, when(one.created_utc_s)),
         el("td", {}, button("Remove", async () => {
           if (await ask(`Remove the account ${one.name}, with its tokens and sessions?`, "Remove")) {
             await change(() => remove(`/api/users/${encodeURIComponent(one.name)}`), `${one.name} is removed`);

@@ -1,7 +1,7 @@
 // Polygons over a camera's picture: where to look and what to ignore at the next fit.
 
 import { cameraPath, get, putTo } from "./api.js";
-import { button, el, notice, put, svg } from "./dom.js";
+import { ask, button, el, notice, put, svg } from "./dom.js";
 import { when } from "./format.js";
 
 // Of a corner, in pixels of the screen: a finger needs more than a pointer.
@@ -26,7 +26,7 @@ export async function showRegions(view, context) {
   const save = button("Save", () => store(), { key: "s", disabled: true, className: "primary" });
   put(view,
     el("div", { className: "row between head" }, el("h1", {}, "Regions"), el("div", { className: "row" }, chooser, look, ignore,
-      button("Add a rectangle", () => { if (may) { add(kind, [[0.35, 0.35], [0.65, 0.35], [0.65, 0.65], [0.35, 0.65]]); sheet.querySelector("g:last-of-type circle")?.focus(); } }, { disabled: !may, title: "A rectangle to move with the arrow keys" }), save)),
+      button("Add a rectangle", () => { if (may) { drawing = null; add(kind, [[0.35, 0.35], [0.65, 0.35], [0.65, 0.65], [0.35, 0.65]]); sheet.querySelector("g:last-of-type circle")?.focus(); } }, { disabled: !may, title: "A rectangle to move with the arrow keys" }), save)),
     told,
     el("div", { className: "editor" },
       el("div", { className: "screen sheet-screen" }, picture, sheet),
@@ -125,7 +125,13 @@ export async function showRegions(view, context) {
   };
   picture.addEventListener("load", () => { size = [picture.naturalWidth, picture.naturalHeight]; draw(); });
   picture.addEventListener("error", () => { notice("There is no picture of this camera yet.", "bad"); });
-  chooser.addEventListener("change", () => { camera = chooser.value; load(); });
+  const unsaved = () => (changed || drawing?.length ? `What you drew for ${camera} is not saved. Leave it?` : "");
+  chooser.addEventListener("change", async () => {
+    if (unsaved() && !(await ask(unsaved(), "Leave"))) { chooser.value = camera; return; }
+    camera = chooser.value;
+    load().catch((error) => { if (error.status !== 401) notice(error.message, "bad"); });
+  });
+  context.onUnsaved(unsaved);
   context.onKey((event) => {
     const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const on = chosen && event.target.closest?.("circle");
