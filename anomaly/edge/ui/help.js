@@ -4,7 +4,7 @@ import { button, el } from "./dom.js";
 
 const KEYS = [
   ["Everywhere", [["l v e t r", "live, review, events, timeline, regions"], ["a", "accounts and audit (admin)"], ["p", "my account: change the password"], ["?", "this list"], ["Tab", "next control"]]],
-  ["Live", [["n", "newest event"], ["h", "heatmap on or off"], ["+ −", "heatmap stronger, weaker"]]],
+  ["Live", [["n", "newest event"], ["h", "heatmap on or off"], ["+ −", "heatmap stronger, weaker"], ["Enter", "set the chosen state or recipe"]]],
   ["Events and review", [["↑ ↓", "event before, event after"], ["1", "real"], ["2", "false alarm"], ["3", "unsure"], ["o", "write a note; Enter, then the verdict"], ["Space", "play or pause the clip"], ["k", "keep (held events are not deleted by age)"]]],
   ["Timeline", [["← →", "a second back, on (with Shift: ten)"], ["[ ]", "start, end of a miss, here"], ["m", "mark it"], ["Space", "play or pause"]]],
   ["Regions", [["d i", "draw a region to look at, to ignore"], ["Enter", "close the region"], ["Tab ← →", "choose and move a corner"], ["Delete", "remove the corner"], ["s", "save"]]],
