@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,6 +72,11 @@ class Recheck:
         return ""
 
     @property
+    def incomplete(self) -> bool:
+        """Whether nothing speaks against the certificate, but not every event has pictures to look at."""
+        return bool(self.left_out) and not replace(self, left_out=0).why_not
+
+    @property
     def holds(self) -> bool:
         """Whether every event was looked at and is still caught, nothing new alarms, and scores are within the tolerance."""
         return not self.why_not
@@ -95,6 +100,8 @@ class Recheck:
         lines.append(
             f"{holds} here."
             if self.holds
+            else f"{holds} here for these {self.n_events} events; {self.why_not}, to check the others too."
+            if self.incomplete
             else f"The certificate does NOT hold here. {self.why_not[0].upper()}{self.why_not[1:]}."
         )
         return "\n".join(lines)

@@ -17,12 +17,13 @@ from anomaly.calibration import (
     Series,
     camera_of,
 )
+from anomaly.calibration.certificate import percent
 from anomaly.decider import DeciderConfig
 from anomaly.exported import TORCH
 from anomaly.scores import replace_labeled
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -60,7 +61,15 @@ class Threshold:
             return f"UNCERTIFIED: {self.doubt}"
         if self.certificate is None:
             return f"UNCERTIFIED: {self.document.get('withheld') or 'the calibration gave no certificate'}"
-        return self.certificate.text().splitlines()[0]
+        first = self.certificate.text().splitlines()[0].removesuffix(".")
+        return f"{first} ({percent(self.certificate.confidence)} sure)."
+
+    def promises(self, sources: Iterable[str]) -> list[str]:
+        """The headline of each camera that sources belong to, or the one where all cameras have one threshold."""
+        if not self.document.get("cameras") or self.value is None:
+            return [self.headline()]
+        named = {camera_of(source): source for source in sources}
+        return [f"Camera {camera}: {self.of(source).headline()}" for camera, source in sorted(named.items())]
 
     def of(self, source: str, camera: str | None = None) -> Threshold:
         """The threshold of the camera that a source belongs to, with its scale; itself where all have one.
@@ -190,7 +199,7 @@ def _camera(cameras: CameraCalibrations, camera: str) -> dict[str, Any]:
         "by_itself": camera in cameras.own,
         "certificate": None if certificate is None else certificate.to_json(),
         "withheld": withheld,
-        "spent": [list(one) for one in cameras.own.get(camera, cameras.pooled).spent],
+        "spent": [list(one) for one in cameras.deciding(camera).spent],
         "false_alarms": cameras.own[camera].false_alarms.text() if camera in cameras.own else "",
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from anomaly.calibration.budget import without
-from anomaly.calibration.certificate import events_needed, percent
+from anomaly.calibration.certificate import at_least, at_most, events_needed, percent
 from anomaly.calibration.checks import chance_verdict
 from anomaly.calibration.events import Event, searched_s
 from anomaly.calibration.false_alarms import FalseAlarms, false_alarms, normal_windows
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 _SMALLEST = 1e-9
+_EACH_BY_ITSELF = "no sentence speaks for all cameras; see what is certified of each"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,15 @@ class CameraCalibrations:
 
     Attributes:
         scales: each camera's scale; apply it before the decider.
-        pooled: all cameras' events together, one threshold.
-        own: cameras whose own events prove the target: their own threshold and certificate.
-        assumption: what the pooled certificate takes for granted, and each pooled camera's figures.
+        pooled: the events of all cameras and one threshold for them, for pages of all. Its certificate speaks for the
+            cameras together, where all of them use that threshold; it is None where one uses another.
+        own: cameras whose own events prove the target, and where all but one do, that one too: their own threshold and
+            certificate.
+        assumption: what the certificate of several cameras takes for granted, and the figures of each of them.
         labelled: cameras with an event that proves something; of the others nothing is certified.
-        unspoken: why the pooled certificate does not speak for a camera: its own normal footage reaches the pooled
-            threshold too often, or its own labelled events contradict it.
+        unspoken: why what is certified of several cameras does not speak for one of them: its own normal footage
+            reaches the threshold too often, or its own labelled events contradict it.
+        shared: the calibration that decides for the cameras not in `own`; None = `pooled` does.
     """
 
     scales: Mapping[str, ScoreScale]
@@ -100,9 +104,14 @@ class CameraCalibrations:
     assumption: str
     labelled: frozenset[str]
     unspoken: Mapping[str, str] = field(default_factory=dict)
+    shared: Calibration | None = None
 
     def proven(self, camera: str) -> tuple[Certificate | None, str]:
-        """The certificate that speaks for a camera, or None and why there is none."""
+        """The certificate of a camera by itself, or None and why it has none.
+
+        Events of other cameras do not certify it: even of cameras that are alike each one's scale is measured on
+        footage of its own, and an error in it moves all of its scores against the threshold.
+        """
         if camera not in self.labelled:
             return (
                 None,
@@ -110,12 +119,25 @@ class CameraCalibrations:
             )
         if camera in self.unspoken:
             return None, self.unspoken[camera]
-        result = self.own.get(camera, self.pooled)
-        return result.certificate, result.withheld
+        if camera in self.own:
+            return self.own[camera].certificate, self.own[camera].withheld
+        together = self.deciding(camera)
+        if together.certificate is None:
+            return None, together.withheld
+        others = ", ".join(sorted(set(self.scales) - set(self.own) - {camera}))
+        return None, (
+            f"the labelled anomalies of camera {camera} are too few to prove the target by themselves. Together with those "
+            f"of {others} they prove {at_least(together.certificate.recall)} for these cameras as a whole, which is that of {camera} only if "
+            "its anomalies stand out from its normal footage as much as theirs do"
+        )
+
+    def deciding(self, camera: str) -> Calibration:
+        """The calibration whose threshold a camera uses."""
+        return self.own.get(camera) or self.shared or self.pooled
 
     def threshold(self, camera: str) -> float:
         """The threshold of a camera, on the shared scale."""
-        return self.own.get(camera, self.pooled).threshold
+        return self.deciding(camera).threshold
 
     def factor(self, camera: str) -> float:
         """What brings a camera's scores, on the shared scale, to where its own threshold is the pooled one.
@@ -129,20 +151,28 @@ class CameraCalibrations:
         scaled = self.scales[series.camera].apply(series)
         return replace(scaled, scores=scaled.scores * self.factor(series.camera))
 
-    def as_decided(self) -> Calibration:
-        """The pooled calibration with each event as its camera's own threshold decides it, for one page of all."""
+    def as_decided(self, camera_of: Mapping[str, str]) -> Calibration:
+        """The pooled calibration with each event as its camera's own threshold decides it, for one page of all.
+
+        Args:
+            camera_of: the camera of each labelled video.
+        """
         by_own = {
-            one.event: replace(one, score=one.score * self.factor(camera))
-            for camera, own in self.own.items()
-            for one in own.events
+            one.event: replace(one, score=one.score * self.factor(camera_of[one.event.video]))
+            for camera in self.scales
+            for one in self.deciding(camera).events
+            if camera_of[one.event.video] == camera
         }
         events = tuple(by_own.get(one.event, one) for one in self.pooled.events)
         return replace(self.pooled, events=events, kinds=kind_outcomes(events))
 
     def text(self) -> str:
         """All of it in plain words."""
-        lines = [f"All cameras together: {self.pooled.text()}"]
+        lines = [] if self.own else [f"All cameras together: {self.pooled.text()}"]
         lines += [f"Camera {camera} by itself: {one.text()}" for camera, one in self.own.items()]
+        if self.shared is not None:
+            rest = ", ".join(sorted(set(self.scales) - set(self.own)))
+            lines.append(f"Of {rest}, together: {self.shared.text()}")
         return "\n".join([*lines, self.assumption] if self.assumption else lines)
 
 
@@ -153,9 +183,11 @@ def calibrate_cameras(
     config: DeciderConfig,
     **options: Any,
 ) -> CameraCalibrations:
-    """Calibrate each camera by itself where its events suffice for the target, and all of them together.
+    """Calibrate each camera by itself where its events suffice for the target, and the others together.
 
-    Each camera is judged at the confidence asked for, by itself.
+    Which cameras stand by themselves is decided by the number of their events, before scores are looked at. Each is
+    judged at the confidence asked for, by itself. The others share a threshold, and what is certified of them
+    is of their anomalies as a whole, in the proportions of the labelled ones.
 
     Args:
         labeled, events, holdout, config: as for `calibrate`, with `Series.camera` set and raw scores.
@@ -165,7 +197,6 @@ def calibrate_cameras(
         CalibrationError: as `calibrate` and `fit_scale`.
     """
     scales = fit_scales(labeled, holdout)
-    cameras = list(scales)
     labeled = [scales[one.camera].apply(one) for one in labeled]
     holdout = [scales[one.camera].apply(one) for one in holdout]
     camera_of = {name: one.camera for name, one in by_source(labeled).items()}
@@ -174,31 +205,46 @@ def calibrate_cameras(
         options.get("target_recall", 0.95), options.get("confidence", 0.95), options.get("settings_tried", 1)
     )
     seen = {one.event for one in pooled.events if one.outcome != "blind"}
-    own: dict[str, Calibration] = {}
-    told, labelled, unspoken = [], set(), {}
-    for camera in cameras:
-        mine = [event for event in events if camera_of.get(event.video) == camera]
-        proving = [event for event in mine if event.certifies and event in seen]
-        by_clip = options.get("count", "clip") == "clip"
-        n = len({event.video for event in proving}) if by_clip else len(proving)
-        normal = [one for one in holdout if one.camera == camera]
-        if proving:
-            labelled.add(camera)
-        if needed is not None and n >= needed:
-            own[camera] = calibrate(
-                [one for one in labeled if one.camera == camera],
-                mine,
-                normal,
-                config,
-                **options,
-            )
-            continue
-        rows = [one for one in pooled.events if camera_of[one.event.video] == camera]
+    by_clip = options.get("count", "clip") == "clip"
+    proving = dict.fromkeys(scales, 0)
+    for camera in scales:
+        mine = [one for one in events if camera_of.get(one.video) == camera and one.certifies and one in seen]
+        proving[camera] = len({one.clip for one in mine}) if by_clip else len(mine)
+
+    def calibrated(some: Sequence[str]) -> Calibration:
+        return calibrate(
+            [one for one in labeled if one.camera in some],
+            [one for one in events if camera_of.get(one.video) in some],
+            [one for one in holdout if one.camera in some],
+            config,
+            **options,
+        )
+
+    own = {
+        camera: calibrated([camera]) for camera, n in proving.items() if needed is not None and n >= needed
+    }
+    rest = [camera for camera in scales if camera not in own]
+    if own and len(rest) == 1 and proving[rest[0]]:
+        # The only one left has nobody to be pooled with: what its few events prove, they prove of it.
+        own[rest.pop()] = calibrated([camera for camera in scales if camera not in own])
+    shared = calibrated(rest) if own and any(proving[camera] for camera in rest) else None
+    together = shared or pooled
+    told, unspoken = [], {}
+    for camera in rest:
+        rows = [one for one in together.events if camera_of[one.event.video] == camera]
         caught = sum(one.caught for one in rows)
         share = f" ({percent(caught / len(rows))})" if rows else ""
-        price, why = price_on(camera, normal, pooled, labeled, options.get("max_chance_hit", 0.10))
+        normal = [one for one in holdout if one.camera == camera]
+        price, why = price_on(
+            camera,
+            normal,
+            together,
+            labeled,
+            options.get("max_chance_hit", 0.10),
+            options.get("confidence", 0.95),
+        )
         doubt = ""
-        if not proving:
+        if not proving[camera]:
             doubt = f" Nothing is certified for {camera}: no anomaly of it was labelled."
         elif why:
             unspoken[camera] = f"of camera {camera}, {why}"
@@ -209,10 +255,14 @@ def calibrate_cameras(
     assumption = ""
     if told:
         assumption = (
-            "The pooled certificate speaks for the cameras together, and for one of them only if its "
+            "What is certified of several cameras speaks for their anomalies as a whole, and for one of the cameras only if its "
             f"anomalies stand out from its normal footage as much as the others' do. {' '.join(told)}"
         )
-    return CameraCalibrations(scales, pooled, own, assumption, frozenset(labelled), unspoken)
+    if own or unspoken:
+        # One sentence for all would speak of a threshold that some do not use, or of a camera that contradicts it.
+        pooled = replace(pooled, certificate=None, withheld=_EACH_BY_ITSELF)
+    labelled = frozenset(camera for camera, n in proving.items() if n)
+    return CameraCalibrations(scales, pooled, own, assumption, labelled, unspoken, shared)
 
 
 def price_on(
@@ -221,6 +271,7 @@ def price_on(
     pooled: Calibration,
     labeled: Sequence[Series],
     max_chance_hit: float = 0.10,
+    confidence: float = 0.95,
 ) -> tuple[FalseAlarms, str]:
     """What a pooled threshold costs on one camera, and whether what is known of that camera speaks against it.
 
@@ -229,7 +280,7 @@ def price_on(
         normal: the camera's own normal footage, on the shared scale.
         pooled: the calibration of all cameras together.
         labeled: what it was calibrated on.
-        max_chance_hit: as for `calibrate`.
+        max_chance_hit, confidence: as for `calibrate`.
 
     Returns:
         (false alarms, why the pooled certificate does not speak for this camera, "" if it does).
@@ -242,7 +293,13 @@ def price_on(
     ]
     reported = [decide(one, pooled.config) for one in without(normal, pooled.spent)]
     windows = normal_windows(reported, lengths)
-    price = false_alarms(reported, pooled.threshold, windows=windows)
+    price = false_alarms(
+        reported,
+        pooled.threshold,
+        windows=windows,
+        confidence=confidence,
+        settings_tried=pooled.settings_tried,
+    )
     if pooled.certificate is None:
         return price, ""
     if (price.chance_hit_rate or 0.0) > max_chance_hit:
@@ -269,7 +326,7 @@ def _contradicted(
         return ""
     return (
         f"{n_caught} of {n} labelled {pooled.count}s are caught: at {percent(certificate.confidence)} no more than "
-        f"{percent(most)} of its anomalies, less than the {percent(certificate.recall)} of all cameras together."
+        f"{at_most(most)} of its anomalies, less than the {at_least(certificate.recall)} of all cameras together."
     )
 
 

@@ -125,8 +125,8 @@ class Certificate:
             sentence = f"Nothing is proven: not one of the {things.removeprefix('one ')} is caught."
         lines = [
             sentence,
-            f"How sure: had you labelled other anomalies of the same kinds, again and again, at most "
-            f"{per_repeat:.3g} in 100 times would this sentence promise more than is kept.",
+            f"How sure: by bad luck in the choice of examples this is wrong in at most {per_repeat:.3g} of 100 such "
+            "calibrations.",
         ]
         if self.unit == "clip":
             lines.append("Some clips hold several anomalies: each clip counts once, by its hardest one.")

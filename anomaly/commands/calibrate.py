@@ -115,7 +115,7 @@ def run(config: CalibrateConfig) -> None:
         _keep_evidence(config, model, result, labeled)
     if config.out is None or config.report:
         if cameras is not None:
-            result = cameras.as_decided()
+            result = cameras.as_decided({one.source: one.camera for one in series})
             series, holdout = ([cameras.apply(one) for one in part] for part in (series, holdout))
         _report(config, model, result, read_signed(path), labeled.footage.sources, series, holdout)
     if config.out is None:
@@ -154,8 +154,10 @@ def check(config: CalibrateConfig) -> None:
         )
     cameras = threshold.document.get("cameras", {}).values()
     console.say(found.text(threshold.certificate is not None or any(one["certificate"] for one in cameras)))
-    console.say(threshold.headline())
-    if not found.holds:
+    if found.holds:
+        for line in threshold.promises(f"{camera}/" for camera in threshold.document.get("cameras", {})):
+            console.say(line)
+    else:
         raise CalibrationError(
             f"the certificate does not hold with {found.runtime} here: {found.why_not}; calibrate again on this machine"
         )

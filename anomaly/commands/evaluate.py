@@ -51,7 +51,8 @@ def run(config: EvaluateConfig) -> None:
         f"Evaluation on {config.labeled}",
         [(name, "not known" if value is None else f"{value:.4g}") for name, value in found.figures.items()],
     )
-    console.say(threshold.headline())
+    for line in threshold.promises(one.name for one in videos):
+        console.say(line)
     if found.alarms is not None:
         console.say(found.alarms.text())
     missed = [one for one in found.outcomes if one.outcome == "missed"]

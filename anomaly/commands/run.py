@@ -47,12 +47,13 @@ def run(config: RunConfig) -> None:
     if any(source.kind == "video" for source in sources):
         threshold = threshold.on_video()
     if config.run.require_certificate:
-        for own in [threshold, *(threshold.of(source.name) for source in sources)]:
+        for own in (threshold.of(source.name) for source in sources):
             if not own.certified:
                 raise ModelError(
                     f"{own.headline()}; run.require_certificate=true does not run what is not certified"
                 )
-    console.say(threshold.headline())
+    for line in threshold.promises(source.name for source in sources):
+        console.say(line)
     out = Path(config.out)
     problems: list[str] = []
     frames = 0

@@ -85,7 +85,8 @@ def run(config: ScoreConfig) -> None:
     if worst is not None:
         assert config.explain is not None
         _write_explanations(Path(config.explain), worst, model, threshold)
-    console.say(threshold.headline())
+    for line in threshold.promises(source.name for source in sources):
+        console.say(line)
 
 
 def _consider(worst: Worst, watched: Watched, threshold: Threshold) -> None:

@@ -81,7 +81,8 @@ def _verdict(calibration: Calibration) -> str:
         lines = [calibration.withheld[0].upper() + calibration.withheld[1:]]
         return _box("no", "No recall is certified.", lines)
     first, *rest = certificate.text().splitlines()
-    return _box("yes" if certificate.reaches_target else "no", first, rest)
+    headline = f"{first.removesuffix('.')} ({percent(certificate.confidence)} sure)."
+    return _box("yes" if certificate.reaches_target else "no", headline, rest)
 
 
 def _cameras(document: Mapping[str, Any]) -> list[str]:
