@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -158,6 +159,22 @@ def test_a_killed_process_is_started_again_and_counts_hold():
         watch.more_frames(3)
         assert all(later.pts_s > earlier.pts_s for earlier, later in pairwise(watch.frames))
         assert not watch.told("changed")
+
+
+def test_a_camera_outlives_a_machine_that_has_no_descriptors_for_a_while(tmp_path: Path):
+    clip = write_clip(tmp_path / "a.mp4", texture(5), fps=10)
+    with watched(str(clip), loop=True) as watch:
+        watch.more_frames(1)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            os.kill(watch.capture.pid, signal.SIGKILL)
+            report = watch.until_told("crashed", 3)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert "its process could not be run" in report.detail["reason"]
+        assert "Too many open files" in report.detail["reason"]
+        watch.more_frames(3)
 
 
 def test_signals_for_the_parent_do_not_end_the_process():

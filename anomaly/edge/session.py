@@ -61,7 +61,8 @@ class Session:
             return f"connection lost: {detail['reason']}; trying again"
         if report.kind == "crashed":
             self.lost += 1
-            return f"the decoder died (status {detail['exit']}); it is started again"
+            why = detail.get("reason") or f"the decoder died (status {detail['exit']})"
+            return f"{why}; it is started again"
         if report.kind == "recording_stopped":
             return f"recording stopped: {detail['reason']}; it goes on when that is set right"
         if report.kind in ("ended", "held"):

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
@@ -163,12 +163,17 @@ class Capture:
         back_off_s = 0.1
         while not self._stopping.is_set():
             born = time.monotonic()
-            exit_code = self._one_life()
+            try:
+                exit_code = self._one_life()
+                detail: dict[str, Any] = {"exit": exit_code}
+            except Exception as error:
+                # No process, memory or descriptor to be had for now: the camera must not be lost for it.
+                exit_code = None
+                text = " ".join(str(error).split())[:200]
+                detail = {"exit": None, "reason": f"its process could not be run ({text})"}
             if self._stopping.is_set() or exit_code == 0:
                 return
-            self._tell(
-                Report(self.settings.camera, "crashed", time.monotonic_ns(), time.time(), {"exit": exit_code})
-            )
+            self._tell(Report(self.settings.camera, "crashed", time.monotonic_ns(), time.time(), detail))
             if time.monotonic() - born > _LIVED_S:
                 back_off_s = 0.1
             self._stopping.wait(back_off_s * random.uniform(0.5, 1.0))
@@ -177,32 +182,47 @@ class Capture:
     def _one_life(self) -> int | None:
         """Start a process and attend to it until it ends; returns its exit code."""
         assert self._newest is not None
-        messages, theirs = self._context.Pipe(duplex=False)
-        life, self._life = self._context.Pipe(duplex=False)
         self._newest.alive_ns = time.monotonic_ns()
+        with ExitStack() as ends:
+            ends.callback(self._end_life)
+            messages, theirs = self._context.Pipe(duplex=False)
+            ends.enter_context(messages)
+            with theirs:
+                life, self._life = self._context.Pipe(duplex=False)
+                with life:
+                    process = self._born(theirs, life)
+            if self._stopping.is_set():
+                self._end_life()
+            return self._attend(process, messages)
+
+    def _born(self, messages: Connection, life: Connection) -> BaseProcess:
         # Born with these signals blocked, so that a Ctrl-C in its first half second does not end it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
-            process = self._spawn(theirs, life)
+            return self._spawn(messages, life)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
-        life.close()
-        if self._stopping.is_set():
-            self._end_life()
+
+    def _attend(self, process: BaseProcess, messages: Connection) -> int | None:
+        """Take in what a process tells until it ends; returns its exit code."""
+        assert self._newest is not None
         self.pid = process.pid
         limit_s = _HANGS_S + self.settings.open_timeout_s + self.settings.read_timeout_s
-        while process.is_alive():
-            wait([messages, process.sentinel], timeout=0.1 if self._stopping.is_set() else 1.0)
-            self._receive(messages)
-            still_s = (time.monotonic_ns() - self._newest.alive_ns) / 1e9
-            if time.monotonic() > self._kill_at or still_s > limit_s:
-                process.kill()
-        process.join()
+        try:
+            while process.is_alive():
+                wait([messages, process.sentinel], timeout=0.1 if self._stopping.is_set() else 1.0)
+                self._receive(messages)
+                still_s = (time.monotonic_ns() - self._newest.alive_ns) / 1e9
+                if time.monotonic() > self._kill_at or still_s > limit_s:
+                    process.kill()
+        except BaseException:
+            # Two processes must not read one camera.
+            process.kill()
+            raise
+        finally:
+            process.join()
+            self.pid = None
         self._receive(messages)
-        messages.close()
-        self._end_life()
-        self.pid = None
         exit_code = process.exitcode
         process.close()
         return exit_code
