@@ -268,6 +268,7 @@ def test_what_no_row_knows_goes_with_its_interval(tmp_path: Path):
             left(tmp_path, "orphans/clips/cam/{}.mp4", day + 9000, day + 9010),
             left(tmp_path, "clips/cam/{}.preview.mp4", day + 3, day + 30),
             left(tmp_path, "recording/cam/20260921/140640.000.mp4.part", day + 3, day + 8),
+            left(tmp_path, "recording/cam/20260921/141320.000.m0123456789abcdef.mp4", day, day + 8),
             left(tmp_path, "anomaly.db.damaged-20260921T150000.000000Z", day, day),
             left(tmp_path, "anomaly.db.damaged-20260921T150000.000000Z-wal", day, day),
         ]
@@ -277,6 +278,9 @@ def test_what_no_row_knows_goes_with_its_interval(tmp_path: Path):
             left(tmp_path, "orphans/clips/other/{}.mp4", day + 3, day + 30),
             left(tmp_path, "clips/cam/{}.mp4", day - 900, day - 800),
             left(tmp_path, "recording/cam/20260921/150000.000.mp4.part", time.time(), time.time()),
+            left(tmp_path, "recording/cam/20260921/141345.000.mp4", day + 25, day + 35),
+            left(tmp_path, "recording/cam/20260921/141300.000.mp4", day - 20, day - 10),
+            left(tmp_path, "recording/other/20260921/141320.000.mp4", day, day + 8),
             left(tmp_path, "anomaly.db.damaged-20260920T150000.000000Z", day, day),
         ]
         there = store.start_event(

@@ -582,6 +582,40 @@ def test_recording_stops_and_goes_on_and_a_camera_that_left_stays_away(
         assert scored(runner, "line", 2)
 
 
+def test_a_camera_that_is_read_otherwise_keeps_the_index_of_its_last_segment(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path
+):
+    folder = tmp_path / "s" / "recording"
+    clip = write_clip(tmp_path / "a.mp4", texture(50, (96, 160)), fps=10, encoder={"g": "10"})
+    camera = looped(small_model, address=parse_address(str(clip)), record=True)
+    other = looped(small_model, "other")
+    with running(tmp_path / "s", loaded, camera, other, recording=folder, segment_s=60.0) as runner:
+        until(lambda: list(folder.rglob("*.part")))
+        scored(runner, "line", 5)
+        before = runner._cameras["line"].capture
+        os.kill(before.pid, signal.SIGSTOP)
+        site = replace(runner.site, cameras=(replace(camera, fps=4.0), other))
+        runner.reload(lambda: site)
+        until(lambda: runner._cameras["line"].capture is not before)
+        # The part that the old process still writes is nothing for the new one to finish, and nobody waits.
+        scored(runner, "other", 8)
+        assert runner._cameras["line"].capture.pid is None
+        os.kill(before.pid, signal.SIGCONT)
+        scored(runner, "line", 2)
+        (file,) = folder.rglob("*.mp4")
+        with Store(tmp_path / "s", owner=False) as store:
+            (segment,) = store.segments("line", 0.0, 2e10)
+        assert segment.path == file
+        assert segment.bytes == file.stat().st_size
+        # And so is that of a camera which leaves just before the end.
+        runner.remove_camera("line")
+        until(lambda: "line" not in runner.status()["cameras"])
+    with Store(tmp_path / "s", owner=False) as store:
+        known = {one.path for one in store.segments("line", 0.0, 2e10)}
+    assert known == set(folder.rglob("*.mp4"))
+    assert len(known) == 2
+
+
 def test_a_disk_that_is_full_at_the_start_stops_the_recording_before_it_begins(
     small_model: SmallModel, loaded: Loaded, tmp_path: Path
 ):

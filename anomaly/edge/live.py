@@ -13,6 +13,7 @@ import numpy as np
 
 from anomaly.detector import Recent
 from anomaly.edge.blind import Coverage, operational_recall
+from anomaly.edge.capture import Report
 from anomaly.edge.health import CameraHealth
 from anomaly.edge.incidents import Incidents
 from anomaly.edge.pictures import Shot
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from anomaly.decider import Alarm
     from anomaly.detector import Look
-    from anomaly.edge.capture import Capture, Report
+    from anomaly.edge.capture import Capture
     from anomaly.edge.incidents import Event, Step
     from anomaly.edge.ledger import Ledger
     from anomaly.edge.loaded import Loaded
@@ -96,7 +97,7 @@ class LiveCamera:
         self.capture = capture
         #: Held by whoever starts or stops the capture.
         self.switching = threading.Lock()
-        self._left = False
+        self._began = self._left = False
         self.recent = Recent()
         self.over = False
         self.view: LiveView | None = None
@@ -157,6 +158,20 @@ class LiveCamera:
             if started and not self.over:
                 self.capture.start()
 
+    def start(self) -> None:
+        """Start the capture if it was not yet. Where the machine cannot, that is trouble, and the next call tries again."""
+        with self.switching:
+            if self._began or self._left:
+                return
+            try:
+                self.capture.start()
+            except (OSError, RuntimeError) as error:
+                reason = f"its process could not be started ({error})"
+                now = time.monotonic_ns(), time.time()
+                self.hear(Report(self.site.name, "crashed", *now, {"reason": reason}))
+                return
+            self._began = True
+
     def leave(self) -> None:
         """Stop the capture for good; from any thread, waits until its process has ended."""
         with self.switching:
@@ -176,6 +191,12 @@ class LiveCamera:
             self._ledger.segment(self.site.name, report.detail)
         elif report.kind == "ended":
             self.over = True
+
+    def hear_last(self) -> None:
+        """After `leave`: the last segments are told when the process ends; all else is nobody's trouble now."""
+        for report in self.capture.reports():
+            if report.kind == "segment":
+                self._ledger.segment(self.site.name, report.detail)
 
     def fresh(self, frame: Frame) -> bool:
         """Whether a frame is new enough to be decided; one that waited too long counts as dropped.

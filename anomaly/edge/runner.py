@@ -80,6 +80,8 @@ class Runner:
         self._models: dict[tuple[Path, float | None], Loaded] = {}
         self._load_all(site, self._models)
         self._cameras: dict[str, LiveCamera] = {}
+        # Those whose processes are still to end, and to tell of their last segments.
+        self._leaving: list[LiveCamera] = []
         self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
         self._wake_read, self._wake_write = Pipe(duplex=False)
         self._stopping = threading.Event()
@@ -100,10 +102,8 @@ class Runner:
 
     def run(self) -> None:
         """Score until `stop`, or until every camera was a file and is over. Then everything is written down."""
-        for camera in self._cameras.values():
-            with camera.switching:
-                camera.capture.start()
         self._started = True
+        self._start_waiting()
         ticked = 0.0
         try:
             while not self._stopping.is_set():
@@ -168,6 +168,7 @@ class Runner:
             self._ledger.trouble("", "", [step, Trouble(step.kind, False, utc_s, {})])
         for camera in self._cameras.values():
             camera.tick(now_ns, utc_s)
+        self._start_waiting()
         self._ledger.tick()
         if self.scored_since(30.0):
             self._alive()
@@ -182,7 +183,10 @@ class Runner:
     def _close(self) -> None:
         for camera in self._cameras.values():
             camera.finish()
-        stopping = [threading.Thread(target=camera.leave, daemon=True) for camera in self._cameras.values()]
+        stopping = [
+            threading.Thread(target=camera.leave, daemon=True)
+            for camera in [*self._cameras.values(), *self._leaving]
+        ]
         for thread in stopping:
             thread.start()
         for thread in stopping:
@@ -192,6 +196,8 @@ class Runner:
             for report in camera.capture.reports():
                 camera.hear(report)
             camera.flush()
+        for camera in self._leaving:
+            camera.hear_last()
         self._ledger.tick()
 
     def stop(self) -> None:
@@ -394,9 +400,17 @@ class Runner:
         recipe = self._recipe_of(camera)
         path = camera.recipes.get(recipe, camera.model)
         live = LiveCamera(camera, recipe, self._models[path, camera.fps], capture, self._ledger)
-        if self._started:
-            capture.start()
         self._cameras[camera.name] = live
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        """Start the captures that were not yet, but for those whose forerunner of the same name still writes."""
+        if not self._started:
+            return
+        busy = {live.site.name for live in self._leaving}
+        for name, live in self._cameras.items():
+            if name not in busy:
+                live.start()
 
     def _recipe_of(self, camera: CameraSite) -> str:
         """The recipe to begin with: a power cut must not exchange the model for that of another product.
@@ -420,8 +434,20 @@ class Runner:
         live.finish()
         live.flush()
         live.forget_trouble()
+        self._leaving.append(live)
+
+        def leave() -> None:
+            live.leave()
+            self._do(lambda: self._gone(live))
+
         # Waiting for the process to end is nobody's business here.
-        threading.Thread(target=live.leave, name=f"stop {name}", daemon=True).start()
+        threading.Thread(target=leave, name=f"stop {name}", daemon=True).start()
+
+    def _gone(self, live: LiveCamera) -> None:
+        """A camera's process has ended: its last segments are indexed, and its name is free."""
+        live.hear_last()
+        self._leaving.remove(live)
+        self._start_waiting()
 
     def _known(self, camera: str) -> LiveCamera:
         if camera not in self._cameras:

@@ -88,6 +88,7 @@ class Capture:
 
         Raises:
             SourceError: it runs already.
+            OSError, RuntimeError: the machine has no memory, descriptor or thread for it now; try again later.
         """
         if self._thread is not None:
             raise SourceError(f"camera {self.settings.camera} is being read already; stop it first")
@@ -96,10 +97,9 @@ class Capture:
             self._started_ns = time.monotonic_ns()
         self._stopping.clear()
         self._kill_at = float("inf")
-        self._thread = threading.Thread(
-            target=self._supervise, name=f"capture {self.settings.camera}", daemon=True
-        )
-        self._thread.start()
+        thread = threading.Thread(target=self._supervise, name=f"capture {self.settings.camera}", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """End the process; its last segment is finished. What does not end in time is killed."""

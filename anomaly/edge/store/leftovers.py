@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from anomaly.edge.segment_name import start_of
 from anomaly.edge.store.deletion import RECORDING
 from anomaly.edge.store.event import clip_folder, made_utc_s
 from anomaly.edge.store.reconcile import ASIDE, ASIDE_TIME, LONGEST_SEGMENT_S, ORPHANS
@@ -30,7 +31,8 @@ def of_interval(
 
     Pictures whose names say nothing of a camera go for any; clips, of a camera each, go unless they were finished
     before the start (those of misses are made long after what they show), and so do segments that were never finished;
-    a database that was set aside goes where that was done after the start.
+    segments that were, go by their names and times; a database that was set aside goes where that was done after the
+    start.
 
     Args:
         connection: for queries; folders are gone through, which is nothing for a transaction to wait for.
@@ -47,6 +49,7 @@ def of_interval(
         of_camera = path.parent.parent.name == camera
         if of_camera and _is_left(path) and _reaches(path, start_utc_s, end_utc_s):
             found.append(path)
+    found += _unknown_segments(connection, folder, camera, start_utc_s, end_utc_s)
     found += [path for path in folder.glob(f"*{ASIDE}*") if _set_aside(path) >= start_utc_s]
     return [path.relative_to(folder).as_posix() for path in found]
 
@@ -67,6 +70,23 @@ def _unknown(connection: sqlite3.Connection, folder: Path, kind: str, of_camera:
     # Asked after the files were found: a row is there before the first of its files, which it may name later.
     known = {row[0] for row in connection.execute("SELECT id FROM events UNION SELECT id FROM misses")}
     return moved + [path for path in here if _id(path) not in known]
+
+
+def _unknown_segments(
+    connection: sqlite3.Connection, folder: Path, camera: str, start_utc_s: float, end_utc_s: float
+) -> list[Path]:
+    """Finished segments without a row (it could not be written, or is about to be) that show a camera then."""
+    recording = folder / RECORDING
+    paths = [path for path in recording.glob("*/*/*.mp4") if path.parent.parent.name == camera]
+    # Asked after the files were found: a row that came since then says more exactly what a file shows.
+    known = {row[0] for row in connection.execute("SELECT path FROM segments WHERE camera = ?", (camera,))}
+    found = []
+    for path in paths:
+        began = start_of(path.relative_to(recording))
+        unknown = began is not None and path.relative_to(recording).as_posix() not in known
+        if unknown and began < end_utc_s and _written(path) >= start_utc_s:
+            found.append(path)
+    return found
 
 
 def _id(path: Path) -> str:
