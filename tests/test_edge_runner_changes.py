@@ -38,6 +38,7 @@ from anomaly.edge.pictures import Pictures, Shot
 from anomaly.edge.retention import Clocks, Retention
 from anomaly.edge.runner import Runner
 from anomaly.edge.site import CameraSite, Site, site_of
+from anomaly.edge.state import Schedule, parse_schedule
 from anomaly.edge.store import Store
 from anomaly.edge.store.database import connect
 from anomaly.edge.store.opening import DATABASE
@@ -128,6 +129,21 @@ def test_cameras_come_and_go_while_it_runs(small_model: SmallModel, loaded: Load
         runner.add_camera(looped(small_model, "second"))
         until(lambda: "second" in runner.status()["cameras"])
         assert scored(runner, "second", 2)
+
+
+def test_a_reload_takes_up_another_schedule(small_model: SmallModel, loaded: Loaded, tmp_path: Path):
+    stopped = parse_schedule([{"state": "stopped"}])
+    plain, by_hand = looped(small_model, schedule=stopped), looped(small_model, "hand", schedule=stopped)
+    with running(tmp_path / "s", loaded, plain, by_hand) as runner:
+        scored(runner, "line", 1)
+        runner.set_state("hand", "maintenance", "somebody")
+        states = lambda: [one["state"] for one in runner.status()["cameras"].values()]  # noqa: E731
+        until(lambda: states() == ["stopped", "maintenance"])
+        pid = runner._cameras["line"].capture.pid
+        free = tuple(replace(one, schedule=Schedule()) for one in (plain, by_hand))
+        runner.reload(lambda: replace(runner.site, cameras=free))
+        until(lambda: states() == ["running", "maintenance"])
+        assert runner._cameras["line"].capture.pid == pid
 
 
 CORNER = ((0.0, 0.0), (0.2, 0.0), (0.2, 0.3))

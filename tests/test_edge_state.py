@@ -82,6 +82,23 @@ def test_a_start_does_not_bring_back_what_the_schedule_has_overruled(start: str,
     assert keeper.now(utc(start)) == state
 
 
+def test_another_schedule_counts_at_once_and_what_is_set_by_hand_holds_until_that_one_changes_its_mind():
+    at_night = parse_schedule([{"state": "stopped", "from": "22:00", "to": "06:00"}], ZONE)
+    tuesdays = parse_schedule([{"state": "changeover", "days": "tue"}], ZONE)
+    keeper = StateKeeper(at_night)
+    assert keeper.now(utc("2026-11-23 23:00")) == "stopped"
+    keeper.plan(parse_schedule([]), utc("2026-11-23 23:00"))
+    assert keeper.now(utc("2026-11-23 23:00")) == "running"
+    keeper.set("maintenance", utc("2026-11-23 23:10"))
+    keeper.plan(tuesdays, utc("2026-11-23 23:20"))
+    assert keeper.now(utc("2026-11-23 23:59")) == "maintenance"
+    assert keeper.now(utc("2026-11-24 00:00")) == "changeover"
+    # What the schedule before had overruled is not brought back.
+    keeper.set("maintenance", utc("2026-11-24 12:00"))
+    keeper.plan(parse_schedule([]), utc("2026-11-25 12:00"))
+    assert keeper.now(utc("2026-11-25 12:00")) == "running"
+
+
 def test_without_a_schedule_a_start_keeps_what_was_set():
     keeper = StateKeeper(parse_schedule([]))
     keeper.restore("changeover", utc("2026-11-23 12:00"), utc("2027-11-23 12:00"))

@@ -138,6 +138,11 @@ class LiveCamera:
         """Whether the camera is not to be had, or not to be looked at now."""
         return bool({"disconnected", "held"} & set(self._health.present)) or self._state() != RUNNING
 
+    def take_site(self, site: CameraSite) -> None:
+        """Go on as another site file says, read in the same way; `use` follows."""
+        self.site = site
+        self.state.plan(site.schedule, time.time())
+
     def use(self, loaded: Loaded, recipe: str) -> None:
         """Look with another model from the next frame on."""
         self.loaded = loaded.within(self.site.regions).under(self.site.black)

@@ -351,7 +351,7 @@ class Runner:
             # What somebody chose holds until the site file itself says something else.
             kept = live_now.recipe in camera.recipes and camera.recipe == live_now.site.recipe
             recipe = live_now.recipe if kept else camera.recipe
-            live_now.site = camera
+            live_now.take_site(camera)
             live_now.use(models[camera.recipes.get(recipe, camera.model), camera.fps], recipe)
         digests = sorted({loaded.digest[:12] for loaded in models.values()})
         _LOG.info("reloaded: %d cameras, models %s", len(wanted), ", ".join(digests))

@@ -111,6 +111,11 @@ class StateKeeper:
         if not self._schedule.changes(since_utc_s, utc_s):
             self.set(state, since_utc_s)
 
+    def plan(self, schedule: Schedule, utc_s: float) -> None:
+        """Follow another schedule; what is set by hand holds until that one changes its mind."""
+        self.now(utc_s)
+        self._schedule, self._planned = schedule, schedule.state_at(utc_s)
+
     def now(self, utc_s: float) -> str:
         """The state at a POSIX time; times are asked for in order."""
         planned = self._schedule.state_at(utc_s)
