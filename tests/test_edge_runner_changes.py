@@ -571,6 +571,32 @@ def test_no_frame_loses_its_decision_to_reloads(small_model: SmallModel, loaded:
     assert len(set(seen)) == len(seen)
 
 
+def test_a_reload_that_fails_in_any_way_is_told_and_one_asked_for_meanwhile_follows(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path
+):
+    reading, go = threading.Event(), threading.Event()
+
+    def broken() -> Site:
+        reading.set()
+        go.wait(30)
+        raise ValueError("month must be in 1..12")
+
+    with running(tmp_path / "s", loaded, looped(small_model)) as runner:
+        scored(runner, "line", 1)
+        runner.reload(broken)
+        assert reading.wait(30)
+        runner.reload(
+            lambda: replace(runner.site, cameras=(looped(small_model), looped(small_model, "more")))
+        )
+        scored(runner, "line", 1)
+        assert list(runner.status()["cameras"]) == ["line"]
+        go.set()
+        until(lambda: list(runner.status()["cameras"]) == ["line", "more"])
+    with Store(tmp_path / "s", owner=False) as store:
+        kept = [one.detail for one in store.health("", limit=9) if one.detail.get("kept")]
+    assert [one["reason"] for one in kept] == ["ValueError: month must be in 1..12"]
+
+
 def test_recording_stops_and_goes_on_and_a_camera_that_left_stays_away(
     small_model: SmallModel, loaded: Loaded, tmp_path: Path
 ):

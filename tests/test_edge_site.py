@@ -123,7 +123,11 @@ def test_two_cameras_of_one_name_are_refused(tmp_path: Path):
         load_site(write(tmp_path, cameras=[camera, camera]))
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1", "", "secret: 'canary\nx"])
+@pytest.mark.parametrize(
+    "text",
+    ["a: [", "- 1", "", "secret: 'canary\nx", "fps: 2024-13-45", "a: " + "[" * 600 + "]" * 600],
+    ids=["open", "list", "empty", "quote", "no date", "deep"],
+)
 def test_a_file_that_is_none_is_refused_without_quoting_it(tmp_path: Path, text: str):
     path = tmp_path / "site.yaml"
     path.write_text(text)

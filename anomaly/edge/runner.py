@@ -88,6 +88,10 @@ class Runner:
         self._new = threading.Condition()
         self._clock = ClockWatch()
         self._loading: threading.Thread | None = None
+        # A signal may ask for a reload while this is held by the thread that it interrupts.
+        self._reloading = threading.RLock()
+        self._asked: Callable[[], Site] | None = None
+        self._at_it = False
         self._may_record = True
         self._started = False
         self.started_utc_s = time.time()
@@ -311,26 +315,38 @@ class Runner:
     def reload(self, read: Callable[[], Site] | None = None) -> None:
         """Load all models anew, and take up the cameras of another site; returns at once.
 
-        Between two frames everything changes over, or, where a model fails its verification, nothing does.
+        Between two frames everything changes over, or, where a model fails its verification, nothing does. What is
+        asked for during a reload comes after it: the files may have changed since it read them.
 
         Args:
             read: gives the site; None = the one that runs.
         """
-        if self._loading is not None and self._loading.is_alive():
-            _LOG.warning("a reload is going on already")
-            return
-        self._loading = threading.Thread(
-            target=self._reload, args=(read or (lambda: self.site),), name="reload", daemon=True
-        )
-        self._loading.start()
+        with self._reloading:
+            self._asked = read or (lambda: self.site)
+            if self._at_it:
+                return
+            self._loading = threading.Thread(target=self._reload_all, name="reload", daemon=True)
+            self._loading.start()
+            self._at_it = True
+
+    def _reload_all(self) -> None:
+        while True:
+            with self._reloading:
+                read, self._asked = self._asked, None
+                if read is None:
+                    self._at_it = False
+                    return
+            self._reload(read)
 
     def _reload(self, read: Callable[[], Site]) -> None:
         fresh: dict[tuple[Path, float | None], Loaded] = {}
         try:
             site = read()
             self._load_all(site, fresh)
-        except AnomalyError as error:
-            problem = str(error)
+        except Exception as error:
+            # Whatever a file holds: who asked for the reload must learn that it was not done.
+            known = isinstance(error, AnomalyError)
+            problem = str(error) if known else " ".join(f"{type(error).__name__}: {error}".split())[:300]
             _LOG.error("the models that run stay: %s", problem)
             trouble = Trouble("model", True, time.time(), {"kept": True, "reason": problem})
             self._do(lambda: self._ledger.trouble("", "", [trouble]))

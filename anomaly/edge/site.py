@@ -155,6 +155,12 @@ def _document(path: Path) -> Mapping[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark is not None else ""
         raise UsageError(f"site file {path} is no YAML{line}; see configs/sites/example.yaml") from None
+    except (ValueError, RecursionError):
+        # A date that no calendar has; lists in lists without end.
+        raise UsageError(
+            f"site file {path} holds a value that cannot be read; put dates and times in quotes, "
+            "see configs/sites/example.yaml"
+        ) from None
     if not isinstance(document, Mapping):
         raise UsageError(f"site file {path} holds no settings; see configs/sites/example.yaml")
     return document
