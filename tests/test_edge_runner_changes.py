@@ -146,6 +146,26 @@ def test_a_reload_takes_up_another_schedule(small_model: SmallModel, loaded: Loa
         assert runner._cameras["line"].capture.pid == pid
 
 
+def test_what_is_asked_for_in_vain_ends_nothing(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with running(tmp_path / "s", loaded, looped(small_model)) as runner:
+        scored(runner, "line", 1)
+        with pytest.raises(UsageError, match="state='asleep' is not known; give running"):
+            runner.set_state("line", "asleep", "somebody")
+
+        def twice() -> None:
+            # It is there whenever it is asked for, and only once when that is obeyed.
+            runner.remove_camera("line")
+            runner.remove_camera("line")
+
+        runner._do(twice)
+        until(lambda: any("could not be done" in line for line in caplog.messages))
+        runner.add_camera(looped(small_model, "more"))
+        until(lambda: list(runner.status()["cameras"]) == ["more"])
+        scored(runner, "more", 1)
+
+
 CORNER = ((0.0, 0.0), (0.2, 0.0), (0.2, 0.3))
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from anomaly.edge.capture import Capture, CaptureSettings
 from anomaly.edge.health import ClockWatch, Trouble
 from anomaly.edge.live import LiveCamera
+from anomaly.edge.state import known_state
 from anomaly.errors import AnomalyError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -244,9 +245,10 @@ class Runner:
         """Set a camera's state by hand.
 
         Raises:
-            UsageError: there is no such camera.
+            UsageError: there is no such camera, or no such state.
         """
         live = self._known(camera)
+        known_state(state)
         self._do(lambda: live.set_state(state, who))
 
     def trouble(self, trouble: Trouble) -> None:
@@ -484,7 +486,11 @@ class Runner:
                 command = self._commands.get_nowait()
             except queue.Empty:
                 return
-            command()
+            try:
+                command()
+            except Exception as error:
+                # Whoever asks for something must not end the watch over all cameras.
+                _LOG.error("what was asked for could not be done: %s", error, exc_info=True)
 
 
 def _read_otherwise(before: CameraSite, now: CameraSite) -> bool:

@@ -99,7 +99,7 @@ class StateKeeper:
         Raises:
             UsageError: no such state.
         """
-        self._by_hand = _state(state)
+        self._by_hand = known_state(state)
         self._planned = self._schedule.state_at(utc_s)
 
     def restore(self, state: str, since_utc_s: float, utc_s: float) -> None:
@@ -166,7 +166,9 @@ def parse_schedule(entries: Sequence[Mapping[str, Any]], timezone: str | None = 
         if begin_s in (end_s, _DAY_S):
             raise UsageError(f"{where} has no length; leave out from and to for the whole day")
         rules.append(
-            Rule(_state(entry["state"], where), _days(entry.get("days", "mon-sun"), where), begin_s, end_s)
+            Rule(
+                known_state(entry["state"], where), _days(entry.get("days", "mon-sun"), where), begin_s, end_s
+            )
         )
     if timezone is not None:
         try:
@@ -179,7 +181,8 @@ def parse_schedule(entries: Sequence[Mapping[str, Any]], timezone: str | None = 
     return Schedule(tuple(rules), timezone)
 
 
-def _state(state: object, where: str = "") -> str:
+def known_state(state: object, where: str = "") -> str:
+    """The state, if it is one of STATES; else UsageError, which says where it was given."""
     if state not in STATES:
         raise UsageError(
             f"{where + '.' if where else ''}state={state!r} is not known; give {', '.join(STATES)}"
