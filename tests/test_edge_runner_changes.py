@@ -558,6 +558,37 @@ def test_a_clock_that_is_set_back_does_not_make_a_silent_camera_look_scored(
         until(lambda: runner.scored_since(2.0))
 
 
+def test_signs_of_life_stop_when_no_frame_is_scored_and_the_program_is_not_started_anew_for_it(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path
+):
+    clip = write_clip(tmp_path / "a.mp4", texture(10, (96, 160)), fps=10)
+    camera = looped(small_model, address=parse_address(str(clip)))
+    before: list[bool] = []
+    ask = lambda runner: before.append(runner.scored_since(60.0))  # noqa: E731
+    with running(tmp_path / "s", loaded, camera, prepare=ask) as runner:
+        # Else a program that dies again and again looks as if it looked.
+        assert before == [False]
+        until(lambda: runner.scored_since(2.0))
+        clip.rename(tmp_path / "pulled.mp4")
+        until(lambda: "disconnected" in runner.status()["cameras"]["line"]["health"])
+        until(lambda: not runner.scored_since(2.0))
+        assert time.monotonic() - runner._started_s > 1.0
+        assert runner.keeps_up(1.0)
+        # One that is gone does not silence the others.
+        runner.add_camera(looped(small_model, "more"))
+        until(lambda: "more" in runner.status()["cameras"])
+        until(lambda: runner.scored_since(2.0))
+        runner.remove_camera("more")
+        # Nobody is to look: nothing is missed.
+        runner.set_state("line", "stopped", "somebody")
+        until(lambda: runner.status()["cameras"]["line"]["state"] == "stopped")
+        assert runner.scored_since(2.0)
+        runner.set_state("line", "running", "somebody")
+        until(lambda: not runner.scored_since(2.0))
+        (tmp_path / "pulled.mp4").rename(clip)
+        until(lambda: runner.scored_since(2.0))
+
+
 def test_no_frame_loses_its_decision_to_reloads(small_model: SmallModel, loaded: Loaded, tmp_path: Path):
     seen: list[int] = []
     fail = threading.Event()

@@ -50,6 +50,8 @@ _LEAST_GAP_S = 1.0
 _KEEP_S = 60.0
 #: Frames over which rate and latency are told.
 _RECENT_FRAMES = 300
+#: A camera that is looked at once a minute or less is not silent before it has missed so many frames.
+_FRAMES_MISSED = 3
 #: Scores that wait for a store that cannot write now, about ten minutes of them.
 _MOST_SCORES = 6000
 
@@ -134,9 +136,14 @@ class LiveCamera:
         return self._incidents.threshold
 
     @property
+    def due(self) -> bool:
+        """Whether frames of it should be looked at now."""
+        return not self.over and self._state() == RUNNING
+
+    @property
     def away(self) -> bool:
-        """Whether the camera is not to be had, or not to be looked at now."""
-        return bool({"disconnected", "held"} & set(self._health.present)) or self._state() != RUNNING
+        """Whether the camera is not to be had."""
+        return bool({"disconnected", "held"} & set(self._health.present))
 
     def take_site(self, site: CameraSite) -> None:
         """Go on as another site file says, read in the same way; `use` follows."""
@@ -288,7 +295,9 @@ class LiveCamera:
             self._scores.clear()
 
     def scored_within(self, seconds: float) -> bool:
-        """Whether a frame was scored in that time; by the monotonic clock, from any thread."""
+        """Whether a frame was scored in that time, or in that of three frames; by the monotonic clock, from any thread."""
+        if self.site.fps is not None:
+            seconds = max(seconds, _FRAMES_MISSED / self.site.fps)
         return self.scored > 0 and time.monotonic_ns() - self._last_ns <= seconds * 1e9
 
     def finish(self) -> None:

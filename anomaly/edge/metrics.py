@@ -253,7 +253,7 @@ def _handler(runner: Runner, token: str | None, accounts: Accounts | None) -> ty
 
 def _probe(runner: Runner, path: str, *, named: bool) -> tuple[int, bytes]:
     if path == "/healthz":
-        well = runner.scored_since(ALIVE_S)
+        well = runner.keeps_up(ALIVE_S)
         return (200, b"ok\n") if well else (503, b"a camera that is there has not been scored lately\n")
     waiting = [name for name, one in runner.status()["cameras"].items() if one["last_utc_s"] is None]
     if waiting:

@@ -54,7 +54,7 @@ class Runner:
         recording: folder of the rolling recording; None = cameras are not recorded.
         segment_s: length of a recorded file.
         require_certificate: take up no camera that one of its models would watch uncertified.
-        alive: called about once a second while frames are scored, or none should be.
+        alive: called about once a second while the cameras that are there are scored.
 
     Raises:
         AnomalyError: a model of the site cannot be loaded, or watch its camera.
@@ -175,15 +175,28 @@ class Runner:
             camera.tick(now_ns, utc_s)
         self._start_waiting()
         self._ledger.tick()
-        if self.scored_since(30.0):
+        if self.keeps_up(30.0):
             self._alive()
 
     def scored_since(self, seconds: float) -> bool:
-        """Whether each camera that should be looked at (connected, running) had a frame scored in that time."""
+        """Whether a frame was really scored in that time: of each camera that is there, and of one at least.
+
+        Where no camera should be looked at (files that are over, states other than running) nothing is missed. A
+        program that has just started has scored nothing, nor has one whose cameras are all gone.
+        """
+        due = [camera for camera in list(self._cameras.values()) if camera.due]
+        well = all(camera.away or camera.scored_within(seconds) for camera in due)
+        return well and (not due or any(camera.scored_within(seconds) for camera in due))
+
+    def keeps_up(self, seconds: float) -> bool:
+        """Whether each camera that is there and should be looked at had a frame scored in that time, or had no time yet.
+
+        For whoever would start the program anew: that brings no camera back.
+        """
         if time.monotonic() - self._started_s <= seconds:
             return True
         cameras = list(self._cameras.values())
-        return all(camera.over or camera.away or camera.scored_within(seconds) for camera in cameras)
+        return all(not camera.due or camera.away or camera.scored_within(seconds) for camera in cameras)
 
     def _close(self) -> None:
         for camera in self._cameras.values():
