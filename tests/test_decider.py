@@ -91,6 +91,22 @@ def test_an_alarm_that_never_ends_is_split_into_many():
     assert all(alarm.end_s - alarm.start_s < 10 for alarm in found)
 
 
+def test_an_alarm_can_be_split_where_it_is_above_the_leave_threshold():
+    decider = Decider(with_(join_gap_s=5), 0.5)
+    state = decider.start()
+    assert decider.split(state) == (None, state)
+    for time_s, score in ((0.0, 0.6), (1.0, 0.9), (2.0, 0.1)):
+        _, state = decider.step(state, time_s, score)
+    # In a dip that may be its end.
+    assert decider.split(state) == (None, state)
+    _, state = decider.step(state, 3.0, 0.7)
+    ended, state = decider.split(state)
+    assert ended == Alarm(0, 3, 1, 0.9)
+    decision, state = decider.step(state, 4.0, 0.8)
+    assert (decision.alarm, decision.started, decision.ended) == (True, None, ())
+    assert decider.finish(state) == (Alarm(3, 4, 4, 0.8, continued=True),)
+
+
 def test_an_alarm_lasts_through_a_hole_in_the_footage_if_the_score_still_holds_and_is_split_if_long():
     times = [0.0, 1.0, 31.0, 32.0]
     assert len(run(times, [1.0] * 4, with_(max_duration_s=60), 0.5)[3]) == 1

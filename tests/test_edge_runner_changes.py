@@ -146,6 +146,23 @@ def test_a_reload_takes_up_another_schedule(small_model: SmallModel, loaded: Loa
         assert runner._cameras["line"].capture.pid == pid
 
 
+def test_an_anomaly_that_is_still_on_when_the_camera_runs_again_is_announced(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    spilled = parse_address(str(small_model.footage.test / "test_01.mp4"))
+    camera = looped(small_model, address=spilled, schedule=parse_schedule([{"state": "stopped"}]))
+    with running(tmp_path / "s", loaded, camera) as runner:
+        until(lambda: runner.status()["cameras"]["line"]["event"])
+        assert not any("ALARM" in line for line in caplog.messages)
+        runner.set_state("line", "running", "somebody")
+        until(lambda: any("ALARM" in line for line in caplog.messages))
+    with Store(tmp_path / "s", owner=False) as store:
+        first, rest = store.events()[::-1][:2]
+    assert (first.announced, first.state, first.status) == (False, "stopped", "ended")
+    assert (rest.announced, rest.state, rest.continued) == (True, "running", True)
+    assert rest.start_utc_s == first.end_utc_s
+
+
 def test_what_is_asked_for_in_vain_ends_nothing(
     small_model: SmallModel, loaded: Loaded, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

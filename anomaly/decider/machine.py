@@ -177,6 +177,18 @@ class Decider:
         """End of the source: the alarm that was still on, if one was."""
         return () if state.alarm is None else (state.alarm,)
 
+    def split(self, state: DeciderState) -> tuple[Alarm | None, DeciderState]:
+        """End the alarm that is on and start its rest, `continued`, at the last frame, as at `max_duration_s`.
+
+        Returns:
+            The alarm that ended, and the state with the new one. None, and the state as it was, where no alarm is on, or
+            the last frame lies in a dip that is being bridged.
+        """
+        alarm, time_s = state.alarm, state.time_s
+        if alarm is None or time_s is None or alarm.end_s != time_s:
+            return None, state
+        return alarm, replace(state, alarm=Alarm(time_s, time_s, time_s, state.smoothed, continued=True))
+
     def _alarm(
         self, alarm: Alarm | None, time_s: float, smoothed: float, decision_score: float
     ) -> tuple[Alarm | None, Alarm | None, tuple[Alarm, ...]]:

@@ -88,6 +88,20 @@ class Incidents:
             self.peak = decision.score, frame, look
         return Step(decision, ended, decision.started, peaked)
 
+    def split(self, frame: Frame, look: Look) -> tuple[Event, Alarm] | None:
+        """End the incident that is on with the frame that was stepped last; its rest starts there.
+
+        Returns:
+            What ended and what started; None where that frame is not above the threshold at which an alarm ends.
+        """
+        ended, self._state = self._decider.split(self._state)
+        rest = self._state.alarm
+        if ended is None or rest is None:
+            return None
+        (event,) = self._events((ended,))
+        self.peak = rest.peak_score, frame, look
+        return event, rest
+
     def finish(self) -> tuple[Event, ...]:
         """The incidents that are over because no frame follows; what comes later starts anew."""
         ended = self._events(self._decider.finish(self._state))

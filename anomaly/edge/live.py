@@ -236,6 +236,8 @@ class LiveCamera:
         state = self._state()
         step = self._incidents.step(frame, look)
         self._follow(step, frame, state)
+        if state == RUNNING and self._open is not None and not self._open.announced:
+            self._announce_rest(frame, look)
         now_ns = time.monotonic_ns()
         decision_score = step.decision.decision_score
         if not np.isfinite(decision_score):
@@ -375,6 +377,16 @@ class LiveCamera:
             if now - self._updated_s >= _UPDATE_S:
                 self._updated_s = now
                 self._ledger.rises(self._open)
+
+    def _announce_rest(self, frame: Frame, look: Look) -> None:
+        """What began while nobody was to be told is still on, and now somebody is: of the rest of it."""
+        found = self._incidents.split(frame, look)
+        if found is None:
+            return
+        event, rest = found
+        self._end(event, frame.utc_s)
+        self._peak_loaded = self.loaded
+        self._begin(rest, frame, RUNNING)
 
     def _begin(self, alarm: Alarm, frame: Frame, state: str) -> None:
         threshold = self.threshold
