@@ -200,6 +200,12 @@ def test_a_wrong_password_is_tried_three_times_then_held(monkeypatch: pytest.Mon
         assert min(np.diff(times)) >= 0.3
         assert "status 401" in report.detail["reason"]
         assert CANARY not in repr(watch.reports)
+        # Nor does a process that dies, and is started again, try any more.
+        os.kill(watch.capture.pid, signal.SIGKILL)
+        watch.until_told("held", 2)
+        time.sleep(0.7)
+        watch.take()
+        assert len(watch.told("refused")) == 3
         monkeypatch.setenv("CAM_PASSWORD", "right")
         watch.capture.stop()
         watch.capture.start()

@@ -93,3 +93,6 @@ def test_a_refusal_is_tried_three_times_a_minute_apart():
     assert [retry.after_refusal() for _ in range(REFUSED_TRIES)] == [60.0, 60.0, None]
     retry.connected()
     assert retry.after_refusal() == 60.0
+    # Those of a process before count.
+    assert [Retry(60.0, refused).at_first() for refused in range(4)] == [0.0, 60.0, 60.0, None]
+    assert Retry(60.0, 2).after_refusal() is None

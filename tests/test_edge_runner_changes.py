@@ -320,11 +320,16 @@ def test_a_camera_that_refuses_the_password_is_held_and_told(
     with ThreadingHTTPServer(("127.0.0.1", 0), Locked) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = parse_address(f"http://127.0.0.1:{server.server_port}/video")
-        gate = looped(small_model, "gate", address=address)
-        with running(tmp_path / "s", loaded, looped(small_model), gate, prepare=hurry) as runner:
+        gate = looped(small_model, "gate", address=address, record=True)
+        recording = {"recording": tmp_path / "s" / "recording", "prepare": hurry}
+        with running(tmp_path / "s", loaded, looped(small_model), gate, **recording) as runner:
             until(lambda: "held" in runner.status()["cameras"]["gate"]["health"])
             assert len(asked) == 3
             # The other goes on, and nobody is asked again.
+            scored(runner, "line", 6)
+            assert len(asked) == 3
+            for on in (False, True):
+                runner.record(on)
             scored(runner, "line", 6)
             assert len(asked) == 3
             told = runner.status()["cameras"]["gate"]
@@ -675,6 +680,8 @@ def test_recording_stops_and_goes_on_and_a_camera_that_left_stays_away(
     cameras = (looped(small_model, **at), looped(small_model, "other", **at))
     with running(tmp_path / "s", loaded, *cameras, recording=folder, segment_s=1.0) as runner:
         until(lambda: list(folder.rglob("*.mp4")))
+        capture = runner._cameras["line"].capture
+        pid = capture.pid
         runner.record(False)
         until(lambda: not list(folder.rglob("*.part")))
         # Whoever comes while the disk is full is not recorded either.
@@ -690,6 +697,13 @@ def test_recording_stops_and_goes_on_and_a_camera_that_left_stays_away(
         until(lambda: set(folder.rglob("late/*/*.mp4")))
         until(lambda: other.pid is None)
         assert scored(runner, "line", 2)
+        until(lambda: set(folder.rglob("line/*/*.mp4")) - files)
+        # No frame was lost to that.
+        assert capture.pid == pid
+        site = replace(runner.site, cameras=(replace(cameras[0], record=False),))
+        runner.reload(lambda: site)
+        until(lambda: not list(folder.rglob("line/*/*.part")))
+        assert capture.pid == pid
 
 
 def test_a_camera_that_is_read_otherwise_keeps_the_index_of_its_last_segment(
@@ -702,11 +716,12 @@ def test_a_camera_that_is_read_otherwise_keeps_the_index_of_its_last_segment(
     with running(tmp_path / "s", loaded, camera, other, recording=folder, segment_s=60.0) as runner:
         until(lambda: list(folder.rglob("*.part")))
         scored(runner, "line", 5)
-        before = runner._cameras["line"].capture
+        live = runner._cameras["line"]
+        before = live.capture
         os.kill(before.pid, signal.SIGSTOP)
         site = replace(runner.site, cameras=(replace(camera, fps=4.0), other))
         runner.reload(lambda: site)
-        until(lambda: runner._cameras["line"].capture is not before)
+        until(lambda: runner._cameras.get("line", live) is not live)
         # The part that the old process still writes is nothing for the new one to finish, and nobody waits.
         scored(runner, "other", 8)
         assert runner._cameras["line"].capture.pid is None

@@ -21,8 +21,6 @@ from anomaly.edge.segment_name import mask_mark
 from anomaly.edge.state import StateKeeper
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from anomaly.decider import Alarm
@@ -159,16 +157,6 @@ class LiveCamera:
         self._health.interval_s = loaded.interval_s
         self._coverage.interval_s = loaded.interval_s
         self._ledger.watches(self.site.name, loaded.digest, recipe, self.threshold.value)
-
-    def record_to(self, folder: Path | None, *, started: bool) -> None:
-        """Record into another folder, or not at all; from any thread, waits until the process runs again."""
-        with self.switching:
-            if self._left or self.capture.settings.recording == folder:
-                return
-            self.capture.stop()
-            self.capture.settings = replace(self.capture.settings, recording=folder)
-            if started and not self.over:
-                self.capture.start()
 
     def start(self) -> None:
         """Start the capture if it was not yet. Where the machine cannot, that is trouble, and the next call tries again."""

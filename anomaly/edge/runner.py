@@ -319,13 +319,10 @@ class Runner:
         self._do(leave)
 
     def record(self, on: bool) -> None:
-        """Stop the rolling recording of all cameras, or take it up again (the disk is full, or is not any more).
-
-        A camera's process starts anew for it, which costs about a second of frames; they count as blind.
-        """
+        """Stop the rolling recording of all cameras, or take it up again (the disk is full, or is not any more)."""
         self._may_record = on
         for live in list(self._cameras.values()):
-            live.record_to(self._folder(live.site), started=self._started)
+            live.capture.record_to(self._folder(live.site))
 
     def reload(self, read: Callable[[], Site] | None = None) -> None:
         """Load all models anew, and take up the cameras of another site; returns at once.
@@ -383,6 +380,7 @@ class Runner:
             kept = live_now.recipe in camera.recipes and camera.recipe == live_now.site.recipe
             recipe = live_now.recipe if kept else camera.recipe
             live_now.take_site(camera)
+            live_now.capture.record_to(self._folder(camera))
             live_now.use(models[camera.recipes.get(recipe, camera.model), camera.fps], recipe)
         digests = sorted({loaded.digest[:12] for loaded in models.values()})
         _LOG.info("reloaded: %d cameras, models %s", len(wanted), ", ".join(digests))
@@ -508,5 +506,5 @@ class Runner:
 
 def _read_otherwise(before: CameraSite, now: CameraSite) -> bool:
     """Whether another site reads a camera in another way, so that its process must start anew."""
-    names = "address", "fps", "black", "record", "loop"
+    names = "address", "fps", "black", "loop"
     return any(getattr(before, name) != getattr(now, name) for name in names)

@@ -11,9 +11,11 @@ import threading
 import time
 from collections import deque
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
+from pathlib import Path
 from typing import Any
 
 from anomaly.edge.capture.settings import CaptureSettings, Counts, Report
@@ -67,7 +69,10 @@ class Capture:
         self._known: dict[str, Any] | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
+        # Held by whoever writes to, or closes, the pipe that tells the process where to record, or to end.
+        self._speaking = threading.Lock()
         self._life: Connection | None = None
+        self._refused = 0
         self._kill_at = float("inf")
         self.pid: int | None = None
 
@@ -96,10 +101,19 @@ class Capture:
             self._newest = NewestFrame(self.settings.max_pixels)
             self._started_ns = time.monotonic_ns()
         self._stopping.clear()
+        self._refused = 0
         self._kill_at = float("inf")
         thread = threading.Thread(target=self._supervise, name=f"capture {self.settings.camera}", daemon=True)
         thread.start()
         self._thread = thread
+
+    def record_to(self, folder: Path | None) -> None:
+        """Record into another folder from the next keyframe on, or not at all; the process that runs goes on."""
+        self.settings = replace(self.settings, recording=folder)
+        with self._speaking, suppress(OSError):
+            # One that is being born, or dies, hears of it by its settings, or those of the next one.
+            if self._life is not None:
+                self._life.send_bytes(json.dumps(None if folder is None else str(folder)).encode())
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """End the process; its last segment is finished. What does not end in time is killed."""
@@ -154,9 +168,10 @@ class Capture:
         self._wake()
 
     def _end_life(self) -> None:
-        life, self._life = self._life, None
-        if life is not None:
-            life.close()
+        with self._speaking:
+            life, self._life = self._life, None
+            if life is not None:
+                life.close()
 
     def _supervise(self) -> None:
         """Keep one process alive until told to stop, or until it has nothing more to do."""
@@ -242,6 +257,7 @@ class Capture:
                 life,
                 self._started_ns,
                 self._known,
+                self._refused,
             ),
             name=f"capture {self.settings.camera}",
             daemon=True,
@@ -261,8 +277,11 @@ class Capture:
                     float(told["utc_s"]),
                     dict(told["detail"]),
                 )
-                # The next process compares with what this one saw last.
-                if report.kind == "connected":
+                # The next process compares with what this one saw last, and tries no password more often.
+                if report.kind == "refused":
+                    self._refused += 1
+                elif report.kind == "connected":
+                    self._refused = 0
                     self._known = {key: report.detail[key] for key in ("width", "height", "codec")}
                 elif report.kind == "changed":
                     self._known = dict(report.detail["after"])

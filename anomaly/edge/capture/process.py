@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -51,6 +52,7 @@ def capture_main(
     life: Connection,
     started_ns: int,
     known: dict[str, Any] | None,
+    refused: int,
 ) -> None:
     """Entry of the process.
 
@@ -59,9 +61,10 @@ def capture_main(
         memory: the descriptor of the newest frame's memory, as multiprocessing passes it.
         wake: a byte written here wakes the parent.
         messages: reports, as JSON.
-        life: closed when the parent wants an end, or has died.
+        life: where to record from now on, as JSON; closed when the parent wants an end, or has died.
         started_ns: monotonic clock that frame times count from.
         known: what the stream was before this process, as told by "connected".
+        refused: how often the camera has refused the password since it was last connected.
     """
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, signal.SIG_IGN)
@@ -69,7 +72,8 @@ def capture_main(
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     av.logging.set_level(None)
     newest = NewestFrame(settings.max_pixels, memory.detach())
-    camera = _Camera(settings, newest, wake, messages, started_ns, known)
+    camera = _Camera(settings, newest, wake, messages, started_ns, known, refused)
+    camera.record_to(settings.recording)
     threading.Thread(target=camera.end_with, args=(life,), daemon=True).start()
     camera.run()
     camera.close()
@@ -87,6 +91,7 @@ class _Camera:
         messages: Connection,
         started_ns: int,
         known: dict[str, Any] | None,
+        refused: int,
     ) -> None:
         self._settings = settings
         self._newest = newest
@@ -96,21 +101,14 @@ class _Camera:
         self._view = known
         self._stopping = threading.Event()
         self._sending = threading.Lock()
-        self._recorder = (
-            None
-            if settings.recording is None
-            else Recorder(
-                settings.recording,
-                settings.camera,
-                settings.segment_s,
-                self.report,
-                mask_mark(settings.black),
-            )
-        )
+        # Held while the recorder is exchanged or closed, by whichever thread.
+        self._switching = threading.Lock()
+        self._recording: Path | None = None
+        self._recorder: Recorder | None = None
         self._mask = PrivacyMask(settings.black)
         # Where there is something to hide, only what was painted is recorded.
         self._encoder: MaskedEncoder | None = None
-        self._retry = Retry(settings.refused_wait_s)
+        self._retry = Retry(settings.refused_wait_s, refused)
         self._told: str | None = None
         self._connected = False
         self._last_s = newest.last_pts_s
@@ -124,24 +122,47 @@ class _Camera:
             self._messages.send_bytes(json.dumps(told).encode())
 
     def end_with(self, life: Connection) -> None:
-        """Wait, in a thread, for the parent's word or its death; then end, with the last segment whole."""
-        with suppress(EOFError, OSError):
-            life.recv_bytes()
+        """Obey the parent, in a thread, until its word or its death; then end, with the last segment whole."""
+        while True:
+            try:
+                folder = json.loads(life.recv_bytes())
+            except (EOFError, OSError):
+                break
+            # A folder that cannot be looked through must not end the watch.
+            with suppress(OSError):
+                self.record_to(None if folder is None else Path(folder))
         self._stopping.set()
         time.sleep(_GRACE_S)
         # Still here: the stream is being waited for. Nothing is written meanwhile.
         self.close()
         os._exit(0)
 
+    def record_to(self, folder: Path | None) -> None:
+        """Record into another folder from the next keyframe on, or not at all; from any thread."""
+        with self._switching:
+            if folder == self._recording:
+                return
+            before, self._recorder, self._recording = self._recorder, None, folder
+            if before is not None:
+                before.close()
+            if folder is not None:
+                one = self._settings
+                recorder = Recorder(folder, one.camera, one.segment_s, self.report, mask_mark(one.black))
+                recorder.recover()
+                self._recorder = recorder
+
     def close(self) -> None:
         """Finish what is being written."""
-        if self._recorder is not None:
-            self._recorder.close()
+        with self._switching:
+            if self._recorder is not None:
+                self._recorder.close()
 
     def run(self) -> None:
         """Read until told to stop, until a file is over, or until a camera has refused too often."""
-        if self._recorder is not None:
-            self._recorder.recover()
+        first_s = self._retry.at_first()
+        if first_s is None:
+            self._hold("")
+        self._rest(first_s)
         while not self._stopping.is_set():
             self._newest.alive_ns = time.monotonic_ns()
             try:
@@ -174,12 +195,15 @@ class _Camera:
         self._told, self._connected = f"refused with status {status}", False
         wait_s = self._retry.after_refusal()
         if wait_s is None:
-            self.report(
-                "held",
-                reason=f"{self._settings.address.shown} refused the user or password (status {status}); "
-                "set them right, then start the camera again",
-            )
+            self._hold(f" (status {status})")
         return wait_s
+
+    def _hold(self, status: str) -> None:
+        self.report(
+            "held",
+            reason=f"{self._settings.address.shown} refused the user or password{status}; "
+            "set them right, then start the camera again",
+        )
 
     def _lost(self, reason: str) -> float:
         self._tell_lost(reason)
@@ -203,8 +227,9 @@ class _Camera:
                 raise
             finally:
                 self._encoder = None
-                if self._recorder is not None:
-                    self._recorder.end_connection()
+                recorder = self._recorder
+                if recorder is not None:
+                    recorder.end_connection()
 
     def _read(self, source: Opened) -> None:
         # An arrival is not rounded to the clock of a stream that has none: libav gives Motion JPEG one of 40 ms.
@@ -245,8 +270,9 @@ class _Camera:
                 self._frame(frame, source, lies, arrivals)
             if time.monotonic() - picture_at > _NO_PICTURE_S:
                 raise Lost(f"nothing that came in {_NO_PICTURE_S:g} s could be decoded")
-            if self._recorder is not None and not self._settings.black and packet.size:
-                self._recorder.write(packet, source, utc_s)
+            recorder = self._recorder
+            if recorder is not None and not self._settings.black and packet.size:
+                recorder.write(packet, source, utc_s)
 
     def _packets(self, source: Opened) -> Iterator[Packet[Any]]:
         limit_s = self._settings.read_timeout_s
@@ -283,10 +309,10 @@ class _Camera:
         if not self._connected:
             self._on_connected(frame, source)
         self._compare(frame, source)
-        painted = None
-        if self._settings.black and self._recorder is not None:
+        painted, recorder = None, self._recorder
+        if self._settings.black and recorder is not None:
             painted = self._painted(frame, lies)
-            self._record(painted, frame.pts, source, utc_s)
+            self._record(recorder, painted, frame.pts, source, utc_s)
         # Leading frames of a first keyframe, or a stray timestamp: time only grows.
         if pts_s <= self._last_s:
             return
@@ -308,13 +334,14 @@ class _Camera:
         self._mask.paint(image)
         return image
 
-    def _record(self, painted: ImageArray, pts: int, source: Opened, utc_s: float) -> None:
-        assert self._recorder is not None
+    def _record(
+        self, recorder: Recorder, painted: ImageArray, pts: int, source: Opened, utc_s: float
+    ) -> None:
         if self._encoder is None:
             self._encoder = MaskedEncoder(source.period)
         for packet in self._encoder.encode(painted, pts):
             if self._encoder.source is not None:
-                self._recorder.write(packet, self._encoder.source, utc_s)
+                recorder.write(packet, self._encoder.source, utc_s)
 
     def _on_connected(self, frame: VideoFrame, source: Opened) -> None:
         self._connected, self._told = True, None

@@ -15,16 +15,21 @@ class Retry:
 
     Args:
         refused_wait_s: between tries with a password that was refused.
+        refused: tries that were refused already, before this process.
     """
 
-    def __init__(self, refused_wait_s: float) -> None:
+    def __init__(self, refused_wait_s: float, refused: int = 0) -> None:
         self._refused_wait_s = refused_wait_s
         self._lost = 0
-        self._refused = 0
+        self._refused = refused
 
     def connected(self) -> None:
         """A frame came: all is forgotten."""
         self._lost = self._refused = 0
+
+    def at_first(self) -> float | None:
+        """Seconds to wait before the first try; None = hold."""
+        return self._refused_wait() if self._refused else 0.0
 
     def after_loss(self) -> float:
         """Seconds to wait after a connection that failed or ended."""
@@ -35,4 +40,7 @@ class Retry:
     def after_refusal(self) -> float | None:
         """Seconds to wait after a refusal (401, 403); None = hold."""
         self._refused += 1
+        return self._refused_wait()
+
+    def _refused_wait(self) -> float | None:
         return None if self._refused >= REFUSED_TRIES else self._refused_wait_s
