@@ -113,6 +113,22 @@ def test_a_camera_that_loses_its_noise_is_frozen_and_a_still_scene_is_not(health
     assert play(health, lambda _: last, 77, 12) == [("frozen", True)]
 
 
+def test_a_camera_that_comes_back_frozen_is_frozen_and_another_stream_has_noise_of_its_own(
+    health: CameraHealth,
+):
+    random = np.random.default_rng(0)
+    last = noisy(random, scene())
+    play(health, lambda _: noisy(random, scene()), 0, 60)
+    health.on_report(report("disconnected", 60.0))
+    health.on_report(report("connected", 90.0))
+    assert play(health, lambda _: last, 90, 9.9) == []
+    assert play(health, lambda _: last, 99.9, 5) == [("frozen", True)]
+    health.on_report(report("disconnected", 105.0))
+    health.on_report(report("connected", 110.0))
+    health.on_report(report("changed", 110.0))
+    assert play(health, lambda _: last, 110, 60) == []
+
+
 def test_without_noise_there_is_nothing_to_miss(health: CameraHealth):
     assert play(health, lambda _: scene(), 0, 60) == []
 

@@ -107,7 +107,7 @@ class CameraHealth:
         if report.kind == "connected":
             self._connected = True
             self._frame_ns = report.at_ns
-            self._new_stream()
+            self._resume()
             self._view.pause()
             return self._over(("disconnected", "held"), utc_s)
         if report.kind in ("disconnected", "refused", "crashed", "held"):
@@ -121,7 +121,8 @@ class CameraHealth:
             return self._over(_OF_THE_PICTURE, utc_s)
         if report.kind in ("changed", "timing"):
             if report.kind == "changed":
-                self._new_stream()
+                self._resume()
+                self._stillness.begin_anew()
                 self._view.begin_anew()
             return [Trouble(report.kind, True, utc_s, detail), Trouble(report.kind, False, utc_s)]
         if report.kind == "recording_stopped":
@@ -209,10 +210,11 @@ class CameraHealth:
         dark_s = (received_ns - self._dark_since_ns) / 1e9
         return self._begin("black", utc_s, {}) if dark_s >= self._black_after_s else []
 
-    def _new_stream(self) -> None:
+    def _resume(self) -> None:
+        """After a pause; what a frame may be compared with lies before it."""
         self._scored_ns = self._dark_since_ns = None
         self._slow = self._well = 0
-        self._stillness.begin_anew()
+        self._stillness.pause()
 
     def all_over(self, utc_s: float) -> list[Trouble]:
         """The end of all that is on."""
@@ -254,6 +256,11 @@ class _Stillness:
         self._changes.clear()
         self._pairs = 0
         self._floor = self._longest_s = 0.0
+        self._last = None
+        self._called = False
+
+    def pause(self) -> None:
+        """The same stream was away for a while; the camera's noise is what it was."""
         self._last = None
         self._called = False
 
