@@ -70,7 +70,7 @@ class SmallRunner:
             },
         }
 
-    def scored_since(self, seconds: float) -> bool:
+    def keeps_up(self, seconds: float) -> bool:
         return self.scores
 
     def live(self, camera: str) -> View | None:

@@ -46,7 +46,7 @@ def line(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> P
         folder / "labeled", "calibration.cameras=folder", FPS,
     )  # fmt: skip
     assert "Camera left: 2 of 2 labelled events caught" in out
-    assert "speaks for the cameras together" in out
+    assert "What is certified of several cameras speaks for their anomalies as a whole" in out
     return folder
 
 

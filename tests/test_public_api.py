@@ -54,15 +54,15 @@ PUBLIC = {
         Backbone BackboneSpec PatchFeatures choose_input_size
     """,
     "anomaly.exported": """
-        Choice Export FOLDER GraphBackbone INDEX TORCH choose exports graph_backbone read_export
+        Choice Export FOLDER GraphBackbone INDEX TORCH choose exports graph_backbone read_export runtime_version
     """,
     "anomaly.exporting": """
         Exported export_model operations_of parts_of
     """,
     "export": """
-        DeviceMissingError ENDINGS EngineError ExportError Graph MemoryShortError PRECISIONS Parity
-        RuntimeMissingError TOLERANCE UnsupportedError available_bytes check_room check_runtime compare
-        installed open_graph parting search_bytes
+        DeviceMissingError ENDINGS EngineError ExportError Graph MAP_FACTOR MemoryShortError PRECISIONS Parity
+        RuntimeMissingError TOLERANCE UnsupportedError available_bytes bank_inputs check_room check_runtime compare
+        installed map_difference open_graph parting search_bytes
     """,
     "anomaly.weights": """
         SOURCES StoredWeights WeightsSource fits_network keep load_weights read_file store_folder stored
@@ -90,7 +90,7 @@ PUBLIC = {
         MOMENT_S Moment NOTHING_TO_COMPARE WORST_ROWS isolation rank_moments write_review
     """,
     "anomaly.artifact": """
-        LOOKS SCHEMA added_files archive_bytes canonical digest_of file_digest finite read_description read_signed recover replace_subfolder save_folder
+        LOOKS SCHEMA added_files archive_bytes canonical check_place digest_of file_digest finite read_description read_signed recover replace_subfolder save_folder
         scoring_digest sign write_file write_json
     """,
     "anomaly.model": """

@@ -32,8 +32,8 @@ class Runner(Protocol):
     def status(self) -> dict[str, Any]:
         """State of everything as plain values; `cameras` holds a dict a camera."""
 
-    def scored_since(self, seconds: float) -> bool:
-        """Whether every camera that should be scored has been, within so many seconds."""
+    def keeps_up(self, seconds: float) -> bool:
+        """Whether each camera that is there and should be looked at had a frame scored within so many seconds."""
 
     def live(self, camera: str) -> LiveView | None:
         """The last scored frame of a camera."""

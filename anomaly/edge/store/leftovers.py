@@ -83,8 +83,9 @@ def _unknown_segments(
     found = []
     for path in paths:
         began = start_of(path.relative_to(recording))
-        unknown = began is not None and path.relative_to(recording).as_posix() not in known
-        if unknown and began < end_utc_s and _written(path) >= start_utc_s:
+        if began is None or path.relative_to(recording).as_posix() in known:
+            continue
+        if began < end_utc_s and _written(path) >= start_utc_s:
             found.append(path)
     return found
 
