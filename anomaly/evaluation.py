@@ -146,7 +146,9 @@ def evaluate(
             for left in (_unspent(one.series, threshold) if name in known else [one.series])
         ]
         lengths = [searched_s(event, decided[event.video].series, slack_s) for event in events]
-        alarms = false_alarms(normal, value, windows=normal_windows(normal, lengths))
+        confidence = threshold.document.get("settings", {}).get("confidence", 0.95)
+        windows = normal_windows(normal, lengths)
+        alarms = false_alarms(normal, value, windows=windows, confidence=confidence)
         figures |= {
             "event_recall": sum(one.caught for one in seen) / len(seen) if seen else None,
             "events_caught_by_running_alarm": sum(one.outcome == "running" for one in outcomes),

@@ -23,7 +23,7 @@ from anomaly.exported import TORCH
 from anomaly.scores import replace_labeled
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -64,12 +64,14 @@ class Threshold:
         first = self.certificate.text().splitlines()[0].removesuffix(".")
         return f"{first} ({percent(self.certificate.confidence)} sure)."
 
-    def promises(self, sources: Iterable[str]) -> list[str]:
-        """The headline of each camera that sources belong to, or the one where all cameras have one threshold."""
+    def promises(self, cameras: Mapping[str, str]) -> list[str]:
+        """The headline of each camera, given one of its sources by its name; the one of all where they have one threshold."""
         if not self.document.get("cameras") or self.value is None:
             return [self.headline()]
-        named = {camera_of(source): source for source in sources}
-        return [f"Camera {camera}: {self.of(source).headline()}" for camera, source in sorted(named.items())]
+        return [
+            f"Camera {camera}: {self.of(source, camera).headline()}"
+            for camera, source in sorted(cameras.items())
+        ]
 
     def of(self, source: str, camera: str | None = None) -> Threshold:
         """The threshold of the camera that a source belongs to, with its scale; itself where all have one.

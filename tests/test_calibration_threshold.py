@@ -344,6 +344,28 @@ def test_cameras_that_share_a_threshold_are_certified_as_a_whole_and_none_by_its
         assert "only if its anomalies stand out from its normal footage as much as theirs do" in why
 
 
+def test_anomalies_that_one_camera_does_not_see_take_nothing_from_the_others():
+    good, events = labelled_clips(60)
+    poor, unseen = labelled_clips(2, seed=5, height=0.0)
+    good = [replace(one, camera="good") for one in good]
+    poor = [
+        replace(one, source=f"x{one.source}", camera="poor", scores=np.zeros_like(one.scores)) for one in poor
+    ]
+    unseen = [replace(event, video=f"x{event.video}") for event in unseen]
+    holdout = [
+        replace(one, source=f"{one.source}{name}", camera=name)
+        for one in normal_series()
+        for name in ("good", "poor")
+    ]
+    result = calibrate_cameras([*good, *poor], [*events, *unseen], holdout, CONFIG)
+    certificate, _ = result.proven("good")
+    assert certificate is not None
+    assert certificate.recall > 0.95
+    certificate, why = result.proven("poor")
+    assert certificate is None
+    assert "does not see these anomalies" in why
+
+
 def test_pictures_are_certified_as_pictures_and_chance_is_asked_of_single_frames():
     chance = np.random.default_rng(0)
     pictures = [Series(f"p{i}", np.zeros(1), np.array([2.0 + chance.random()])) for i in range(60)]

@@ -301,3 +301,16 @@ def test_evidence_stays_within_its_bytes_and_says_what_it_left_out(copy: Path, s
     shutil.rmtree(copy / "evidence")
     succeed("calibrate", *arguments, "evidence.max_mb=0")
     assert not (copy / "evidence").exists()
+
+
+def test_what_cannot_be_looked_at_is_told_and_nothing_speaks_against_the_certificate(
+    copy: Path, small_model: SmallModel
+):
+    arguments = ("--model", copy, "--labeled", small_model.footage.labeled_csv, "--videos", small_model.footage.labeled, FPS)  # fmt: skip
+    succeed("calibrate", *arguments, "evidence.max_mb=0.5")
+    done = invoke("calibrate", "--model", copy, "--check")
+    assert done.status == 1
+    assert "in part only" in done.message
+    assert "calibrate with a larger evidence.max_mb" in done.message
+    assert "does NOT hold" not in done.out
+    assert "calibrate again on this machine" not in done.message

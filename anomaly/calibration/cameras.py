@@ -89,7 +89,7 @@ class CameraCalibrations:
         scales: each camera's scale; apply it before the decider.
         pooled: the events of all cameras and one threshold for them, for pages of all. Its certificate speaks for the
             cameras together, where all of them use that threshold; it is None where one uses another.
-        own: cameras whose own events prove the target, and where all but one do, that one too: their own threshold and
+        own: cameras whose own events prove the target, and the only other one with events: their own threshold and
             certificate.
         assumption: what the certificate of several cameras takes for granted, and the figures of each of them.
         labelled: cameras with an event that proves something; of the others nothing is certified.
@@ -122,6 +122,11 @@ class CameraCalibrations:
         if camera in self.own:
             return self.own[camera].certificate, self.own[camera].withheld
         together = self.deciding(camera)
+        if self.unspoken:
+            return None, (
+                f"the labelled anomalies of camera {camera} are too few to prove the target by themselves, and what the cameras "
+                f"prove together does not hold for {', '.join(sorted(self.unspoken))}"
+            )
         if together.certificate is None:
             return None, together.withheld
         others = ", ".join(sorted(set(self.scales) - set(self.own) - {camera}))
@@ -220,14 +225,28 @@ def calibrate_cameras(
             **options,
         )
 
-    own = {
-        camera: calibrated([camera]) for camera, n in proving.items() if needed is not None and n >= needed
-    }
+    own: dict[str, Calibration] = {}
+    failing: dict[str, str] = {}
+    for camera, n in proving.items():
+        if needed is not None and n >= needed:
+            try:
+                own[camera] = calibrated([camera])
+            except CalibrationError as error:  # what is not seen on one camera takes nothing from the others
+                failing[camera] = str(error)
     rest = [camera for camera in scales if camera not in own]
-    if own and len(rest) == 1 and proving[rest[0]]:
-        # The only one left has nobody to be pooled with: what its few events prove, they prove of it.
-        own[rest.pop()] = calibrated([camera for camera in scales if camera not in own])
-    shared = calibrated(rest) if own and any(proving[camera] for camera in rest) else None
+    provers = [camera for camera in rest if proving[camera]]
+    shared = None
+    try:
+        if failing or not provers:
+            pass
+        elif len(provers) == 1:
+            # It has nobody to be pooled with: what its few events prove, they prove of it.
+            own[provers[0]] = calibrated(provers)
+            rest.remove(provers[0])
+        elif own:
+            shared = calibrated(rest)
+    except CalibrationError as error:
+        failing = dict.fromkeys(provers, str(error))
     together = shared or pooled
     told, unspoken = [], {}
     for camera in rest:
@@ -243,7 +262,7 @@ def calibrate_cameras(
             options.get("max_chance_hit", 0.10),
             options.get("confidence", 0.95),
         )
-        doubt = ""
+        doubt, why = "", failing.get(camera) or why
         if not proving[camera]:
             doubt = f" Nothing is certified for {camera}: no anomaly of it was labelled."
         elif why:

@@ -154,13 +154,15 @@ def check(config: CalibrateConfig) -> None:
         )
     cameras = threshold.document.get("cameras", {}).values()
     console.say(found.text(threshold.certificate is not None or any(one["certificate"] for one in cameras)))
-    if found.holds:
-        for line in threshold.promises(f"{camera}/" for camera in threshold.document.get("cameras", {})):
-            console.say(line)
-    else:
+    if not found.holds and not found.incomplete:
+        console.say(f"UNCERTIFIED here: {found.why_not}.")
         raise CalibrationError(
             f"the certificate does not hold with {found.runtime} here: {found.why_not}; calibrate again on this machine"
         )
+    for line in threshold.promises({camera: camera for camera in threshold.document.get("cameras", {})}):
+        console.say(line)
+    if found.incomplete:
+        raise CalibrationError(f"the certificate could be checked in part only: {found.why_not}")
     if not threshold.certified and (threshold.doubt or not any(one["certificate"] for one in cameras)):
         raise CalibrationError(f"there is no certificate to hold: {threshold.headline()}")
 

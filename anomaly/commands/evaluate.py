@@ -51,7 +51,8 @@ def run(config: EvaluateConfig) -> None:
         f"Evaluation on {config.labeled}",
         [(name, "not known" if value is None else f"{value:.4g}") for name, value in found.figures.items()],
     )
-    for line in threshold.promises(one.name for one in videos):
+    promised = threshold.on_video() if any(one.kind == "video" for one in videos) else threshold
+    for line in promised.promises({one.series.camera: one.source.name for one in labeled.scored}):
         console.say(line)
     if found.alarms is not None:
         console.say(found.alarms.text())
@@ -69,7 +70,7 @@ def run(config: EvaluateConfig) -> None:
     page = Path(config.html) if config.html else model.folder.parent / f"{model.folder.name}_evaluation.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     # Where each camera has its own threshold, scores are in units of it.
-    shown = replace(threshold, value=1.0) if threshold.document.get("cameras") else threshold
+    shown = replace(promised, value=1.0) if threshold.document.get("cameras") else promised
     text = evaluation_page(model, found, videos, shown, config.labeled)
     write_file(page, text.encode())
     console.say(f"Look at {page}.")

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anomaly.calibration import camera_of
 from anomaly.commands import console
 from anomaly.commands.score import named_as, nothing_read, watch_source
 from anomaly.edge.address import parse_address
@@ -52,7 +53,7 @@ def run(config: RunConfig) -> None:
                 raise ModelError(
                     f"{own.headline()}; run.require_certificate=true does not run what is not certified"
                 )
-    for line in threshold.promises(source.name for source in sources):
+    for line in threshold.promises({camera_of(source.name): source.name for source in sources}):
         console.say(line)
     out = Path(config.out)
     problems: list[str] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomaly.artifact import write_file
+from anomaly.calibration import camera_of
 from anomaly.commands import console
 from anomaly.edge.sinks import annotate, write_jpeg
 from anomaly.edge.watch import watch
@@ -85,7 +86,7 @@ def run(config: ScoreConfig) -> None:
     if worst is not None:
         assert config.explain is not None
         _write_explanations(Path(config.explain), worst, model, threshold)
-    for line in threshold.promises(source.name for source in sources):
+    for line in threshold.promises({camera_of(source.name): source.name for source in sources}):
         console.say(line)
 
 

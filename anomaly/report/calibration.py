@@ -55,7 +55,7 @@ def calibration_page(
     decided = {one.source: decide(one, calibration.config) for one in labeled}
     heat = _HeatThreshold(calibration, document)
     name = str(model.description["name"])
-    parts = [_verdict(calibration), *_cameras(document)]
+    parts = [_verdict(calibration, document), *_cameras(document)]
     own_thresholds = any(own["by_itself"] for own in document.get("cameras", {}).values())
     parts += _in_short(calibration, own_thresholds)
     parts += _learned(model)
@@ -75,8 +75,18 @@ def calibration_page(
     return page(f"Calibration of {name}", introduction, parts)
 
 
-def _verdict(calibration: Calibration) -> str:
+def _verdict(calibration: Calibration, document: Mapping[str, Any]) -> str:
     certificate = calibration.certificate
+    cameras = document.get("cameras", {})
+    if certificate is None and any(own["certificate"] for own in cameras.values()):
+        lines = [
+            f"{camera}: {at_least(own['certificate']['recall'])} ({percent(own['certificate']['confidence'])} sure)."
+            if own["certificate"]
+            else f"{camera}: not certified, {own['withheld']}"
+            for camera, own in cameras.items()
+        ]
+        whole = all(own["certificate"] for own in cameras.values())
+        return _box("yes" if whole else "no", "Recall is certified camera by camera.", lines)
     if certificate is None:
         lines = [calibration.withheld[0].upper() + calibration.withheld[1:]]
         return _box("no", "No recall is certified.", lines)

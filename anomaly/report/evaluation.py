@@ -40,7 +40,7 @@ def evaluation_page(
     name = str(model.description["name"])
     parts = [facts_list([(key, number(value)) for key, value in evaluation.figures.items()])]
     parts.append(section("What the threshold promises"))
-    parts += [f"<p>{escape(line)}</p>" for line in _promise(threshold, sources)]
+    parts += [f"<p>{escape(line)}</p>" for line in _promise(threshold, evaluation)]
     if evaluation.alarms is not None:
         parts.append(f"<p>{escape(evaluation.alarms.text())}</p>")
     parts += [f"<p class=soft>{escape(note)}</p>" for note in evaluation.notes]
@@ -70,10 +70,10 @@ def evaluation_page(
     return page(f"Evaluation of {name}", introduction, parts)
 
 
-def _promise(threshold: Threshold, sources: Sequence[Source]) -> list[str]:
+def _promise(threshold: Threshold, evaluation: Evaluation) -> list[str]:
     if threshold.certified and threshold.certificate and not threshold.document.get("cameras"):
         return threshold.certificate.text().splitlines()
-    return threshold.promises(source.name for source in sources)
+    return threshold.promises({one.series.camera: name for name, one in evaluation.decided.items()})
 
 
 def _event_parts(
