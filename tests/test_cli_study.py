@@ -136,7 +136,7 @@ def test_calibrating_with_what_a_study_found_best_pays_for_the_study(copy: Path,
         (("study.grid={leave_ratio:[2]}",), 2, "leave_ratio"),
         (("study.grid=fine",), 2, "is no grid"),
         (("study.protect=hope",), 2, "split or correct"),
-        (("study.share=0",), 1, "cannot be split"),
+        (("study.share=0",), 2, "study.share=0"),
     ],
 )
 def test_a_study_that_cannot_be_made_is_one_line(
@@ -241,4 +241,4 @@ def test_a_threshold_set_by_hand_says_so_and_pays(copy: Path, small_model: Small
     assert document["certificate"]["recall"] == pytest.approx(recall_bound(3, 1, 0.95, 3))
     assert "set by hand" in (copy.parent / "model_calibration.html").read_text()
     bad = invoke(*arguments, "calibration.threshold=-1")
-    assert (bad.status, "threshold -1" in bad.message) == (2, True)
+    assert (bad.status, "calibration.threshold=-1" in bad.message) == (2, True)
