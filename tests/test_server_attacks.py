@@ -376,7 +376,7 @@ def test_stored_script_in_a_cameras_name(
         def careless(response: Response, identity: str, door: Any) -> None:
             response.set_cookie("anomaly_session", identity)
 
-        take_out(guard, "add_headers", lambda headers: None)
+        take_out(guard, "add_headers", lambda headers, **kinds: None)
         take_out(session_routes, "set_cookie", careless)
     name = "<img src=/none onerror=\"document.title='stolen'\"><script>document.title='stolen'</script>"
     with running(tmp_path, cameras=(name,)) as case:

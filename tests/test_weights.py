@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_model import invoke, succeed
+from small_model import invoke, process, succeed
 
 from anomaly.errors import WeightsError
 from anomaly.weights import SOURCES, load_weights, read_file, store_folder, tensor_digest
@@ -99,9 +99,12 @@ def test_other_weights_than_the_model_was_fitted_with_are_refused(store: Path):
         load_weights(NAME, digest="0123" * 16, offline=True)
 
 
-def test_list_shows_licences_and_what_is_kept(store: Path):
+def test_list_shows_licences_and_what_is_kept(store: Path, tmp_path: Path):
     load_weights(NAME, offline=True)
-    shown = succeed("weights", "list")
+    # In a process of its own: how wide the table is belongs to the process.
+    done = process("weights", "list", cwd=tmp_path, COLUMNS="160")
+    assert done.status == 0, done.err
+    shown = done.out
     for name, source in SOURCES.items():
         (row,) = [line for line in shown.splitlines() if line.split()[:1] == [name]]
         assert source.license in row
