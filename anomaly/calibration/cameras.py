@@ -129,7 +129,7 @@ class CameraCalibrations:
             )
         if together.certificate is None:
             return None, together.withheld
-        others = ", ".join(sorted(set(self.scales) - set(self.own) - {camera}))
+        others = ", ".join(sorted(self.labelled - set(self.own) - {camera}))
         return None, (
             f"the labelled anomalies of camera {camera} are too few to prove the target by themselves. Together with those "
             f"of {others} they prove {at_least(together.certificate.recall)} for these cameras as a whole, which is that of {camera} only if "
@@ -279,7 +279,8 @@ def calibrate_cameras(
         )
     if own or unspoken:
         # One sentence for all would speak of a threshold that some do not use, or of a camera that contradicts it.
-        pooled = replace(pooled, certificate=None, withheld=_EACH_BY_ITSELF)
+        ends = tuple(replace(end, certificate=None, withheld=_EACH_BY_ITSELF) for end in pooled.conflict)
+        pooled = replace(pooled, certificate=None, withheld=_EACH_BY_ITSELF, conflict=ends)
     labelled = frozenset(camera for camera, n in proving.items() if n)
     return CameraCalibrations(scales, pooled, own, assumption, labelled, unspoken, shared)
 

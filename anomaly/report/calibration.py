@@ -85,7 +85,10 @@ def _verdict(calibration: Calibration, document: Mapping[str, Any]) -> str:
             else f"{camera}: not certified, {own['withheld']}"
             for camera, own in cameras.items()
         ]
-        whole = all(own["certificate"] for own in cameras.values())
+        whole = all(
+            own["certificate"] and own["certificate"]["recall"] >= own["certificate"]["target_recall"]
+            for own in cameras.values()
+        )
         return _box("yes" if whole else "no", "Recall is certified camera by camera.", lines)
     if certificate is None:
         lines = [calibration.withheld[0].upper() + calibration.withheld[1:]]
