@@ -46,11 +46,7 @@ def checked_here(
         threshold: of the model under its runtime.
         progress: called with the number of frames scored since the last call.
     """
-    cameras = threshold.document.get("cameras", {}).values()
-    of_cameras = (
-        threshold.value is not None and not threshold.doubt and any(one["certificate"] for one in cameras)
-    )
-    if not (threshold.certified or of_cameras) or not has_evidence(model.folder):
+    if not threshold.certifies or not has_evidence(model.folder):
         return threshold
     evidence = load_evidence(model.folder)
     if not evidence.stretches:

@@ -119,6 +119,13 @@ class Threshold:
         return scores if self.scale is None else self.scale.of(scores)
 
     @property
+    def certifies(self) -> bool:
+        """Whether a certificate holds for what runs now: that of all, or that of one camera (`of`)."""
+        cameras = self.document.get("cameras", {}).values()
+        issued = self.certificate is not None or any(own["certificate"] for own in cameras)
+        return self.value is not None and issued and not self.doubt
+
+    @property
     def certified(self) -> bool:
         """Whether the certificate holds for what runs now."""
         return self.value is not None and self.certificate is not None and not self.doubt

@@ -163,7 +163,7 @@ def check(config: CalibrateConfig) -> None:
         console.say(line)
     if found.incomplete:
         raise CalibrationError(f"the certificate could be checked in part only: {found.why_not}")
-    if not threshold.certified and (threshold.doubt or not any(one["certificate"] for one in cameras)):
+    if not threshold.certifies:
         raise CalibrationError(f"there is no certificate to hold: {threshold.headline()}")
 
 
