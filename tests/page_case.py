@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,19 @@ def browser() -> Iterator[Any]:
             yield chromium
         finally:
             chromium.close()
+
+
+def until(true: Callable[[], Any], seconds: float = 10.0) -> None:
+    """Wait for something to come true; it fails where it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def go(page: Any, view: str) -> None:
+    """Choose a view, as a person does."""
+    page.get_by_label("Views").get_by_role("link", name=view, exact=True).click()
 
 
 def sign_in(page: Any, case: Case, role: str = "operator") -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from page_case import HOSTILE, add_event, browser, filled, sign_in
+from page_case import HOSTILE, add_event, browser, filled, go, sign_in, until
 from server_case import PASSWORD, Case, running
 from small_model import SmallModel
 
@@ -67,17 +67,6 @@ def shot(tmp_path: Path) -> Callable[[Any, str], None]:
         page.screenshot(path=str(folder / f"{name}.png"))
 
     return take
-
-
-def until(true: Callable[[], Any], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def go(page: Any, view: str) -> None:
-    page.get_by_label("Views").get_by_role("link", name=view, exact=True).click()
 
 
 def wide(page: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_case import add_event, browser, sign_in
+from page_case import add_event, browser, go, sign_in, until
 from server_case import Case, running
 
 DESK = {"width": 1366, "height": 850}
@@ -105,17 +105,6 @@ def moving(case: Case) -> Iterator[threading.Event]:
     finally:
         over.set()
         mover.join()
-
-
-def until(true: Callable[[], Any], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def go(page: Any, view: str) -> None:
-    page.get_by_label("Views").get_by_role("link", name=view, exact=True).click()
 
 
 def slowly(page: Any, path: str, seconds: float) -> None:
