@@ -226,7 +226,7 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
         module.run(settings)
 
     if parsed.multirun:
-        from anomaly.commands.sweeps import raise_first_failure, sweep_folder
+        from anomaly.commands.sweeps import raise_failures, sweep_folder
 
         folder, overrides = sweep_folder(overrides)
     sys.argv = [sys.argv[0], *overrides]
@@ -249,7 +249,7 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
                 f"To compare the models: python -m anomaly study --sweep {folder} --labeled LABELS",
                 file=sys.stderr,
             )
-        raise_first_failure(folder)
+        raise_failures(folder)
 
 
 def _swept(overrides: Sequence[str]) -> set[str]:

@@ -111,7 +111,10 @@ def reissue(model: Model, name: str, found: Rescored | None) -> str:
         if found.factor < 1:
             one["threshold"] = just_below(one["threshold"] * found.factor)
     write_json(path, {**document, "runtime": name, "recertified": recertified})
-    return (
-        f"The certificate holds for {name}: all {checked.n_events} events are still caught on {checked.n_frames} "
-        f"frames of evidence, at threshold {document['threshold']:.6g}."
+    still = (
+        f"all {checked.n_events} events are still caught on {checked.n_frames} frames of evidence, at threshold "
+        f"{document['threshold']:.6g}"
     )
+    if not any(one["certificate"] for one in (document, *document.get("cameras", {}).values())):
+        return f"UNCERTIFIED with torch, too, so there is no certificate to re-issue for {name}; {still}."
+    return f"The certificate holds for {name}: {still}."

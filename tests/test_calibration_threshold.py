@@ -306,25 +306,48 @@ def test_cameras_with_enough_events_get_their_own_certificate_and_the_only_other
     assert np.quantile(scaled, 0.99) == pytest.approx(2)
 
 
-def test_what_is_certified_together_does_not_speak_for_a_camera_whose_own_events_contradict_it():
+@pytest.mark.parametrize(("clips", "told"), [(4, "events"), (12, "incidents")])
+def test_what_is_certified_together_does_not_speak_for_a_camera_whose_own_events_contradict_it(
+    clips: int, told: str
+):
     seen, events = labelled_clips(300)
-    blind, missed = labelled_clips(4, seed=5, height=0.0)
+    blind, missed = labelled_clips(clips, seed=5, height=0.0)
     seen = [replace(one, camera=f"seen{i % 6}") for i, one in enumerate(seen)]
     blind = [replace(one, source=f"x{one.source}", camera="blind") for one in blind]
-    missed = [replace(event, video=f"x{event.video}") for event in missed]
+    missed = [
+        replace(event, video=f"x{event.video}", group="" if clips == 4 else f"g{i % 4}")
+        for i, event in enumerate(missed)
+    ]
     names = [*(f"seen{i}" for i in range(6)), "blind"]
     holdout = [
         replace(one, source=f"{one.source}{name}", camera=name) for one in normal_series() for name in names
     ]
     result = calibrate_cameras([*seen, *blind], [*events, *missed], holdout, CONFIG, target_recall=0.95)
     assert not result.own
-    assert "Camera blind: 0 of 4" in result.assumption
+    assert f"Camera blind: 0 of {clips}" in result.assumption
     certificate, why = result.proven("blind")
     assert certificate is None
-    assert why.startswith("of camera blind, 0 of 4 labelled clips are caught: at 95 % no more than 52.7")
+    assert why.startswith(f"of camera blind, 0 of 4 labelled {told} are caught: at 95 % no more than 52.7")
     assert "No certificate for blind" in result.assumption
     # Nor is there a sentence for all of them then.
     assert result.pooled.certificate is None
+
+
+def test_clips_of_one_incident_count_once_for_their_camera_too():
+    """Sixty clips of six incidents do not suffice for a threshold of their own, however events are counted."""
+    series, events, holdout = [], [], []
+    for camera, n, incidents in (("many", 60, 60), ("few", 60, 6), ("fewer", 12, 4)):
+        clips, found = labelled_clips(n, seed=n + len(camera))
+        series += [replace(one, source=camera + one.source, camera=camera) for one in clips]
+        holdout += [replace(one, source=camera + one.source, camera=camera) for one in normal_series()]
+        events += [
+            replace(one, video=camera + one.video, group=f"{camera}{i % incidents}")
+            for i, one in enumerate(found)
+        ]
+    result = calibrate_cameras(series, events, holdout, CONFIG, count="event")
+    assert set(result.own) == {"many"}
+    assert result.shared.certificate.n_events == 10
+    assert result.shared.certificate.unit == "incident"
 
 
 def test_cameras_that_share_a_threshold_are_certified_as_a_whole_and_none_by_itself():

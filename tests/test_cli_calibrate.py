@@ -97,6 +97,13 @@ def test_an_event_that_goes_on_in_the_next_recorded_file_counts_once(
     assert "counted once: cam1/20261129/120000.000.mp4, cam1/20261129/120008.000.mp4" in done.err
     groups = [one["event"]["group"] for one in threshold(copy)["events"]]
     assert groups == ["cam1/20261129/120000.000.mp4"] * 2 + [""]
+    # A group that the labels give to one of the two is one incident with the other.
+    first, *told = rows
+    labels.write_text(
+        "\n".join([f"{first},group", f"{told[0]},", *(f"{row},jam" for row in told[1:])]) + "\n"
+    )
+    calibrate(copy, labels, "evidence.max_mb=0")
+    assert len({one["event"]["group"] for one in threshold(copy)["events"]}) == 1
 
 
 def test_the_certificate_is_told_in_plain_words(small_model: SmallModel):

@@ -214,6 +214,36 @@ def test_a_camera_without_a_labelled_anomaly_has_no_certificate(flat: Path, tmp_
     figures = tmp_path / "f.json"
     succeed("evaluate", *arguments, "--json", figures, "--html", tmp_path / "p.html")
     assert json.loads(figures.read_text())["certified_recall"] is None
+    # A study promises the same of each camera, no more and no less.
+    out = succeed(
+        "study", "--model", model, "--out", tmp_path / "study", "study.grid={smoothing_s: [0, 0.5]}",
+        "study.protect=correct", "study.apply=true", FPS,
+    )  # fmt: skip
+    assert "Camera left by itself: Threshold" in out
+    document = read_signed(model / "thresholds" / "torch-fp32.json")
+    assert document["certificate"] is None
+    assert document["cameras"]["left"]["certificate"]["n_events"] == 2
+    assert document["cameras"]["right"]["withheld"].startswith("no anomaly of it was labelled, so nothing")
+
+
+def test_a_study_by_halves_certifies_no_camera_whose_events_all_chose(flat: Path, tmp_path: Path):
+    model = Path(shutil.copytree(flat / "model", tmp_path / "model"))
+    succeed(
+        "study", "--model", model, "--out", tmp_path / "study", "study.grid={smoothing_s: [0, 0.5]}",
+        "study.share=0.67", "study.apply=true", FPS,
+    )  # fmt: skip
+    document = read_signed(model / "thresholds" / "torch-fp32.json")
+    certifying = {
+        one["event"]["video"].split("_")[0] for one in document["events"] if one["event"]["found"] != "chose"
+    }
+    assert len(certifying) == 1
+    assert document["certificate"] is None
+    for camera, own in document["cameras"].items():
+        if camera in certifying:
+            assert own["by_itself"]
+        else:
+            assert own["certificate"] is None
+            assert own["withheld"].startswith("its labelled anomalies served to choose the setting")
 
 
 def test_a_camera_needs_normal_footage_of_its_own(flat: Path, small_model: SmallModel, tmp_path: Path):

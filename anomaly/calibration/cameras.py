@@ -10,9 +10,9 @@ import numpy as np
 from scipy import stats
 
 from anomaly.calibration.budget import without
-from anomaly.calibration.certificate import at_least, at_most, events_needed, percent
+from anomaly.calibration.certificate import CHOSE, at_least, at_most, events_needed, percent
 from anomaly.calibration.checks import chance_verdict
-from anomaly.calibration.events import Event, searched_s
+from anomaly.calibration.events import Event, searched_s, unit_keys, unit_name
 from anomaly.calibration.false_alarms import FalseAlarms, false_alarms, normal_windows
 from anomaly.calibration.result import Calibration
 from anomaly.calibration.series import Series, by_source, decide
@@ -23,6 +23,7 @@ from anomaly.errors import CalibrationError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from anomaly.calibration.budget import Spent
     from anomaly.calibration.certificate import Certificate
 
 
@@ -92,7 +93,7 @@ class CameraCalibrations:
         own: cameras whose own events prove the target, and the only other one with events: their own threshold and
             certificate.
         assumption: what the certificate of several cameras takes for granted, and the figures of each of them.
-        labelled: cameras with an event that proves something; of the others nothing is certified.
+        unproven: cameras without an event that proves something, and why; nothing is certified of them.
         unspoken: why what is certified of several cameras does not speak for one of them: its own normal footage
             reaches the threshold too often, or its own labelled events contradict it.
         shared: the calibration that decides for the cameras not in `own`; None = `pooled` does.
@@ -102,7 +103,7 @@ class CameraCalibrations:
     pooled: Calibration
     own: Mapping[str, Calibration]
     assumption: str
-    labelled: frozenset[str]
+    unproven: Mapping[str, str]
     unspoken: Mapping[str, str] = field(default_factory=dict)
     shared: Calibration | None = None
 
@@ -112,10 +113,10 @@ class CameraCalibrations:
         Events of other cameras do not certify it: even of cameras that are alike each one's scale is measured on
         footage of its own, and an error in it moves all of its scores against the threshold.
         """
-        if camera not in self.labelled:
+        if camera in self.unproven:
             return (
                 None,
-                f"no anomaly of camera {camera} was labelled, so nothing is known of those it will catch",
+                f"{self.unproven[camera]}, so nothing is known of those that camera {camera} will catch",
             )
         if camera in self.unspoken:
             return None, self.unspoken[camera]
@@ -129,7 +130,7 @@ class CameraCalibrations:
             )
         if together.certificate is None:
             return None, together.withheld
-        others = ", ".join(sorted(self.labelled - set(self.own) - {camera}))
+        others = ", ".join(sorted(self.scales.keys() - self.unproven.keys() - self.own.keys() - {camera}))
         return None, (
             f"the labelled anomalies of camera {camera} are too few to prove the target by themselves. Together with those "
             f"of {others} they prove {at_least(together.certificate.recall)} for these cameras as a whole, which is that of {camera} only if "
@@ -155,6 +156,12 @@ class CameraCalibrations:
         """Raw scores of one camera, so that the pooled threshold decides as the camera's own does."""
         scaled = self.scales[series.camera].apply(series)
         return replace(scaled, scores=scaled.scores * self.factor(series.camera))
+
+    def spending(self, spent: Sequence[Spent]) -> CameraCalibrations:
+        """The same, with more normal footage on which something was chosen."""
+        own = {camera: one.spending(spent) for camera, one in self.own.items()}
+        shared = self.shared and self.shared.spending(spent)
+        return replace(self, pooled=self.pooled.spending(spent), own=own, shared=shared)
 
     def as_decided(self, camera_of: Mapping[str, str]) -> Calibration:
         """The pooled calibration with each event as its camera's own threshold decides it, for one page of all.
@@ -202,19 +209,44 @@ def calibrate_cameras(
         CalibrationError: as `calibrate` and `fit_scale`.
     """
     scales = fit_scales(labeled, holdout)
-    labeled = [scales[one.camera].apply(one) for one in labeled]
-    holdout = [scales[one.camera].apply(one) for one in holdout]
+    return calibrate_scaled(
+        [scales[one.camera].apply(one) for one in labeled],
+        events,
+        [scales[one.camera].apply(one) for one in holdout],
+        config,
+        scales,
+        **options,
+    )
+
+
+def calibrate_scaled(
+    labeled: Sequence[Series],
+    events: Sequence[Event],
+    holdout: Sequence[Series],
+    config: DeciderConfig,
+    scales: Mapping[str, ScoreScale],
+    **options: Any,
+) -> CameraCalibrations:
+    """`calibrate_cameras` of scores that are on the shared scale already.
+
+    Args:
+        scales: what put them there, by camera.
+        labeled, events, holdout, config, options: as for `calibrate_cameras`.
+
+    Raises:
+        CalibrationError: as `calibrate`.
+    """
     camera_of = {name: one.camera for name, one in by_source(labeled).items()}
     pooled = calibrate(labeled, events, holdout, config, **options)
     needed = events_needed(
         options.get("target_recall", 0.95), options.get("confidence", 0.95), options.get("settings_tried", 1)
     )
     seen = {one.event for one in pooled.events if one.outcome != "blind"}
-    by_clip = options.get("count", "clip") == "clip"
-    proving = dict.fromkeys(scales, 0)
-    for camera in scales:
-        mine = [one for one in events if camera_of.get(one.video) == camera and one.certifies and one in seen]
-        proving[camera] = len({one.clip for one in mine}) if by_clip else len(mine)
+    of = {camera: [one for one in events if camera_of.get(one.video) == camera] for camera in scales}
+    proving = {
+        camera: len(set(unit_keys([one for one in mine if one.certifies and one in seen], pooled.count)))
+        for camera, mine in of.items()
+    }
 
     def calibrated(some: Sequence[str]) -> Calibration:
         return calibrate(
@@ -264,7 +296,7 @@ def calibrate_cameras(
         )
         doubt, why = "", failing.get(camera) or why
         if not proving[camera]:
-            doubt = f" Nothing is certified for {camera}: no anomaly of it was labelled."
+            doubt = f" Nothing is certified for {camera}: {_unproven(of[camera])}."
         elif why:
             unspoken[camera] = f"of camera {camera}, {why}"
             doubt = f" No certificate for {camera}: {why}"
@@ -281,8 +313,19 @@ def calibrate_cameras(
         # One sentence for all would speak of a threshold that some do not use, or of a camera that contradicts it.
         ends = tuple(replace(end, certificate=None, withheld=_EACH_BY_ITSELF) for end in pooled.conflict)
         pooled = replace(pooled, certificate=None, withheld=_EACH_BY_ITSELF, conflict=ends)
-    labelled = frozenset(camera for camera, n in proving.items() if n)
-    return CameraCalibrations(scales, pooled, own, assumption, labelled, unspoken, shared)
+    unproven = {camera: _unproven(of[camera]) for camera, n in proving.items() if not n}
+    return CameraCalibrations(scales, pooled, own, assumption, unproven, unspoken, shared)
+
+
+def _unproven(events: Sequence[Event]) -> str:
+    """Why a camera with these events, of which none proves anything, has nothing proven."""
+    if not events:
+        return "no anomaly of it was labelled"
+    if any(one.certifies for one in events):
+        return "its footage shows none of the anomalies labelled of it"
+    if any(one.found == CHOSE for one in events):
+        return "its labelled anomalies served to choose the setting"
+    return "its labelled anomalies were found by the detector itself"
 
 
 def price_on(
@@ -332,11 +375,15 @@ def _contradicted(
 ) -> str:
     """Why a camera's own events speak against the pooled certificate: the most that they allow is less; else ""."""
     of = {one.source: one.camera for one in labeled}
+    mine = [
+        one
+        for one in pooled.events
+        if one.event.certifies and one.outcome != "blind" and of[one.event.video] == camera
+    ]
+    events = [one.event for one in mine]
     caught: dict[str, bool] = {}
-    for index, one in enumerate(pooled.events):
-        if one.event.certifies and one.outcome != "blind" and of[one.event.video] == camera:
-            unit = one.event.video if pooled.count == "clip" else str(index)
-            caught[unit] = caught.get(unit, True) and one.caught
+    for one, unit in zip(mine, unit_keys(events, pooled.count), strict=True):
+        caught[unit] = caught.get(unit, True) and one.caught
     n, n_caught = len(caught), sum(caught.values())
     if n_caught == n:
         return ""
@@ -345,7 +392,7 @@ def _contradicted(
     if most >= certificate.recall:
         return ""
     return (
-        f"{n_caught} of {n} labelled {pooled.count}s are caught: at {percent(certificate.confidence)} no more than "
+        f"{n_caught} of {n} labelled {unit_name(events, pooled.count)}s are caught: at {percent(certificate.confidence)} no more than "
         f"{at_most(most)} of its anomalies, less than the {at_least(certificate.recall)} of all cameras together."
     )
 

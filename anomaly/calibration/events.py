@@ -260,6 +260,13 @@ def unit_keys(events: Sequence[Event], count: Count) -> list[str]:
     return [event.clip if count == "clip" or event.group else f"event {i}" for i, event in enumerate(events)]
 
 
+def unit_name(events: Sequence[Event], count: Count) -> str:
+    """What one of those is called that events count as: "event", "clip", or "incident" where a group has several clips."""
+    if len({event.clip for event in events}) < len({event.video for event in events}):
+        return "incident"
+    return "event" if len(set(unit_keys(events, count))) == len(events) else "clip"
+
+
 def _joined(intervals: Iterable[Interval], gap_s: float) -> list[list[Interval]]:
     """Runs of intervals that overlap, or lie at most `gap_s` apart, in order of video and time."""
     groups: list[list[Interval]] = []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from anomaly.calibration.certificate import Certificate, at_least, percent
@@ -111,6 +111,10 @@ class Calibration:
             for kind in self.kinds
         ]
         return "\n".join([*lines, *self.notes])
+
+    def spending(self, spent: Iterable[Spent]) -> Calibration:
+        """The same, with more normal footage on which something was chosen."""
+        return replace(self, spent=(*spent, *self.spent))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; scores that are not finite become null."""

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from anomaly.calibration.certificate import recall_bound
-from anomaly.calibration.events import Count, Event, event_frames, event_scores, unit_keys
+from anomaly.calibration.events import Count, Event, event_frames, event_scores, unit_keys, unit_name
 from anomaly.calibration.series import Series, by_source, decide
 from anomaly.calibration.sweep import Footage, reached_levels, rounded_down, sweep
 from anomaly.errors import CalibrationError, LabelsError
@@ -35,7 +35,8 @@ class Study:
         settings: decider settings.
         thresholds: (t,) ascending, the same for all settings.
         confidence: of each band, over all of its points together.
-        n_events: events or clips that counted.
+        n_events: events, clips or incidents that counted.
+        unit: which of these.
         recall: share of them caught.
         recall_low: simultaneous exact lower band.
         n_alarms: false alarms on the hold-out.
@@ -48,6 +49,7 @@ class Study:
     thresholds: NDArray[np.float64]
     confidence: float
     n_events: int
+    unit: str
     recall: NDArray[np.float64]
     recall_low: NDArray[np.float64]
     n_alarms: NDArray[np.int64]
@@ -165,6 +167,7 @@ def study(
         thresholds=levels,
         confidence=confidence,
         n_events=n,
+        unit=windows.unit_name,
         recall=1 - missed / n,
         recall_low=bounds[missed],
         n_alarms=n_alarms,
@@ -244,7 +247,7 @@ class _EventWindows:
         keys = unit_keys(counted, count)
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         self.unit = np.array([numbers[key] for key in keys])
-        self.n_units = len(numbers)
+        self.n_units, self.unit_name = len(numbers), unit_name(counted, count)
 
     def missed(self, config: DeciderConfig, thresholds: NDArray[np.float64]) -> NDArray[np.int64]:
         """(t,) units missed at each threshold."""

@@ -21,6 +21,7 @@ from anomaly.calibration.events import (
     event_scores,
     frame_recall,
     searched_s,
+    unit_name,
 )
 from anomaly.calibration.false_alarms import MINIMUM_S, false_alarms, normal_windows
 from anomaly.calibration.result import Calibration, KindOutcome, OperatingPoint
@@ -106,9 +107,7 @@ def calibrate(
     # Only what the certificate counts may speak for it: short labels of the detector's own must not thin out
     # the chance hits of long ones.
     counted = [i for i, event in enumerate(certifying) if event.certifies and not np.isnan(scores[i])]
-    unit = "event" if len(counted) == len(units) else "clip"
-    if len({certifying[i].clip for i in counted}) < len({certifying[i].video for i in counted}):
-        unit = "incident"
+    unit = unit_name([certifying[i] for i in counted], count)
     rank = threshold_rank(len(units), target_recall, confidence, settings_tried)
     lowest = float(np.sort(units)[max(rank, 1) - 1])
     checks.refuse_never_caught(events, scores, lowest, config)

@@ -56,8 +56,6 @@ def run(config: CalibrateConfig) -> None:
         raise UsageError(
             "calibrate needs --labeled; see `python -m anomaly calibrate --help` (or --check, which needs none)"
         )
-    if config.also_tried < 0:
-        raise UsageError(f"also_tried must be 0 or more, got {config.also_tried}")
     decider, count = decider_of(config.decider), count_of(config.labels)
     model = load_model(
         Path(config.model), device=config.device, offline=config.weights.offline, runtime=config.runtime

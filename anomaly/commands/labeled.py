@@ -158,18 +158,17 @@ def score_labeled(
     console.warn(copies)
     kept = {one.source.name for one in scored}
     events = [event for event in join_events(labeled.intervals, settings.gap_s) if event.video in kept]
-    groups = _over_joints(events, {one.source.name: one.source.path for one in scored}, settings.gap_s)
-    if groups:
-        console.warn(
-            [f"one incident goes on from one recorded file to the next, counted once: {some(sorted(groups))}"]
-        )
-    groups |= labeled.groups
+    joined = _over_joints(events, {one.source.name: one.source.path for one in scored}, settings.gap_s)
+    if joined:
+        told = sorted({video for pair in joined for video in pair})
+        console.warn([f"one incident goes on from one recorded file to the next, counted once: {some(told)}"])
+    groups = _with_joints(labeled.groups, joined)
     events = [replace(event, group=groups.get(event.video, "")) for event in events]
     return ScoredLabels(labeled, events, scored, familiar)
 
 
-def _over_joints(events: Sequence[Event], paths: Mapping[str, Path], gap_s: float) -> dict[str, str]:
-    """The group of each recorded segment whose event goes on in the segment after it, or came from the one before."""
+def _over_joints(events: Sequence[Event], paths: Mapping[str, Path], gap_s: float) -> list[tuple[str, str]]:
+    """Each recorded segment whose event goes on in another, with that one."""
     spans: dict[Path, list[tuple[float, float, str]]] = {}
     for event in events:
         path = paths[event.video]
@@ -177,12 +176,21 @@ def _over_joints(events: Sequence[Event], paths: Mapping[str, Path], gap_s: floa
         if start is not None:
             camera = path.parent.parent
             spans.setdefault(camera, []).append((start + event.start_s, start + event.end_s, event.video))
-    groups: dict[str, str] = {}
+    joined = []
     for of_camera in spans.values():
         of_camera.sort()
         for (_, end, video), (start, _, following) in pairwise(of_camera):
             if video != following and start - end <= gap_s:
-                groups[following] = groups.setdefault(video, video)
+                joined.append((video, following))
+    return joined
+
+
+def _with_joints(labelled: Mapping[str, str], joined: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The group of each video: as labelled, and one for all that a joint holds together, their groups included."""
+    groups = dict(labelled)
+    for first, second in joined:
+        one, other = (groups.setdefault(video, video) for video in (first, second))
+        groups = {video: one if group == other else group for video, group in groups.items()}
     return groups
 
 

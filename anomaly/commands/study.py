@@ -9,9 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomaly.calibration import CameraCalibrations, calibrate, fit_scales
+from anomaly.calibration import calibrate, calibrate_scaled, fit_scales
 from anomaly.calibration.budget import spent_on
-from anomaly.calibration.cameras import price_on
 from anomaly.calibration.certificate import CERTIFYING, CHOSE, percent
 from anomaly.commands import console
 from anomaly.commands.calibrate import by_camera, count_of, decider_of, options_of, setting_of
@@ -34,7 +33,7 @@ from anomaly.thresholds import (
 )
 
 if TYPE_CHECKING:
-    from anomaly.calibration import Calibration, ScoreScale, Series, Study
+    from anomaly.calibration import Calibration, CameraCalibrations, ScoreScale, Series, Study
     from anomaly.config import StudyConfig
     from anomaly.model import Model
 
@@ -106,43 +105,43 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     looks, tried, tried_next, setting = count_looks(
         config, model, threshold.document, settings, best, choose, prove
     )
-    result = calibrate(
-        labeled,
-        prove,
-        report,
-        best,
+    options = {
         **options_of(config.calibration),
-        count=count_of(config.labels),
-        tolerance_s=config.labels.slack_s,
-        settings_tried=tried,
-        next_tried=tried_next,
-    )
-    result = replace(result, spent=(*spent_on(holdout, report), *result.spent))
+        "count": count_of(config.labels),
+        "tolerance_s": config.labels.slack_s,
+        "settings_tried": tried,
+        "next_tried": tried_next,
+    }
+    spent = spent_on(holdout, report)
+    cameras: CameraCalibrations | None = None
+    if scales:
+        cameras = calibrate_scaled(labeled, prove, report, best, scales, **options).spending(spent)
+        result = cameras.pooled
+    else:
+        result = calibrate(labeled, prove, report, best, **options).spending(spent)
     lines = [
         f"{len(settings)} decider settings at {len(table.thresholds)} thresholds, on {table.n_events} labelled "
-        f"{'clips' if config.labels.count == 'clip' else 'events'} and {60 * table.hours:.1f} min of normal footage.",
+        f"{table.unit}s and {60 * table.hours:.1f} min of normal footage.",
         f"Fewest false alarms at a recall of {percent(target)}: {name_of(best, settings)}.",
         how,
-        *result.text().splitlines(),
+        *(cameras or result).text().splitlines(),
     ]
     keep_looks(folder, looks)
     write_study(_place(config, folder), f"Threshold study of {folder.name}", lines, rows, target)
     if config.study.apply:
         document = {**threshold.document, "setting": setting}
-        _apply(model, result, config, document, len(settings), how, labeled, holdout)
+        _apply(model, result, cameras, config, document, len(settings), how)
 
 
 def _apply(
     model: Model,
     result: Calibration,
+    cameras: CameraCalibrations | None,
     config: StudyConfig,
     document: Mapping[str, Any],
     tried: int,
     how: str,
-    labeled: Sequence[Series],
-    holdout: Sequence[Series],
 ) -> None:
-    scales = camera_scales(document)
     if document["hangs_on"]["scoring"] != model.scoring_digest:
         raise ModelError(
             "the scores are those of another bank, backbone or regions; calibrate again, then study"
@@ -159,7 +158,7 @@ def _apply(
         familiar=document["familiar"],
         stills=document.get("stills", False),
         chosen=f"the best of {tried} settings in a study; {how}",
-        cameras=_pooled(scales, result, labeled, holdout) if scales else None,
+        cameras=cameras,
     )
     # It was kept for the frames that the other setting needs.
     shutil.rmtree(model.folder / FOLDER, ignore_errors=True)
@@ -181,28 +180,6 @@ def _on_shared_scale(series: list[Series], scales: Mapping[str, ScoreScale]) -> 
             "calibrate again with footage of all of them"
         )
     return [scales[one.camera].apply(one) for one in series]
-
-
-def _pooled(
-    scales: Mapping[str, ScoreScale],
-    result: Calibration,
-    labeled: Sequence[Series],
-    holdout: Sequence[Series],
-) -> CameraCalibrations:
-    """One threshold for all cameras on their shared scale."""
-    assumption = (
-        "Chosen and certified for the cameras together, on the scale they share; for one of them the certificate speaks "
-        "only if its anomalies stand out from its normal footage as much as the others' do."
-    )
-    camera = {one.source: one.camera for one in labeled}
-    proving = frozenset(camera[one.event.video] for one in result.events if one.event.certifies)
-    prices = {
-        name: price_on(name, [one for one in holdout if one.camera == name], result, labeled)
-        for name in scales
-    }
-    unspoken = {name: f"of camera {name}, {why}" for name, (_, why) in prices.items() if why}
-    assumption += "".join(f" No certificate for {name}: {why}" for name, (_, why) in prices.items() if why)
-    return CameraCalibrations(scales, result, {}, assumption, proving, unspoken)
 
 
 def _study_sweep(config: StudyConfig) -> None:
@@ -245,7 +222,7 @@ def _study_sweep(config: StudyConfig) -> None:
         keep_looks(place, looks)
     rows = ranked([row_of(table, 0, name, target) for name, table in tables])
     lines = [
-        f"{len(rows)} models of a sweep, on {tables[0][1].n_events} labelled {'clips' if config.labels.count == 'clip' else 'events'}.",
+        f"{len(rows)} models of a sweep, on {tables[0][1].n_events} labelled {tables[0][1].unit}s.",
         f"Whoever takes the best of them and calibrates it on these same labels has compared {len(rows)} settings, and "
         "its certificate pays for them all; calibrated on other labels it pays for none.",
     ]  # fmt: skip

@@ -81,13 +81,15 @@ def finished_jobs(folder: Path) -> list[tuple[Path, list[str]]]:
     return found
 
 
-def raise_first_failure(folder: Path) -> None:
-    """Raise the first job's error, if one failed: UsageError where its exit status was 2."""
-    for path in sorted(folder.glob(f"*/{_RECORD}")):
-        record = _read(path.parent)
-        if record and record["error"] is not None:
-            message, status = record["error"]
-            raise (UsageError if status == UsageError.exit_status else AnomalyError)(message)
+def raise_failures(folder: Path) -> None:
+    """Raise if jobs failed, each of which was told when it did: UsageError where the first's exit status was 2."""
+    records = [_read(path.parent) for path in sorted(folder.glob(f"*/{_RECORD}"))]
+    failed = [one["error"] for one in records if one and one["error"] is not None]
+    if failed:
+        raise (UsageError if failed[0][1] == UsageError.exit_status else AnomalyError)(
+            f"{len(failed)} of {len(records)} jobs failed, as told above; the same command with hydra.sweep.dir={folder} "
+            "does them again, and not the others"
+        )
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

@@ -113,7 +113,7 @@ def _cameras(document: Mapping[str, Any]) -> list[str]:
                 number(own["threshold"]),
                 proven,
                 events,
-                "its own" if own["by_itself"] else "all cameras'",
+                "its own" if own["by_itself"] else "shared",
             )
         )
     return [
@@ -123,7 +123,7 @@ def _cameras(document: Mapping[str, Any]) -> list[str]:
             for camera, own in document["cameras"].items()
             if own["false_alarms"]
         ),
-        table(("camera", "threshold", "recall certified", "from events", "certificate"), rows),
+        table(("camera", "threshold", "recall certified", "from events", "threshold is"), rows),
         "<p class=soft>Scores and thresholds are on a scale that the cameras share: 1 is a camera's ordinary "
         "normal frame, 2 its 1-in-100 normal frame. Below, the scores of a camera with a threshold of its own are in proportion "
         "to it, so that one line stands for all thresholds.</p>",
@@ -220,7 +220,7 @@ def _curves(calibration: Calibration, labeled: Sequence[Series], holdout: Sequen
     parts.append(
         section(
             "Recall against false alarms",
-            f"Every threshold on the {found.n_events} labelled {calibration.count}s that count; the shade reaches down to what is certain at "
+            f"Every threshold on the {found.n_events} labelled {found.unit}s that count; the shade reaches down to what is certain at "
             f"{percent(confidence)} for all thresholds together. The ring is the threshold in use.",
         )
     )
