@@ -25,7 +25,7 @@ from anomaly.gate import gate, gate_whole
 from anomaly.model import software
 from anomaly.reissue import Rescored, reissue, rescore
 from anomaly.resize import resize, resize_matrix
-from export import ENDINGS, TOLERANCE, check_runtime, open_graph
+from export import ENDINGS, TOLERANCE, MemoryShortError, check_runtime, open_graph
 from memory_bank import EXACT
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Exported:
         before: what `before_ms` was measured with: torch, or for int8 the same runtime in float32.
         before_ms, graph_ms: a frame's patch features, median.
         megabytes: of the graphs.
+        left_out: why a search in the graph was not compared, and so not kept; each frame is then searched beside it.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Exported:
     before_ms: float
     graph_ms: float
     megabytes: float
+    left_out: tuple[str, ...] = ()
 
 
 def export_model(
@@ -120,7 +122,7 @@ def export_model(
     margin = min(limit, TOLERANCE.get(precision, 0.0))
     folder = model.folder / FOLDER / name
     with TemporaryDirectory(prefix="anomaly-export-") as place, _earlier_is_told(folder):
-        branches, operations = [], 0
+        branches, operations, left_out = [], 0, []
         parity: dict[str, Parity] = {}
         for index, branch in enumerate(model.detector.branches):
             tell(f"exporting {branch.name}", index, len(model.detector.branches))
@@ -139,15 +141,21 @@ def export_model(
             whole = Path(place) / f"{branch.name}.whole{ENDINGS[runtime][0]}"
             if whole.is_file():
                 rows = (max(2, parts.neighbours), len(branch.bank))
-                parity[f"{branch.name}, search in the graph"] = gate_whole(
-                    model,
-                    branch,
-                    open_graph(runtime, whole, precision, rows=rows),
-                    pictures,
-                    (size[0], size[1]),
-                    limit,
-                    margin,
-                )
+                try:
+                    parity[f"{branch.name}, search in the graph"] = gate_whole(
+                        model,
+                        branch,
+                        open_graph(runtime, whole, precision, rows=rows),
+                        pictures,
+                        (size[0], size[1]),
+                        limit,
+                        margin,
+                    )
+                except MemoryShortError as error:
+                    # What decides needs no more than the features: a machine with more memory can add the rest.
+                    left_out.append(str(error))
+                    for path in Path(place).glob(f"{branch.name}.whole.*"):
+                        path.unlink()
         detector = model.detector.with_branches(branches)
         found = None
         if evidence is not None and evidence.stretches:
@@ -203,6 +211,7 @@ def export_model(
         before_ms,
         graph_ms,
         sum(map(len, files.values())) / 1e6,
+        tuple(left_out),
     )
 
 

@@ -38,15 +38,15 @@ def checked_here(
 
     What was found is remembered in the user's cache by export or scoring digest, thresholds, evidence, device,
     processor and versions, so that only the first start takes the time, and where a model was calibrated not even that;
-    where that cache cannot be written, each start checks again. A model without a certificate or without evidence is left
-    as it is.
+    where that cache cannot be written, each start checks again. A model without a certificate is checked like any; one
+    without evidence, or already in doubt, is left as it is.
 
     Args:
         model: loaded.
         threshold: of the model under its runtime.
         progress: called with the number of frames scored since the last call.
     """
-    if not threshold.certifies or not has_evidence(model.folder):
+    if threshold.value is None or threshold.doubt or not has_evidence(model.folder):
         return threshold
     evidence = load_evidence(model.folder)
     if not evidence.stretches:
@@ -56,7 +56,7 @@ def checked_here(
         doubt = str(json.loads(path.read_text(encoding="utf-8"))["doubt"])
     except (OSError, ValueError, KeyError):
         wrong = _wrong_here(model, threshold, evidence, progress)
-        doubt = f"on this device ({model.device}) {model.runtime} does not answer as where it was certified: {wrong}"
+        doubt = f"on this device ({model.device}) {model.runtime} does not answer as where it was {'certified' if threshold.certifies else 'calibrated'}: {wrong}"
         _remember(path, doubt if wrong else "")
         doubt = doubt if wrong else ""
     return replace(threshold, doubt=doubt) if doubt else threshold
@@ -77,8 +77,7 @@ def _wrong_here(
             evidence, model.detector, model.runtime, tolerance=_TOLERANCE, lowering=_NOISE, progress=progress
         ).recheck
         # Events without pictures were certified by this runtime itself: here nothing speaks against them.
-        differs = found.lost or not found.largest_difference <= found.tolerance or found.new_alarms
-        return f"{found.why_not}; calibrate again here" if differs else ""
+        return f"{found.why_not}; calibrate again here" if found.differs else ""
     # Not what the export was allowed, which may be more than a certificate takes.
     usual = TOLERANCE.get(export.precision, float("inf"))
     tolerance = max(min(export.document["tolerance"] or usual, usual), _TOLERANCE)
@@ -87,7 +86,8 @@ def _wrong_here(
     found = rescore(
         evidence, model.detector, export.name, tolerance=tolerance, lowering=lowered, progress=progress
     ).recheck
-    return "" if found.holds else f"{found.why_not}; export again here"
+    wrong = not found.holds if threshold.certifies else found.differs
+    return f"{found.why_not}; export again here" if wrong else ""
 
 
 def _remembered(model: Model) -> Path:

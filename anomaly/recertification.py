@@ -10,15 +10,19 @@ import numpy as np
 
 from anomaly.errors import CorruptModelError
 from anomaly.model import software
+from export import MAP_FACTOR, map_difference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from anomaly.detector import Detector
     from anomaly.evidence import Evidence
     from anomaly.types import ImageArray
 
-    #: (H, W, 3) uint8 RGB pictures to raw scores.
-    ScoreImages = Callable[[Sequence[ImageArray]], Sequence[float]]
+    #: Raw scores (n,) float64 and scaled patch distances (n, gh * gw) float32, 0 where a patch does not count.
+    Answer = tuple[NDArray[np.float64], NDArray[np.float32]]
+    #: (H, W, 3) uint8 RGB pictures to what is seen in them.
+    LookAt = Callable[[Sequence[ImageArray]], Answer]
 
 #: The lowest event defines the threshold; scores that differ by the order of a sum must not lose it.
 _NOISE = 1e-4
@@ -33,7 +37,8 @@ class Recheck:
         n_frames, n_events: looked at.
         largest_difference: of a raw score from the reference; 1 = the score of an ordinary normal frame.
         at: the frame of the largest difference.
-        tolerance: difference that is allowed.
+        heatmap: largest difference of a place of a heatmap, relative to its frame's highest.
+        tolerance: difference of a score that is allowed; of a heatmap `export.MAP_FACTOR` times as much is.
         lost: events that were caught at calibration and are not any more.
         left_out: events of which no pictures are kept.
         new_alarms: normal frames that reach the threshold and did not at calibration.
@@ -46,6 +51,7 @@ class Recheck:
     n_events: int
     largest_difference: float
     at: str
+    heatmap: float
     tolerance: float
     lost: tuple[str, ...]
     left_out: int
@@ -59,6 +65,11 @@ class Recheck:
             return (
                 f"{len(self.lost)} of {self.n_events} events are not caught any more, scores differ by "
                 f"up to {self.largest_difference:.2g} (allowed {self.tolerance:g})"
+            )
+        if not self.heatmap <= MAP_FACTOR * self.tolerance:
+            return (
+                f"heatmaps differ by up to {self.heatmap:.2g} of their highest place (allowed "
+                f"{MAP_FACTOR * self.tolerance:g})"
             )
         if self.left_out:
             return f"{self.left_out} events have no pictures in the evidence; calibrate with a larger evidence.max_mb"
@@ -77,8 +88,13 @@ class Recheck:
         return bool(self.left_out) and not replace(self, left_out=0).why_not
 
     @property
+    def differs(self) -> bool:
+        """Whether what was looked at comes out otherwise than at calibration."""
+        return bool(replace(self, left_out=0, n_events=max(self.n_events, 1)).why_not)
+
+    @property
     def holds(self) -> bool:
-        """Whether every event was looked at and is still caught, nothing new alarms, and scores are within the tolerance."""
+        """Whether every event was looked at and is still caught, nothing new alarms, and scores and heatmaps are within the tolerance."""
         return not self.why_not
 
     def text(self, certified: bool = True) -> str:
@@ -87,7 +103,7 @@ class Recheck:
         lines = [
             f"Scored {self.n_frames} frames of the evidence again with {self.runtime}; the reference is {self.reference}.",
             f"Scores differ by {self.largest_difference:.2g} at most (allowed {self.tolerance:g}; an ordinary "
-            f"frame scores 1), at {self.at}.",
+            f"frame scores 1), at {self.at}; heatmaps by {self.heatmap:.2g} of their highest place (allowed {MAP_FACTOR * self.tolerance:g}).",
             f"{kept} of {self.n_events} labelled events that were caught are still caught.",
         ]
         lines += [f"Not caught any more: {name}." for name in self.lost]
@@ -107,27 +123,37 @@ class Recheck:
         return "\n".join(lines)
 
 
+def looking(detector: Detector) -> LookAt:
+    """What a detector sees, for `recheck`; frame by frame, as beside the line."""
+
+    def look_at(images: Sequence[ImageArray]) -> Answer:
+        looks = [look for image in images for look in detector.look([image])]
+        maps = [np.where(look.counts, look.distances, np.float32(0)) for look in looks]
+        return np.array([look.score for look in looks], np.float64), np.stack(maps)
+
+    return look_at
+
+
 def recheck(
     evidence: Evidence,
-    score: ScoreImages,
+    look_at: LookAt,
     *,
     runtime: str,
     tolerance: float = 0.01,
     progress: Callable[[int], None] | None = None,
 ) -> Recheck:
-    """Score the evidence again and hold it against the reference: `score_again`, then `judge`."""
-    scores = score_again(evidence, score, progress)
-    return judge(evidence, scores, runtime=runtime, tolerance=tolerance)
+    """Score the evidence again and hold it against the reference: `look_again`, then `judge`."""
+    return judge(evidence, look_again(evidence, look_at, progress), runtime=runtime, tolerance=tolerance)
 
 
-def score_again(
-    evidence: Evidence, score: ScoreImages, progress: Callable[[int], None] | None = None
-) -> list[NDArray[np.float64]]:
-    """Raw scores of every stretch of the evidence, in order.
+def look_again(
+    evidence: Evidence, look_at: LookAt, progress: Callable[[int], None] | None = None
+) -> list[Answer]:
+    """What is seen in every stretch of the evidence, in order.
 
     Args:
         evidence: as `load_evidence` gives it.
-        score: raw scores of pictures under the runtime in question.
+        look_at: what pictures show under the runtime in question.
         progress: called with the number of frames done since the last call.
 
     Raises:
@@ -139,7 +165,7 @@ def score_again(
         )
     found = []
     for one in evidence.stretches:
-        found.append(np.array(score([evidence.image(file) for file in one.files]), np.float64))
+        found.append(look_at([evidence.image(file) for file in one.files]))
         if progress is not None:
             progress(len(one.files))
     return found
@@ -147,23 +173,25 @@ def score_again(
 
 def judge(
     evidence: Evidence,
-    found: Sequence[NDArray[np.float64]],
+    found: Sequence[Answer],
     *,
     runtime: str,
     tolerance: float = 0.01,
     factor: float = 1.0,
 ) -> Recheck:
-    """Hold scores of the evidence against the reference.
+    """Hold what is seen in the evidence against the reference.
 
     Args:
         evidence: as `load_evidence` gives it.
-        found: of `score_again`.
+        found: of `look_again`.
         runtime: what scored, such as "openvino-bf16".
         tolerance: allowed difference of a raw score from the reference.
         factor: of the calibration's thresholds, 1 or lower, under this runtime.
     """
     largest, at, lost, caught, frames, new = -1.0, "", [], 0, 0, 0
-    for one, scores in zip(evidence.stretches, found, strict=True):
+    heatmap = 0.0
+    for one, (scores, distances) in zip(evidence.stretches, found, strict=True):
+        heatmap = max(heatmap, map_difference(one.distances, distances))
         differences = np.abs(scores - one.scores)
         worst = int(np.nan_to_num(differences, nan=np.inf).argmax())
         if not differences[worst] <= largest:
@@ -192,6 +220,7 @@ def judge(
         caught,
         largest,
         at,
+        heatmap,
         tolerance,
         tuple(lost),
         evidence.left_out,

@@ -10,16 +10,15 @@ import numpy as np
 from anomaly.artifact import read_signed, write_json
 from anomaly.calibration import just_below
 from anomaly.exported import TORCH
-from anomaly.recertification import judge, score_again
+from anomaly.recertification import judge, look_again, looking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from anomaly.detector import Detector
     from anomaly.evidence import Evidence
     from anomaly.model import Model
     from anomaly.recertification import Recheck
-    from anomaly.types import ImageArray
 
 
 @dataclass(frozen=True)
@@ -55,19 +54,15 @@ def rescore(
         lowering: share of the threshold that it may be lowered by.
         progress: called with the number of frames done since the last call.
     """
-
-    def score(images: Sequence[ImageArray]) -> list[float]:
-        return [look.score for image in images for look in detector.look([image])]
-
-    scores = score_again(evidence, score, progress)
+    answers = look_again(evidence, looking(detector), progress)
     reached = [
         one.decision_score(evidence.decider, np.maximum(found, 0)) / one.threshold
-        for one, found in zip(evidence.stretches, scores, strict=True)
+        for one, (found, _) in zip(evidence.stretches, answers, strict=True)
         if one.caught(evidence.decider)
     ]
     lowest = min(reached, default=1.0)
     factor = min(1.0, lowest) if lowest >= 1 - lowering else 1.0
-    found = judge(evidence, scores, runtime=name, tolerance=tolerance, factor=factor)
+    found = judge(evidence, answers, runtime=name, tolerance=tolerance, factor=factor)
     return Rescored(found, factor)
 
 

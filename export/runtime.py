@@ -31,7 +31,12 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "openvino": (".xml", ".bin"),
     "tensorrt": (".onnx",),
 }
-_INSTALL = {"onnxruntime": "edge", "openvino": "edge", "tensorrt": "tensorrt"}
+#: The extra that brings each, without torch and beside it.
+_INSTALL = {
+    "onnxruntime": ("edge", "export"),
+    "openvino": ("edge", "export"),
+    "tensorrt": ("edge-tensorrt", "tensorrt"),
+}
 
 
 class Graph(Protocol):
@@ -66,9 +71,8 @@ def check_runtime(runtime: str, precision: str | None = None) -> None:
             f"precision {precision!r} is not one of {runtime}'s; use one of {', '.join(PRECISIONS[runtime])}"
         )
     if not installed(runtime):
-        raise RuntimeMissingError(
-            f"runtime {runtime} is not installed; pip install 'anomaly[{_INSTALL[runtime]}]'"
-        )
+        extra = _INSTALL[runtime][installed("torch")]
+        raise RuntimeMissingError(f"runtime {runtime} is not installed; pip install 'anomaly[{extra}]'")
 
 
 def open_graph(

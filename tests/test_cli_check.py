@@ -187,6 +187,16 @@ def test_the_first_start_on_another_device_is_compared_once_with_what_was_kept(
     save_evidence(replace(evidence, stretches=stretches), images)
     out = succeed(*arguments)
     assert "UNCERTIFIED: on this device (cpu) torch-fp32 does not answer as where it was certified" in out
+    # Nor does a model without a certificate pass over it: it alarms, and somewhere else than it did.
+    path = copy / "thresholds" / "torch-fp32.json"
+    write_json(path, {**read_signed(path), "certificate": None, "withheld": "chance"})
+    stretches = tuple(replace(one, distances=one.distances[:, ::-1]) for one in evidence.stretches)
+    save_evidence(replace(evidence, stretches=stretches), images)
+    out = succeed(*arguments)
+    assert (
+        "UNCERTIFIED: on this device (cpu) torch-fp32 does not answer as where it was calibrated: heatmaps differ by"
+        in out
+    )
 
 
 def test_a_cache_that_cannot_be_written_stops_no_start(
@@ -205,24 +215,17 @@ def test_a_cache_that_cannot_be_written_stops_no_start(
 
 def test_an_event_that_is_lost_is_named(small_model: SmallModel):
     evidence = load_evidence(small_model.folder)
-    reference = {one.files: one.scores for one in evidence.stretches}
-    stretches = iter(evidence.stretches)
     lowest = evidence.events[0]
 
-    def slightly_lower(images: object) -> list[float]:
-        stretch = next(stretches)
-        return list(reference[stretch.files] - 0.009)
-
-    found = recheck(evidence, slightly_lower, runtime="elsewhere-fp16")
+    found = recheck(evidence, _same(evidence, -0.009), runtime="elsewhere-fp16")
     assert not found.holds
     assert found.largest_difference == pytest.approx(0.009)
     assert any(str(lowest.event) in name for name in found.lost)
     assert f"Not caught any more: {lowest.event}" in found.text()
-    stretches = iter(evidence.stretches)
-    same = recheck(evidence, lambda images: list(reference[next(stretches).files]), runtime="elsewhere-fp16")
+    same = recheck(evidence, _same(evidence), runtime="elsewhere-fp16")
     assert same.holds
     assert same.largest_difference == 0
-    nothing = recheck(evidence, lambda images: [float("nan")] * len(images), runtime="broken-int8")
+    nothing = recheck(evidence, _same(evidence, float("nan")), runtime="broken-int8")
     assert not nothing.holds
     assert len(nothing.lost) == 3
 
@@ -251,9 +254,34 @@ def test_an_event_that_begins_with_its_clip_is_checked_as_it_was_calibrated(
     assert recheck(evidence, _same(evidence, -0.009), runtime="elsewhere").lost
 
 
-def _same(evidence: Evidence, more: float = 0.0) -> Callable[[object], list[float]]:
+def _same(
+    evidence: Evidence, more: float = 0.0, at_a_place: float = 0.0
+) -> Callable[[object], tuple[np.ndarray, np.ndarray]]:
+    """What the reference saw, but for `more` in every score, and for one place of every heatmap."""
     stretches = iter(evidence.stretches)
-    return lambda images: list(next(stretches).scores + more)
+
+    def look_at(_: object) -> tuple[np.ndarray, np.ndarray]:
+        one = next(stretches)
+        distances = one.distances.copy()
+        distances[:, 7] += np.float32(at_a_place)
+        return one.scores + more, distances
+
+    return look_at
+
+
+def test_a_heatmap_that_shows_something_else_is_no_answer_even_where_the_score_is_right(
+    small_model: SmallModel,
+):
+    evidence = load_evidence(small_model.folder)
+    highest = max(float(one.distances.max(axis=1).min()) for one in evidence.stretches)
+    least = min(float(one.distances.max(axis=1).min()) for one in evidence.stretches)
+    assert recheck(evidence, _same(evidence, at_a_place=0.04 * least), runtime="here").holds
+    found = recheck(evidence, _same(evidence, at_a_place=0.06 * highest), runtime="here")
+    assert found.largest_difference == 0
+    assert not found.holds
+    assert "does NOT hold here. Heatmaps differ by up to" in found.text()
+    nothing = recheck(evidence, _same(evidence, at_a_place=float("nan")), runtime="here")
+    assert not nothing.holds
 
 
 def test_nothing_to_look_at_is_no_certificate(small_model: SmallModel):
@@ -262,7 +290,7 @@ def test_nothing_to_look_at_is_no_certificate(small_model: SmallModel):
     found = recheck(none, _same(none), runtime="here")
     assert not found.holds
     assert "holds no event" in found.text()
-    loud = recheck(evidence, lambda images: [9.0] * len(images), runtime="here", tolerance=99)
+    loud = recheck(evidence, _same(evidence, 9.0), runtime="here", tolerance=99)
     assert loud.new_alarms == len(evidence.normal) > 0
     assert not loud.holds
 

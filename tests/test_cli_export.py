@@ -205,6 +205,19 @@ def test_beyond_the_tolerance_nothing_is_kept_and_the_layer_is_named(copy: Path)
     assert sorted(path.name for path in (copy / "graph").iterdir()) == ["onnxruntime-fp32", "openvino-fp32"]
 
 
+def test_a_search_that_does_not_fit_into_memory_leaves_the_features_graph(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As on a small box: the graph that decides needs no room for the search."""
+    monkeypatch.setattr("export.memory.available_bytes", lambda: 1024)
+    said = succeed("export", "--model", copy, "--runtime", "onnxruntime")
+    assert "left out, so frames are searched beside the graph: the search of 1 frames" in said
+    assert "The certificate holds for onnxruntime-fp32" in said
+    kept = {path.name for path in (copy / "graph" / "onnxruntime-fp32").iterdir()}
+    assert "appearance.features.onnx" in kept
+    assert not any("whole" in name for name in kept)
+
+
 def test_without_evidence_an_export_is_uncertified_and_int8_is_not_to_be_had(
     copy: Path, small_model: SmallModel, tmp_path: Path
 ):

@@ -18,7 +18,7 @@ from anomaly.evidence_collection import collect_evidence
 from anomaly.first_start import calibrated_here
 from anomaly.looks import Look, settings_tried
 from anomaly.model import load_model
-from anomaly.recertification import recheck
+from anomaly.recertification import looking, recheck
 from anomaly.report.calibration import calibration_page
 from anomaly.scores import read_series
 from anomaly.thresholds import load_threshold, save_calibration
@@ -145,7 +145,7 @@ def check(config: CalibrateConfig) -> None:
     ) as advance:
         found = recheck(
             evidence,
-            lambda images: [look.score for look in model.detector.look(images)],
+            looking(model.detector),
             runtime=model.runtime,
             tolerance=config.evidence.tolerance,
             progress=advance,

@@ -34,6 +34,8 @@ def run(config: ExportConfig) -> None:
         )
     for what, parity in done.parity.items():
         console.say(f"Against torch, {what}, on {done.pictures}: {parity.text()}.")
+    for why in done.left_out:
+        console.say(f"Not compared and left out, so frames are searched beside the graph: {why}.")
     console.say(
         f"Patch features of a frame: {done.graph_ms:.1f} ms, {done.before} {done.before_ms:.1f} ms on this machine."
     )
