@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from anomaly.errors import UsageError
-from anomaly.failures import describe
+from anomaly.failures import describe, no_key
 from anomaly.verbs import COMMANDS
 
 if TYPE_CHECKING:
@@ -214,8 +214,11 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
         import importlib
 
         from anomaly.commands.outputs import check_outputs
-        from anomaly.config.bounds import check_bounds
+        from anomaly.config.bounds import added_keys, check_bounds
 
+        # Hydra takes a key that nobody reads where it is given with a +.
+        if unread := next(added_keys(config), None):
+            raise UsageError(f"configuration: {no_key(unread, command.name)}")
         settings = OmegaConf.to_object(config)
         check_bounds(settings)
         if command.name != "bank":  # which writes in place, or nothing, unless it merges

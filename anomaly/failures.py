@@ -113,8 +113,7 @@ def _in_our_words(text: str, unread: str | None, command: str) -> str | None:
     if unread is not None:
         return f"{unread} cannot be read; close all [ {{ and quotes, and put a text with other signs than letters into quotes"
     if found := re.match(r"Could not override '([^']+)'", text):
-        near = _near(found[1], command)
-        return f"{command} has no key {found[1]!r}" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        return no_key(found[1], command)
     if found := re.match(r"Error merging override (\S+)", text):
         key, _, value = found[1].partition("=")
         if "is not a ListConfig" in text:
@@ -124,6 +123,12 @@ def _in_our_words(text: str, unread: str | None, command: str) -> str | None:
                 f"{found[1]}: {key} is a group; set one of its keys, {', '.join(_keys(command, key + '.'))}"
             )
     return None
+
+
+def no_key(key: str, command: str) -> str:
+    """That a command has no such key, and which may have been meant."""
+    near = _near(key, command)
+    return f"{command} has no key {key!r}" + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
 def _near(key: str, command: str) -> list[str]:

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_model import FPS, ROOT, Done, SmallModel, environment, invoke, succeed
 
 from anomaly.artifact import read_signed, write_json
+from anomaly.evidence import load_evidence, save_evidence
 from export import TOLERANCE
 
 #: As where torch is not installed: it is neither found nor imported.
@@ -193,6 +195,21 @@ def test_int8_whose_recall_cannot_be_told_is_refused(copy: Path, change: dict[st
     write_json(index, document)
     done = invoke("export", "--model", copy, "--runtime", "onnxruntime", "--precision", "int8")
     assert message in done.message
+    assert not (copy / "graph" / "onnxruntime-int8").exists()
+
+
+@pytest.mark.slow
+def test_int8_that_loses_an_event_is_not_kept(copy: Path):
+    """As of a network that scores its events a third lower in int8 than the reference did."""
+    evidence = load_evidence(copy)
+    stretches = tuple(
+        replace(one, scores=1.5 * one.scores, threshold=1.45 * one.threshold) for one in evidence.stretches
+    )
+    images = {name: (evidence.folder / name).read_bytes() for name in evidence.digests if "frames" in name}
+    save_evidence(replace(evidence, stretches=stretches), images)
+    line = ("export", "--model", copy, "--runtime", "onnxruntime", "--precision", "int8")
+    message = invoke(*line).message
+    assert "int8 loses 3 of 3 calibrated events, the first is labeled_" in message
     assert not (copy / "graph" / "onnxruntime-int8").exists()
 
 

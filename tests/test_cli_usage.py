@@ -37,6 +37,8 @@ def refused(*arguments: object, status: int = 2) -> str:
         (["weights", "dance"], ["'dance'", "list, pull, import or verify"]),
         (["weights", "pull"], ["efficientnet_lite0"]),
         (["fit", "--normal-videos", "x", "--model", "m", "bank.sise=3"], ["no key 'bank.sise'", "did you mean bank.size?"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "+bank.sise=3"], ["no key 'bank.sise'", "did you mean bank.size?"]),
+        (["score", "--model", "m", "--source", "x", "--out", "o", "+fsp=3"], ["score has no key 'fsp'"]),
         (["score", "--model", "m", "--source", "x", "--out", "s", "fsp=3"], ["score has no key 'fsp'"]),
         (["score", "--model", "m", "--source", "x", "--out", "s", "fps=3"], ["did you mean footage.fps?"]),
         (["score", "--model", "m", "--source", "x", "--out", "s", "bank=3"], ["score has no key 'bank'"]),

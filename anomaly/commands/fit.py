@@ -265,7 +265,7 @@ def _tell(
     rows = [
         ("model", str(folder)),
         ("backbone", f"{branch.backbone.spec.name} at {branch.backbone.input_size[0]}x{branch.backbone.input_size[1]}, weights from {known.origin} ({known.license})"),
-        ("learned from", f"{report.frames} frames of {len(report.sources)} sources, {report.patches:,} patches"),
+        ("learned from", f"{report.frames} frames of {console.counted(len(report.sources), 'source')}, {report.patches:,} patches"),
         ("bank", f"{len(branch.bank):,} rows of {branch.bank.dim} dimensions ({branch.projection.explained:.0%} of the variance kept)"),
     ]  # fmt: skip
     if detector.regions.black:
@@ -301,7 +301,7 @@ def _tell(
         rows.append(
             (
                 "hold-out",
-                f"{len(scores)} frames of {len(report.holdout)} sources: score median {np.median(scores):.2f}, "
+                f"{len(scores)} frames of {console.counted(len(report.holdout), 'source')}: score median {np.median(scores):.2f}, "
                 f"99 % below {np.quantile(scores, 0.99):.2f}, largest {scores.max():.2f}; "
                 f"patches {report.holdout_mean_distance:.2f} on average, {report.holdout_largest_distance:.2f} at most",
             )

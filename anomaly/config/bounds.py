@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -44,26 +45,34 @@ class Bounds:
         return count >= self.fewest and self.entries in (None, count)
 
     def __str__(self) -> str:
-        low = (
-            f"{self.least:g} or more"
-            if self.least is not None
-            else f"above {self.above:g}"
-            if self.above is not None
-            else ""
+        told = (
+            (self.least, "{:g} or more"),
+            (self.above, "above {:g}"),
+            (self.most, "{:g} at most"),
+            (self.below, "below {:g}"),
         )
-        high = (
-            f"{self.most:g} at most"
-            if self.most is not None
-            else f"below {self.below:g}"
-            if self.below is not None
-            else ""
-        )
-        return " and ".join(filter(None, (low, high))) or "finite"
+        return " and ".join(words.format(one) for one, words in told if one is not None) or "finite"
 
 
 def within(default: Any, **bounds: Any) -> Any:
     """A field of a configuration, with `Bounds` of the value. What is None is not looked at."""
     return field(default=default, metadata={_KEY: Bounds(**bounds)})
+
+
+def added_keys(config: Any, prefix: str = "") -> Iterator[str]:
+    """Keys of a composed configuration that its typed groups do not have, so that nothing reads them."""
+    from omegaconf import DictConfig, OmegaConf
+
+    kind = OmegaConf.get_type(config)
+    known = {one.name for one in fields(kind)} if kind is not None and is_dataclass(kind) else None
+    for name in config:
+        key = prefix + str(name)
+        if known is not None and name not in known:
+            yield key
+            continue
+        group = None if OmegaConf.is_missing(config, name) else config._get_node(name)
+        if isinstance(group, DictConfig) and not group._is_none():
+            yield from added_keys(group, f"{key}.")
 
 
 def check_bounds(config: Any, prefix: str = "") -> None:
