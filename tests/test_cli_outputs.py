@@ -43,6 +43,19 @@ def test_what_cannot_be_written_is_told_before_anything_is_read(arguments: list[
     assert sorted(path.name for path in place.rglob("*")) == ["dir", "file", "mine"]
 
 
+def test_the_place_of_a_page_that_nobody_named_is_looked_at_too(place: Path):
+    (place / "m_evaluation.html").mkdir()
+    (place / "m_calibration.html").mkdir()
+    for verb, option in (
+        ("evaluate", "--html 'm_evaluation.html'"),
+        ("calibrate", "--report 'm_calibration.html'"),
+    ):
+        done = invoke(verb, "--model", "m", "--labeled", "none.csv")
+        assert f"{option} is a folder; give the name of a file" in done.message
+    done = invoke("calibrate", "--model", "file", "--labeled", "none.csv")
+    assert "--model 'file' is a file; give a folder" in done.message
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written_is_told(place: Path):
     (place / "dir").chmod(0o500)

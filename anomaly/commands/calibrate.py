@@ -11,6 +11,7 @@ from anomaly.artifact import digest_of, finite, read_signed, write_file
 from anomaly.calibration import calibrate, calibrate_cameras
 from anomaly.commands import console
 from anomaly.commands.labeled import apart, keep_looks, looks_before, of_cameras, score_labeled
+from anomaly.commands.outputs import check_output, page_beside
 from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError, UsageError
 from anomaly.evidence import FOLDER, load_evidence, save_evidence
@@ -57,6 +58,9 @@ def run(config: CalibrateConfig) -> None:
             "calibrate needs --labeled; see `python -m anomaly calibrate --help` (or --check, which needs none)"
         )
     decider, count = decider_of(config.decider), count_of(config.labels)
+    if config.out is None:
+        check_output("--model", Path(config.model), folder=True)
+        check_output("--report", page_beside(config.model, "calibration", config.report), folder=False)
     model = load_model(
         Path(config.model), device=config.device, offline=config.weights.offline, runtime=config.runtime
     )
@@ -258,8 +262,7 @@ def _report(
     labeled: Sequence[Series],
     holdout: Sequence[Series],
 ) -> None:
-    folder = model.folder
-    page = Path(config.report) if config.report else folder.parent / f"{folder.name}_calibration.html"
+    page = page_beside(config.model, "calibration", config.report)
     page.parent.mkdir(parents=True, exist_ok=True)
     text = calibration_page(
         model,

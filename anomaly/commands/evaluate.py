@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from anomaly.artifact import write_file
 from anomaly.commands import console
 from anomaly.commands.labeled import keep_looks, score_labeled, unset
+from anomaly.commands.outputs import check_output, page_beside
 from anomaly.evaluation import evaluate, flat, measure_rate
 from anomaly.looks import Look
 from anomaly.model import load_model
@@ -26,6 +27,8 @@ _MOST_MISSES = 20
 
 def run(config: EvaluateConfig) -> None:
     """Measure, print, and write what was asked for."""
+    page = page_beside(config.model, "evaluation", config.html)
+    check_output("--html", page, folder=False)
     model = load_model(
         Path(config.model), device=config.device, offline=config.weights.offline, runtime=config.runtime
     )
@@ -67,7 +70,6 @@ def run(config: EvaluateConfig) -> None:
         path = Path(config.json)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, json.dumps(flat(found.figures), indent=1, allow_nan=False).encode() + b"\n")
-    page = Path(config.html) if config.html else model.folder.parent / f"{model.folder.name}_evaluation.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     # Where each camera has its own threshold, scores are in units of it.
     shown = replace(promised, value=1.0) if threshold.document.get("cameras") else promised

@@ -29,6 +29,12 @@ def check_outputs(flags: Sequence[Flag], values: Mapping[str, Any]) -> None:
             check_output(flag.name, Path(values[flag.name]), folder=flag.metavar == "DIR")
 
 
+def page_beside(model: str, what: str, given: str | None) -> Path:
+    """Where a page on a model is written: as given, else beside the model's folder, by its name."""
+    folder = Path(os.path.abspath(model)) if Path(model).name in ("", "..") else Path(model)
+    return Path(given) if given else folder.parent / f"{folder.name}_{what}.html"
+
+
 def check_output(option: str, path: Path, *, folder: bool, renamed: bool = False) -> None:
     """Whether a file or a folder can be written.
 
