@@ -35,6 +35,8 @@ _ROUNDING = 1e-4
 # Rows brought up to date at a time: of few, each round makes few picks; of many, most are brought up to date for nothing.
 _SMALLEST_BATCH, _LARGEST_BATCH = 1024, 2048
 _REFRESH_ROWS, _REFRESH_PICKS = 256, 1024
+# Rows among which the next few batches are looked for, in batches.
+_POOL = 8
 # Fewer pairs of rows and picks are met sooner than threads are told of them.
 _PAIRS_WORTH_THREADS = 1 << 16
 
@@ -94,6 +96,35 @@ def kcenter_greedy(rows: Floats, size: int, seed: int = 0) -> Selection:
         gaps.append(float(distances[farthest]))
         np.minimum(distances, exact_distances(rows, rows[farthest][None, :]), out=distances)
     return Selection(np.array(picks, np.int64), float(distances.max()), np.array(gaps, np.float32))
+
+
+class _Farthest:
+    """The rows with the largest bounds, looked for among few: a bound only falls, so what lay below a pool stays there."""
+
+    def __init__(self, bounds: Floats) -> None:
+        self.bounds = bounds
+        self.pool = np.empty(0, np.int64)
+        self.below = np.inf  # no bound outside the pool is larger
+
+    def take(self, count: int) -> tuple[NDArray[np.int64], float]:
+        """The `count` rows with the largest bounds, in no order, and the largest bound of all others; 0 if there are none."""
+        if count >= len(self.bounds):
+            return np.arange(len(self.bounds)), 0.0
+        if count < len(self.pool):
+            largest, outside = _largest(self.bounds[self.pool], count)
+            if outside >= self.below:
+                return self.pool[largest], outside
+        self.pool, self.below = _largest(self.bounds, min(_POOL * count, len(self.bounds) - 1))
+        if len(self.pool) == count:
+            return self.pool, self.below
+        largest, outside = _largest(self.bounds[self.pool], count)
+        return self.pool[largest], outside
+
+
+def _largest(values: Floats, count: int) -> tuple[NDArray[np.int64], float]:
+    """Where the `count` largest of more values are, in no order, and the largest of the others."""
+    order = np.argpartition(values, len(values) - count - 1)
+    return order[len(values) - count :], float(values[order[len(values) - count - 1]])
 
 
 class _Greedy:
@@ -168,8 +199,10 @@ class _Greedy:
                 break
             self.pick(int(chosen[best]), gap)
             to_pick = norms + norms[best] - 2 * pairs[best]
+            to_pick[best] = 0.0
             doubtful = np.flatnonzero(to_pick <= _ROUNDING * (norms + norms[best]))
-            to_pick[doubtful] = exact_distances(rows[doubtful], rows[best][None, :]) ** 2
+            if len(doubtful) > 1:  # more than the pick itself
+                to_pick[doubtful] = exact_distances(rows[doubtful], rows[best][None, :]) ** 2
             np.minimum(squared, to_pick, out=squared)
         self.bounds[chosen] = squared
         self.stamps[chosen] = len(self.picks)
@@ -232,25 +265,17 @@ def _select(
     else:
         greedy = _Greedy(rows, np.asarray(distances, np.float32) ** 2, limit, each)
     squared_radius = 0.0 if radius is None else float(radius) ** 2
-    batch, told = _SMALLEST_BATCH, 0
+    batch, told, farthest = _SMALLEST_BATCH, 0, _Farthest(greedy.bounds)
     while True:
-        if batch < len(rows):
-            order = np.argpartition(greedy.bounds, len(rows) - batch - 1)
-            chosen, outside = order[len(rows) - batch :], float(greedy.bounds[order[len(rows) - batch - 1]])
-        else:
-            chosen, outside = np.arange(len(rows)), 0.0
+        chosen, outside = farthest.take(batch)
         # Lower indices first, so that of equally far patches the reference's choice is made.
         chosen = np.sort(chosen[greedy.bounds[chosen] > squared_radius])
         floor = max(outside * (1 - slack) ** 2, np.nextafter(squared_radius, np.inf))
         greedy.refresh(chosen, floor)
-        true_largest = float(greedy.bounds[chosen].max(initial=0.0))
-        done = len(greedy.picks) >= limit or true_largest <= squared_radius or true_largest <= 0.0
-        if done and true_largest >= outside:
+        largest = float(greedy.bounds[chosen].max(initial=0.0))
+        if len(greedy.picks) >= limit or max(largest, outside) <= squared_radius:
             break
-        if done and outside <= squared_radius:
-            true_largest = float(greedy.bounds.max())
-            break
-        if done:
+        if largest <= squared_radius:
             continue
         contenders = chosen[greedy.bounds[chosen] >= floor]
         picked = greedy.pick_among(contenders, floor, limit) if len(contenders) else 0
@@ -258,5 +283,15 @@ def _select(
         if progress is not None:
             progress(len(greedy.picks) - told)
             told = len(greedy.picks)
-    final = float(np.sqrt(max(true_largest, 0.0)))
+    final = _largest_distance(greedy, farthest, batch)
     return Selection(np.array(greedy.picks, np.int64), final, np.array(greedy.gaps, np.float32))
+
+
+def _largest_distance(greedy: _Greedy, farthest: _Farthest, batch: int) -> float:
+    """How far the farthest row is from its nearest pick: the largest bound that is no bound any more."""
+    while True:
+        chosen, outside = farthest.take(batch)
+        greedy.refresh(chosen, outside)
+        largest = float(greedy.bounds[chosen].max())
+        if largest >= outside:
+            return float(np.sqrt(max(largest, 0.0)))

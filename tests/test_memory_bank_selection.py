@@ -86,3 +86,13 @@ def test_near_duplicates_far_from_the_origin_are_told_apart() -> None:
 def test_unusable_input_is_refused(rows: np.ndarray, settings: dict, text: str) -> None:
     with pytest.raises(MemoryBankError, match=text):
         kcenter_select(rows, **settings)
+
+
+@pytest.mark.parametrize("count", [140, 3000])
+def test_a_selection_that_stops_at_a_radius_tells_the_true_largest_distance(count: int):
+    """Which is less than asked for, and was 0 of few rows, and a bound of many."""
+    rows = np.random.default_rng(0).normal(size=(count, 6)).astype(np.float32)
+    found = kcenter_select(rows, radius=1.5)
+    apart = np.linalg.norm(rows[:, None, :] - rows[None, found.indices, :], axis=2).min(axis=1)
+    assert found.radius == pytest.approx(float(apart.max()), rel=1e-5)
+    assert 1.0 < found.radius <= 1.5
