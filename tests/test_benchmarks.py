@@ -23,6 +23,7 @@ SCRIPTS = (
     "memory_bank",
     "runtime",
     "edge",
+    "edge_install",
     "sinks",
     "serve",
 )
