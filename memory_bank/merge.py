@@ -219,7 +219,8 @@ def add_rows(
 def forget_source(bank: MemoryBank, *forgotten: str) -> tuple[MemoryBank, Forgotten]:
     """The bank without one or more sources: a row goes only when no other is left of those that it told apart.
 
-    A row that came from a forgotten source and stays is told by a patch of another source that it stood for. Of a row
+    A row that came from a forgotten source and stays is told by a patch of another source that it stood for, at its own
+    place where place counts. Of a row
     that stood for more sources than it told apart, patches that are counted together stay in its count.
 
     Raises:
@@ -258,6 +259,9 @@ def forget_source(bank: MemoryBank, *forgotten: str) -> tuple[MemoryBank, Forgot
     stand_in = others[np.searchsorted(members.row[others], kept[gone])]
     columns = {name: getattr(own, name).copy() for name in Origins.DTYPES}
     for name, column in columns.items():
+        if bank.place_weight and name in ("y", "x"):
+            # Part of what is measured, as the features are: a row that moved would stand elsewhere for all the others.
+            continue
         column[gone] = getattr(members.witness, name)[stand_in]
     origins = Origins(**columns)
     remaining = bank.replace(

@@ -43,6 +43,29 @@ def coreset_of(sources: str, size: int = 120, **settings) -> StreamingCoreset:
     return coreset
 
 
+@pytest.mark.parametrize("place_weight", [0.0, 1.0])
+def test_forgetting_that_drops_no_row_changes_no_answer(place_weight: float) -> None:
+    """The same parts, which each source shows somewhere else: a row that came from one stands for them all."""
+    rng = np.random.default_rng(0)
+    parts = rng.standard_normal((6, 3)).astype("f") * 5
+    coreset = StreamingCoreset(dim=3, size=6, place_weight=place_weight, gather_mib=0)
+    shown = []
+    for source in "abcd":
+        y, x = rng.random((2, 6)).astype("f")
+        coreset.add(parts, source, 0, 0.0, y, x, np.arange(6))
+        shown.append((y, x))
+    bank = coreset.finish()
+    came_from = {bank.sources[number] for number in bank.origins.source}
+    found = [(source, *forget_source(bank, source)) for source in came_from]
+    kept_all = [(source, left) for source, left, lost in found if not lost.rows]
+    assert kept_all
+    for source, left in kept_all:
+        assert source not in left.sources
+        for y, x in shown:
+            where = {"y": y, "x": x} if place_weight else {}
+            np.testing.assert_array_equal(left.search(parts, **where)[0], bank.search(parts, **where)[0])
+
+
 def test_merged_bank_keeps_size_origins_and_bound() -> None:
     coresets = [coreset_of("a"), coreset_of("b"), coreset_of("cd")]
     banks = [coreset.finish() for coreset in coresets]
