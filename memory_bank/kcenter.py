@@ -133,10 +133,10 @@ class _Greedy:
     def __init__(self, rows: Floats, bounds: Floats, size: int, each: Each) -> None:
         self.each = each
         # [x, 1] · [-2c, |c|²] = |x - c|² - |x|²: one product, no second pass over it. Centred, because
-        # shorter rows lose fewer digits in products.
+        # shorter rows lose fewer digits in products; on a median, which one absurd patch does not draw away.
         self.extended = np.empty((len(rows), rows.shape[1] + 1), np.float32)
         self.rows: Floats = self.extended[:, :-1]
-        np.subtract(rows, rows.mean(axis=0), out=self.rows)
+        np.subtract(rows, np.median(rows[:: max(1, len(rows) // 1024)], axis=0), out=self.rows)
         self.extended[:, -1] = 1.0
         self.norms = squared_norms(self.rows)
         self.bounds = bounds
@@ -144,7 +144,6 @@ class _Greedy:
         self.picks: list[int] = []
         self.gaps: list[float] = []
         self.centres = np.empty((min(size, 1024), rows.shape[1] + 1), np.float32)
-        self.largest_norm = 0.0
 
     def pick(self, index: int, squared_gap: float) -> None:
         count = len(self.picks)
@@ -152,7 +151,6 @@ class _Greedy:
             self.centres = np.concatenate([self.centres, np.empty_like(self.centres)])
         self.centres[count, :-1] = -2 * self.rows[index]
         self.centres[count, -1] = self.norms[index]
-        self.largest_norm = max(self.largest_norm, float(self.norms[index]))
         self.picks.append(index)
         self.gaps.append(float(np.sqrt(squared_gap)))
         self.bounds[index] = 0.0
@@ -179,8 +177,14 @@ class _Greedy:
     def _meet(self, block: NDArray[np.int64], since: int, until: int) -> None:
         centres = self.centres[since:until]
         norms = self.norms[block]
-        squared = (self.extended[block] @ centres.T).min(axis=1) + norms
-        for i in np.flatnonzero(squared <= _ROUNDING * (norms + self.largest_norm)):
+        products = self.extended[block] @ centres.T
+        squared = products.min(axis=1) + norms
+        doubtful = np.flatnonzero(squared <= _ROUNDING * (norms + centres[:, -1].max()))
+        if len(doubtful):
+            # It is the nearest pick whose length rounds: of one that is far longer, every row would be in doubt.
+            own = centres[products[doubtful].argmin(axis=1), -1]
+            doubtful = doubtful[squared[doubtful] <= _ROUNDING * (norms[doubtful] + own)]
+        for i in doubtful:
             picked = self.rows[self.picks[since:until]]
             squared[i] = (exact_distances(picked, self.rows[block[i]][None, :]) ** 2).min()
         self.bounds[block] = np.minimum(self.bounds[block], squared)

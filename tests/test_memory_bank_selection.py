@@ -96,3 +96,15 @@ def test_a_selection_that_stops_at_a_radius_tells_the_true_largest_distance(coun
     apart = np.linalg.norm(rows[:, None, :] - rows[None, found.indices, :], axis=2).min(axis=1)
     assert found.radius == pytest.approx(float(apart.max()), rel=1e-5)
     assert 1.0 < found.radius <= 1.5
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e9, 1e13])
+def test_one_absurd_patch_changes_neither_the_picks_nor_the_radius_of_the_others(factor: float):
+    rows = np.random.default_rng(0).standard_normal((2000, 20)).astype("f")
+    rows[7] *= factor
+    fast, reference = kcenter_select(rows, 200), kcenter_greedy(rows, 200)
+    assert 7 in fast.indices
+    apart = cdist(rows, rows[fast.indices]).min(axis=1).max()
+    assert fast.radius == pytest.approx(apart, rel=1e-3)
+    assert fast.radius <= 1.02 * reference.radius
+    assert len(fast.indices) == 200
