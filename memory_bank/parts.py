@@ -99,8 +99,9 @@ class PartMerger:
     """One bank of parts that come one after another, in memory that does not grow with their number.
 
     Parts of a size merge in a tree, as soon as `fan_in` neighbours are there, into banks of that size. Parts that
-    have only a radius are put to those before them: a row that lies within the radius of one that is there
-    is counted and no more. So a patch is within twice that radius of a row, and no number of parts adds to that.
+    have a radius are put to those before them: a row that lies within the radius of one that is there
+    is counted and no more. So a patch is within twice that radius of a row, and no number of parts adds to that. Where
+    they have a size as well and need more rows, these are reduced to it, and the radius becomes what they cover then.
 
     Args:
         fan_in: how many neighbours merge at a time, 2 or more; part of what the result hangs on.
@@ -114,6 +115,7 @@ class PartMerger:
         self._fan_in = fan_in
         self._config: CoresetConfig | None = None
         self._levels: list[list[_Bounded]] = []
+        self._radius = 0.0
         self._patches = 0
         self._keys = np.zeros(0, np.float64)
         self._sampled: Floats | None = None
@@ -125,16 +127,21 @@ class PartMerger:
             MemoryBankError: it is of another configuration than those before it.
         """
         if self._config is None:
-            self._config = part.config
+            self._config, self._radius = part.config, part.config.radius or 0.0
         elif part.config != self._config:
             raise MemoryBankError("parts of different settings do not merge; fit all with one configuration")
         self._patches += part.patches
         self._keep_sample(part)
-        if self._config.size is None:
-            held = self._levels[0][0] if self._levels else None
-            self._levels = [[_covering(held, part, self._config)]]
-        else:
+        if self._config.radius is None:
             self._enter(0, (part.bank, part.bound))
+        elif not self._levels:
+            self._levels = [[(part.bank, part.bound)]]
+        else:
+            held = _covering(self._levels[0][0], part, self._radius)
+            size = self._config.size
+            if size is not None and len(held[0]) > self._config.headroom * size:
+                held = self._reduced(held)
+            self._levels = [[held]]
 
     def finish(self) -> tuple[MemoryBank, Coverage]:
         """The bank, and how well it covers the patches of all parts.
@@ -151,7 +158,16 @@ class PartMerger:
                 self._enter(level + 1, _merged(waiting, self._config))
             level += 1
         bank, bound = self._levels[level][0]
+        if self._config.size is not None and len(bank) > self._config.size:
+            bank, bound = self._reduced((bank, bound))
         return bank, measure_coverage(bank, self._sampled, bound, self._patches)
+
+    def _reduced(self, held: _Bounded) -> _Bounded:
+        """What is held in no more rows than asked for; what is put to it from now on is within what these cover."""
+        assert self._config is not None
+        bank, bound = _merged([held], self._config)
+        self._radius = max(self._radius, bound)
+        return bank, bound
 
     def _enter(self, level: int, bounded: _Bounded) -> None:
         assert self._config is not None
@@ -171,7 +187,7 @@ class PartMerger:
 
 
 def _merged(group: Sequence[_Bounded], config: CoresetConfig) -> _Bounded:
-    if len(group) == 1:
+    if len(group) == 1 and len(group[0][0]) <= (config.size or 0):
         return group[0]
     bank, merged = merge_banks(
         [bank for bank, _ in group],
@@ -184,12 +200,9 @@ def _merged(group: Sequence[_Bounded], config: CoresetConfig) -> _Bounded:
     return bank, merged.bound
 
 
-def _covering(held: _Bounded | None, part: Part, config: CoresetConfig) -> _Bounded:
-    """The rows held so far, with those of a part that they do not cover."""
-    if held is None:
-        return part.bank, part.bound
-    assert config.radius is not None
-    bank, moved = add_rows(held[0], part.bank, config.radius)
+def _covering(held: _Bounded, part: Part, radius: float) -> _Bounded:
+    """The rows held so far, with those of a part that they do not cover to within a radius."""
+    bank, moved = add_rows(held[0], part.bank, radius)
     metric = bank.metric
     bound = from_metric(moved, metric) + from_metric(part.bound, metric)
     return bank, max(held[1], float(to_metric(np.array(bound, np.float32), metric)))

@@ -96,7 +96,7 @@ def test_a_patch_covered_only_from_elsewhere_is_kept(clip: Path, tmp_path: Path)
     succeed("fit", "--normal-videos", clip, "--model", tmp_path / "sized", *settings)
     radius = json.loads((tmp_path / "sized" / "model.json").read_text())["fit"]["scale"]
     of = [one for one in settings if not one.startswith("backbone.input_size")]
-    of += [f"projection.of={tmp_path / 'sized'}", f"bank.radius={radius}"]
+    of += [f"projection.of={tmp_path / 'sized'}", f"bank.radius={radius}", "bank.size=5000"]
     # A fifth of the picture away counts as much as a patch that is as unlike as the radius.
     for name, weight in (("plain", 0.0), ("placed", 5 * radius)):
         succeed(
@@ -122,7 +122,7 @@ def test_of_the_hold_out_too_a_radius_covers_all_and_adds_nothing_near(clip: Pat
     succeed("fit", "--normal-videos", clip, "--model", tmp_path / "sized", *settings)
     radius = json.loads((tmp_path / "sized" / "model.json").read_text())["fit"]["scale"]
     of = [one for one in settings if not one.startswith("backbone.input_size")]
-    of += [f"projection.of={tmp_path / 'sized'}", f"bank.radius={radius}"]
+    of += [f"projection.of={tmp_path / 'sized'}", f"bank.radius={radius}", "bank.size=5000"]
     rows = []
     for name, learns in (("learned", True), ("left", False)):
         succeed(
@@ -136,6 +136,21 @@ def test_of_the_hold_out_too_a_radius_covers_all_and_adds_nothing_near(clip: Pat
     about = json.loads((tmp_path / "learned" / "model.json").read_text())["fit"]
     assert about["holdout_frames_learned"] > 0
     assert about["coverage"]["largest_bound"] <= radius * 1.001
+
+
+def test_a_radius_that_takes_more_rows_than_allowed_widens_and_says_so(clip: Path, tmp_path: Path):
+    """A radius alone bounds no memory: what it takes is not known beforehand."""
+    out = succeed("fit", "--normal-videos", clip, "--model", tmp_path / "m", *QUICK, "bank.radius=1e-3")
+    told = json.loads((tmp_path / "m" / "model.json").read_text())["fit"]
+    size = len(loaded(tmp_path / "m").detector.branches[0].bank)
+    asked = [one for one in QUICK if one.startswith("bank.size=")][-1]
+    assert size == int(asked.removeprefix("bank.size="))
+    assert f"bank.radius=0.001 is not kept by bank.size={size} rows, these cover to within" in " ".join(
+        out.split()
+    )
+    assert told["coverage"]["largest_bound"] > 1e-3
+    out = succeed("fit", "--normal-videos", clip, "--model", tmp_path / "wide", *QUICK, "bank.radius=1e3")
+    assert "bank.radius=1000 is kept by" in " ".join(out.split())
 
 
 @pytest.mark.slow

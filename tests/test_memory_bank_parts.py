@@ -165,3 +165,26 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -
         found.append((picked.indices.tobytes(), distances.tobytes(), index.tobytes()))
     assert len({one[1:] for one in found[1:]}) == 1
     assert len({one[0] for one in found}) == 1
+
+
+@pytest.mark.parametrize("radius", [0.5, 2.0, 50.0])
+def test_parts_of_a_radius_stay_within_their_size_and_tell_what_they_cover(radius: float) -> None:
+    rng = np.random.default_rng(0)
+    parts, shown = [], []
+    for number in range(30):
+        coreset = StreamingCoreset(dim=4, size=40, radius=radius)
+        for frame in range(4):
+            rows = rng.standard_normal((25, 4)).astype("f") + number / 5
+            place = np.zeros(25, np.float32)
+            coreset.add(rows, f"clip{number}", frame, frame / 10, place, place, np.arange(25))
+            shown.append(rows)
+        parts.append(part_of(coreset))
+    bank, coverage = merge_parts(parts)
+    assert len(bank) <= 40
+    furthest = float(bank.search(np.concatenate(shown))[0].max())
+    assert furthest <= coverage.largest_bound * 1.0001
+    assert coverage.largest_bound < 12 * furthest
+    assert bank.counts.sum() == 30 * 4 * 25
+    if radius == 50.0:
+        assert len(bank) < 5
+        assert coverage.largest_bound <= 2 * radius

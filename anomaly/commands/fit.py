@@ -258,6 +258,17 @@ def _facts(config: FitConfig, sources: list[Source], report: FitReport) -> dict[
     }
 
 
+def _radius_text(config: FitConfig, n_rows: int, bound: float) -> str:
+    """Whether the radius that was asked for is kept by so many rows."""
+    asked = f"bank.radius={config.bank.radius:g}"
+    if bound <= (config.bank.radius or 0.0) * (1 + 1e-3):
+        return f"{asked} is kept by {n_rows:,} rows"
+    return (
+        f"{asked} is not kept by bank.size={config.bank.size:,} rows, these cover to within {bound:.4g}; give more rows or a "
+        "larger radius"
+    )
+
+
 def _tell(
     config: FitConfig, folder: Path, detector: Detector, report: FitReport, known: StoredWeights
 ) -> None:
@@ -293,9 +304,11 @@ def _tell(
                 "coverage",
                 f"a learned patch is {report.coverage.mean / unit:.2f} from its nearest row on average, "
                 f"{report.coverage.largest / unit:.2f} at most of {report.coverage.sampled:,} sampled; proven of all: none further than "
-                f"{report.coverage.largest_bound / unit:.2f} (1 = the score of an ordinary frame)",
+                f"{report.coverage.largest_bound / unit:.2f} (1 = the score of an ordinary frame, {unit:.4g} in the unit of bank.radius)",
             )
         )
+        if config.bank.radius is not None:
+            rows.append(("radius", _radius_text(config, len(branch.bank), report.coverage.largest_bound)))
     if report.holdout:
         scores = np.concatenate([series[1] for series in report.holdout.values()])
         rows.append(

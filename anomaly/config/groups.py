@@ -46,7 +46,8 @@ class BankConfig:
     """The memory bank."""
 
     size: int = within(20_000, least=1)  # rows at most
-    # instead of a size: cover every patch to within this distance
+    # cover every patch to within this distance, if that takes no more than bank.size rows; `fit` prints what a bank covers
+    # in this unit
     radius: float | None = within(None, above=0)
     # the first patches are held, up to so many MiB, and chosen from all at once; 0 = choose from the start
     gather_mib: float = within(128.0, least=0)

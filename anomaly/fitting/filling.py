@@ -110,7 +110,7 @@ def learn_projection(
 def new_coreset(projection: Projection, options: FitOptions) -> StreamingCoreset:
     """An empty coreset as configured."""
     return StreamingCoreset(
-        size=None if options.radius else options.bank_size,
+        size=options.bank_size,
         radius=options.radius,
         gather_mib=options.gather_mib,
         dim=projection.dim,

@@ -37,7 +37,7 @@ _CANDIDATES = 2
 
 def rows_before_holdout(options: FitOptions, held: Sequence[Span]) -> FitOptions:
     """The options by which the bank is filled before the hold-out is scored: with room for rows of that."""
-    if not _learns(options, held) or options.radius is not None:
+    if not _learns(options, held):
         return options
     room = min(round(options.bank_size * options.holdout), options.bank_size - 1)
     return replace(options, bank_size=options.bank_size - room)
@@ -149,8 +149,7 @@ def _candidates(branch: Branch, bank: MemoryBank, options: FitOptions) -> Stream
 def _grown(bank: MemoryBank, aside: StreamingCoreset, options: FitOptions, report: FitReport) -> MemoryBank:
     """The bank with what it covered worst of the hold-out."""
     extra = aside.finish()
-    size = None if options.radius else options.bank_size
-    grown, furthest = add_rows(bank, extra, options.part_radius or 0.0, size)
+    grown, furthest = add_rows(bank, extra, options.part_radius or 0.0, options.bank_size)
     if report.coverage is not None:
         bound = max(report.coverage.largest_bound, furthest + aside.coverage.largest_bound)
         report.coverage = replace(report.coverage, largest_bound=bound)
