@@ -109,7 +109,7 @@ class LiveCamera:
         self._incidents = Incidents(self.loaded.threshold_of(site.name))
         self._health = CameraHealth(site.name, interval_s=loaded.interval_s)
         self._coverage = Coverage(loaded.interval_s, ledger.coverage(site.name))
-        self._kept_ns = time.monotonic_ns()
+        self._kept_ns = self._since_ns = time.monotonic_ns()
         self._open: StoredEvent | None = None
         # What looked at the highest frame of the event that is on: its rows are that model's.
         self._peak_loaded = self.loaded
@@ -286,9 +286,16 @@ class LiveCamera:
 
     def scored_within(self, seconds: float) -> bool:
         """Whether a frame was scored in that time, or in that of three frames; by the monotonic clock, from any thread."""
+        return self.scored > 0 and self._within(seconds, self._last_ns)
+
+    def keeps_up(self, seconds: float) -> bool:
+        """Whether a frame was scored in that time, or none could be yet: it was taken up no longer ago."""
+        return self.scored_within(seconds) or self._within(seconds, self._since_ns)
+
+    def _within(self, seconds: float, since_ns: int) -> bool:
         if self.site.fps is not None:
             seconds = max(seconds, _FRAMES_MISSED / self.site.fps)
-        return self.scored > 0 and time.monotonic_ns() - self._last_ns <= seconds * 1e9
+        return time.monotonic_ns() - since_ns <= seconds * 1e9
 
     def finish(self) -> None:
         """End the event that is on: no frame follows."""

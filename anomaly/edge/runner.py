@@ -96,7 +96,6 @@ class Runner:
         self._may_record = True
         self._started = False
         self.started_utc_s = time.time()
-        self._started_s = time.monotonic()
         self.model_s = 0.0
         self.busy_s = 0.0
         self._ledger.take_over()
@@ -179,24 +178,22 @@ class Runner:
             self._alive()
 
     def scored_since(self, seconds: float) -> bool:
-        """Whether a frame was really scored in that time: of each camera that is there, and of one at least.
+        """Whether a frame was really scored in that time: of each camera that is there and had the time, and of one at least.
 
         Where no camera should be looked at (files that are over, states other than running) nothing is missed. A
         program that has just started has scored nothing, nor has one whose cameras are all gone.
         """
         due = [camera for camera in list(self._cameras.values()) if camera.due]
-        well = all(camera.away or camera.scored_within(seconds) for camera in due)
+        well = all(camera.away or camera.keeps_up(seconds) for camera in due)
         return well and (not due or any(camera.scored_within(seconds) for camera in due))
 
     def keeps_up(self, seconds: float) -> bool:
         """Whether each camera that is there and should be looked at had a frame scored in that time, or had no time yet.
 
-        For whoever would start the program anew: that brings no camera back.
+        One that was added or is read in another way has it as all have at the start. For whoever would start the program anew: that brings no camera back.
         """
-        if time.monotonic() - self._started_s <= seconds:
-            return True
         cameras = list(self._cameras.values())
-        return all(not camera.due or camera.away or camera.scored_within(seconds) for camera in cameras)
+        return all(not camera.due or camera.away or camera.keeps_up(seconds) for camera in cameras)
 
     def _close(self) -> None:
         for camera in self._cameras.values():
