@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -695,6 +696,63 @@ def test_a_reload_that_fails_in_any_way_is_told_and_one_asked_for_meanwhile_foll
     with Store(tmp_path / "s", owner=False) as store:
         kept = [one.detail for one in store.health("", limit=9) if one.detail.get("kept")]
     assert [one["reason"] for one in kept] == ["ValueError: month must be in 1..12"]
+
+
+def test_a_camera_that_cannot_be_changed_over_now_is_told_and_tried_again_and_no_other_waits(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path
+):
+    cameras = tuple(looped(small_model, name) for name in ("again", "line"))
+    changed = (
+        replace(cameras[0], fps=4.0),
+        replace(cameras[1], schedule=parse_schedule([{"state": "stopped"}])),
+        looped(small_model, "new"),
+    )
+    with running(tmp_path / "s", loaded, *cameras) as runner:
+        for name in ("again", "line"):
+            scored(runner, name, 1)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            runner.reload(lambda: replace(runner.site, cameras=changed))
+            until(lambda: runner.status()["cameras"]["line"]["state"] == "stopped")
+            # It goes on as it was.
+            assert scored(runner, "again", 3)
+            assert runner._cameras["again"].site.fps == 5.0
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        until(lambda: len(runner.status()["cameras"]) == 3)
+        assert runner._cameras["again"].site.fps == 4.0
+        for name in ("again", "new"):
+            scored(runner, name, 1)
+    with Store(tmp_path / "s", owner=False) as store:
+        told = [one for one in store.health() if one.kind == "reload"]
+    assert sorted(one.camera for one in told) == ["again", "new"]
+    assert all("Too many open files" in one.detail["reason"] and one.end_utc_s for one in told)
+
+
+def test_a_camera_whose_last_process_nobody_can_wait_for_yet_is_told_and_read_as_soon_as_somebody_can(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    start, none_left = threading.Thread.start, threading.Event()
+
+    def start_if_possible(thread: threading.Thread) -> None:
+        if none_left.is_set() and thread.name.startswith("stop "):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_if_possible)
+    with running(tmp_path / "s", loaded, looped(small_model), looped(small_model, "other")) as runner:
+        scored(runner, "line", 1)
+        before = runner._cameras["line"]
+        none_left.set()
+        changed = replace(runner.site.cameras[0], fps=4.0)
+        runner.reload(lambda: replace(runner.site, cameras=(changed, runner.site.cameras[1])))
+        until(lambda: runner._cameras.get("line", before) is not before)
+        scored(runner, "other", 2)
+        until(lambda: runner.status()["cameras"]["line"]["health"] == ["disconnected"])
+        none_left.clear()
+        assert scored(runner, "line", 2)
+        until(lambda: runner.status()["cameras"]["line"]["health"] == [])
 
 
 def test_recording_stops_and_goes_on_and_a_camera_that_left_stays_away(

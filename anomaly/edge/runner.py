@@ -19,7 +19,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
-from anomaly.edge.capture import Capture, CaptureSettings
+from anomaly.edge.capture import Capture, CaptureSettings, Report
 from anomaly.edge.health import ClockWatch, Trouble
 from anomaly.edge.live import LiveCamera
 from anomaly.edge.state import known_state
@@ -83,6 +83,9 @@ class Runner:
         self._cameras: dict[str, LiveCamera] = {}
         # Those whose processes are still to end, and to tell of their last segments.
         self._leaving: list[LiveCamera] = []
+        # Those of them for whose end nobody waits yet, and the names of cameras that are not yet as the site says.
+        self._lingering: list[LiveCamera] = []
+        self._behind: set[str] = set()
         self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
         self._wake_read, self._wake_write = Pipe(duplex=False)
         self._stopping = threading.Event()
@@ -100,7 +103,7 @@ class Runner:
         self.busy_s = 0.0
         self._ledger.take_over()
         for camera in site.cameras:
-            self._add(camera)
+            self._add(camera, self._capture(camera))
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
@@ -172,6 +175,11 @@ class Runner:
             self._ledger.trouble("", "", [step, Trouble(step.kind, False, utc_s, {})])
         for camera in self._cameras.values():
             camera.tick(now_ns, utc_s)
+        for name in sorted(self._behind):
+            self._follow_site(name)
+        lingering, self._lingering = self._lingering, []
+        for camera in lingering:
+            self._see_off(camera)
         self._start_waiting()
         self._ledger.tick()
         if self.keeps_up(30.0):
@@ -299,7 +307,7 @@ class Runner:
         def take_up() -> None:
             self._models.update(fresh)
             self.site = replace(self.site, cameras=(*self.site.cameras, camera))
-            self._add(camera)
+            self._follow_site(camera.name)
 
         self._do(take_up)
 
@@ -363,28 +371,53 @@ class Runner:
         self._do(lambda: self._change_over(site, fresh))
 
     def _change_over(self, site: Site, models: dict[tuple[Path, float | None], Loaded]) -> None:
-        wanted = {camera.name: camera for camera in site.cameras}
         self._models, self.site = models, site
-        for name, live in list(self._cameras.items()):
-            if name not in wanted or _read_otherwise(live.site, wanted[name]):
-                self._remove(name)
-        for name, camera in wanted.items():
-            live_now = self._cameras.get(name)
-            if live_now is None:
-                self._add(camera)
-                continue
-            # What somebody chose holds until the site file itself says something else.
-            kept = live_now.recipe in camera.recipes and camera.recipe == live_now.site.recipe
-            recipe = live_now.recipe if kept else camera.recipe
-            live_now.take_site(camera)
-            live_now.capture.record_to(self._folder(camera))
-            live_now.use(models[camera.recipes.get(recipe, camera.model), camera.fps], recipe)
+        for name in dict.fromkeys([*self._cameras, *(camera.name for camera in site.cameras)]):
+            self._follow_site(name)
         digests = sorted({loaded.digest[:12] for loaded in models.values()})
-        _LOG.info("reloaded: %d cameras, models %s", len(wanted), ", ".join(digests))
+        _LOG.info("reloaded: %d cameras, models %s", len(site.cameras), ", ".join(digests))
         now = time.time()
         self._ledger.trouble(
             "", "", [Trouble("model", True, now, {"kept": False}), Trouble("model", False, now, {})]
         )
+
+    def _follow_site(self, name: str) -> None:
+        """Have one camera be as the site says. What fails is told and tried again, and no other camera waits for it."""
+        now = time.time()
+        try:
+            self._take_from_site(name)
+        except Exception as error:
+            # No descriptor or memory to be had for now, as a rule.
+            if name not in self._behind:
+                _LOG.error("%s cannot be changed over", name, exc_info=True)
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                self._ledger.trouble(name, "", [Trouble("reload", True, now, {"reason": reason})])
+            self._behind.add(name)
+            return
+        if name in self._behind:
+            self._behind.discard(name)
+            self._ledger.trouble(name, "", [Trouble("reload", False, now)])
+
+    def _take_from_site(self, name: str) -> None:
+        live = self._cameras.get(name)
+        camera = next((one for one in self.site.cameras if one.name == name), None)
+        if camera is None:
+            if live is not None:
+                self._remove(name)
+            return
+        if live is None or _read_otherwise(live.site, camera):
+            # Where this fails, the camera goes on as it was read before.
+            capture = self._capture(camera)
+            if live is not None:
+                self._remove(name)
+            self._add(camera, capture)
+            return
+        # What somebody chose holds until the site file itself says something else.
+        kept = live.recipe in camera.recipes and camera.recipe == live.site.recipe
+        recipe = live.recipe if kept else camera.recipe
+        live.take_site(camera)
+        live.capture.record_to(self._folder(camera))
+        live.use(self._models[camera.recipes.get(recipe, camera.model), camera.fps], recipe)
 
     # -- inside -----------------------------------------------------------------------------------------------
 
@@ -411,8 +444,8 @@ class Runner:
                 "run.require_certificate=true does not run what is not certified"
             )
 
-    def _add(self, camera: CameraSite) -> None:
-        capture = Capture(
+    def _capture(self, camera: CameraSite) -> Capture:
+        return Capture(
             CaptureSettings(
                 camera.name,
                 camera.address,
@@ -423,6 +456,8 @@ class Runner:
                 black=camera.black,
             )
         )
+
+    def _add(self, camera: CameraSite, capture: Capture) -> None:
         recipe = self._recipe_of(camera)
         path = camera.recipes.get(recipe, camera.model)
         live = LiveCamera(camera, recipe, self._models[path, camera.fps], capture, self._ledger)
@@ -457,17 +492,32 @@ class Runner:
 
     def _remove(self, name: str) -> None:
         live = self._cameras.pop(name)
+        self._leaving.append(live)
+        self._see_off(live)
         live.finish()
         live.flush()
         live.forget_trouble()
-        self._leaving.append(live)
+
+    def _see_off(self, live: LiveCamera) -> None:
+        """Have a camera's process end. Waiting for that is nobody's business here: a thread of its own does."""
 
         def leave() -> None:
-            live.leave()
-            self._do(lambda: self._gone(live))
+            try:
+                live.leave()
+            finally:
+                self._do(lambda: self._gone(live))
 
-        # Waiting for the process to end is nobody's business here.
-        threading.Thread(target=leave, name=f"stop {name}", daemon=True).start()
+        name = live.site.name
+        try:
+            threading.Thread(target=leave, name=f"stop {name}", daemon=True).start()
+        except RuntimeError as error:
+            # No thread to be had now. Until there is one, a camera of the same name waits for it.
+            self._lingering.append(live)
+            successor = self._cameras.get(name)
+            if successor is not None:
+                now = time.monotonic_ns(), time.time()
+                reason = f"the process that reads it otherwise could not be ended ({error})"
+                successor.hear(Report(name, "crashed", *now, {"reason": reason}))
 
     def _gone(self, live: LiveCamera) -> None:
         """A camera's process has ended: its last segments are indexed, and its name is free."""
