@@ -29,6 +29,7 @@ from test_edge_runner import announced, until
 from anomaly.detector import Detector, rescaled
 from anomaly.edge import outbox
 from anomaly.edge.address import parse_address
+from anomaly.edge.capture import Report
 from anomaly.edge.health import Trouble
 from anomaly.edge.ledger import Ledger
 from anomaly.edge.loaded import Loaded
@@ -789,6 +790,29 @@ def test_recording_stops_and_goes_on_and_a_camera_that_left_stays_away(
         runner.reload(lambda: site)
         until(lambda: not list(folder.rglob("line/*/*.part")))
         assert capture.pid == pid
+
+
+def test_that_a_camera_which_is_not_to_be_recorded_is_not_recorded_is_no_trouble(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path
+):
+    folder = tmp_path / "s" / "recording"
+    folder.mkdir(parents=True)
+    (folder / "line").write_text("no folder")
+    camera = looped(small_model, record=True)
+    with running(tmp_path / "s", loaded, camera, recording=folder) as runner:
+        health = lambda: runner.status()["cameras"]["line"]["health"]  # noqa: E731
+        until(lambda: health() == ["recording"])
+        site = replace(runner.site, cameras=(replace(camera, record=False),))
+        runner.reload(lambda: site)
+        until(lambda: health() == [])
+        # Said before the process heard of it.
+        late = Report("line", "recording_stopped", time.monotonic_ns(), time.time(), {"reason": "no folder"})
+        runner._cameras["line"].capture._tell(late)
+        scored(runner, "line", 3)
+        assert health() == []
+    with Store(tmp_path / "s", owner=False) as store:
+        (told,) = [one for one in store.health() if one.kind == "recording"]
+    assert told.end_utc_s is not None
 
 
 def test_a_camera_that_is_read_otherwise_keeps_the_index_of_its_last_segment(

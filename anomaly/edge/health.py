@@ -216,6 +216,10 @@ class CameraHealth:
         self._slow = self._well = 0
         self._stillness.pause()
 
+    def not_recorded(self, utc_s: float) -> list[Trouble]:
+        """It is not to be recorded any more: that nothing is recorded is no trouble."""
+        return self._over(("recording",), utc_s)
+
     def all_over(self, utc_s: float) -> list[Trouble]:
         """The end of all that is on."""
         return self._over(self.present, utc_s)

@@ -145,8 +145,11 @@ class LiveCamera:
 
     def take_site(self, site: CameraSite) -> None:
         """Go on as another site file says, read in the same way; `use` follows."""
+        now = time.time()
         self.site = site
-        self.state.plan(site.schedule, time.time())
+        self.state.plan(site.schedule, now)
+        if not site.record:
+            self._ledger.trouble(site.name, self._state(), self._health.not_recorded(now))
 
     def use(self, loaded: Loaded, recipe: str) -> None:
         """Look with another model from the next frame on."""
@@ -186,6 +189,9 @@ class LiveCamera:
 
     def hear(self, report: Report) -> None:
         """Take note of what the capture tells."""
+        if report.kind == "recording_stopped" and not self.site.record:
+            # The process had not heard yet that it is not to record; no segment would ever end that trouble.
+            return
         self._ledger.trouble(self.site.name, self._state(), self._health.on_report(report))
         if report.kind == "segment":
             self._ledger.segment(self.site.name, report.detail)
