@@ -189,6 +189,26 @@ def test_a_new_model_takes_over_and_a_broken_one_does_not(small_model: SmallMode
     assert child.returncode == 0, err
 
 
+def test_a_camera_is_recorded_from_the_reload_on_that_says_so(small_model: SmallModel, tmp_path: Path):
+    line = {"source": str(small_model.footage.test / "test_03.mp4"), "loop": True, "record": False}
+    site = _site(tmp_path, small_model, {"line": line})
+    child = start(
+        "run", "--site", site, "--out", tmp_path / "store", FPS, *PROBES, "keep.segment_s=1", cwd=tmp_path,
+        SCRAPE=TOKEN,
+    )  # fmt: skip
+    try:
+        probes = _probes(child)
+        until(lambda: _ready(probes))
+        assert not (tmp_path / "store" / "recording" / "line").exists()
+        _site(tmp_path, small_model, {"line": {**line, "record": True}})
+        child.send_signal(signal.SIGHUP)
+        until(lambda: list((tmp_path / "store" / "recording").rglob("*.mp4")))
+    finally:
+        child.send_signal(signal.SIGTERM)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 0, err
+
+
 def test_a_dead_camera_does_not_slow_the_other(small_model: SmallModel, tmp_path: Path):
     site = _site(
         tmp_path,

@@ -136,7 +136,8 @@ def run(config: RunConfig) -> None:
                 on_watches=lambda *what: _note(audits, lambda audit: audit.threshold(*what)),
             ),
             lambda path, fps: _load(config, path, fps),
-            recording=folder / "recording" if any(camera.record for camera in site.cameras) else None,
+            # Also where no camera records now: one may after a reload.
+            recording=folder / "recording",
             segment_s=config.keep.segment_s,
             require_certificate=config.run.require_certificate,
             alive=_alive,
