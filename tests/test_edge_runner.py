@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -203,6 +204,32 @@ def test_a_camera_is_recorded_from_the_reload_on_that_says_so(small_model: Small
         _site(tmp_path, small_model, {"line": {**line, "record": True}})
         child.send_signal(signal.SIGHUP)
         until(lambda: list((tmp_path / "store" / "recording").rglob("*.mp4")))
+    finally:
+        child.send_signal(signal.SIGTERM)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 0, err
+
+
+def test_a_reload_that_is_asked_for_during_the_start_is_done_after_it(
+    small_model: SmallModel, tmp_path: Path
+):
+    line = {"source": str(small_model.footage.test / "test_03.mp4"), "loop": True, "record": False}
+    site = _site(tmp_path, small_model, {"line": line})
+    first = site.read_text()
+    second = _site(tmp_path, small_model, {"line": line, "more": line}).read_text()
+    site.unlink()
+    os.mkfifo(site)
+    child = start(
+        "run", "--site", site, "--out", tmp_path / "store", FPS, *PROBES, cwd=tmp_path, SCRAPE=TOKEN
+    )
+    try:
+        # Opened as soon as the program reads it, which then waits for what it says.
+        with site.open("w") as file:
+            child.send_signal(signal.SIGHUP)
+            file.write(first)
+        probes = _probes(child)
+        site.write_text(second)
+        until(lambda: 'camera="more"' in _metrics(probes))
     finally:
         child.send_signal(signal.SIGTERM)
         _, err = child.communicate(timeout=60)

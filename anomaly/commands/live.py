@@ -59,6 +59,9 @@ _LEAST_TOKEN = 16
 
 def run(config: RunConfig) -> None:
     """Watch the cameras of a site, or of the flags, until SIGTERM or Ctrl-C."""
+    # A reload that is asked for before there is something to load anew is done as soon as there is.
+    asked_early: list[int] = []
+    signal.signal(signal.SIGHUP, lambda number, _: asked_early.append(number))
     site = _site(config)
     if config.run.log not in ("auto", "text", "json"):
         raise UsageError(f"run.log={config.run.log!r} is not known; choose auto, text or json")
@@ -163,6 +166,8 @@ def run(config: RunConfig) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stop())
         signal.signal(signal.SIGHUP, lambda *_: _hung_up(config, runner, audits))
+        if asked_early:
+            _hung_up(config, runner, audits)
         tell("READY=1")
         try:
             runner.run()
@@ -205,9 +210,14 @@ def _reload(config: RunConfig, runner: Runner) -> None:
 
 def _hung_up(config: RunConfig, runner: Runner, audits: list[Audit]) -> None:
     # A signal does not tell who sent it. A thread writes: the signal may have come in the middle of a transaction.
-    threading.Thread(
+    note = threading.Thread(
         target=_note, args=(audits, lambda audit: audit.add("signal SIGHUP", "reload")), name="audit"
-    ).start()
+    )
+    try:
+        note.start()
+    except RuntimeError as error:
+        # Raised here it would end whatever the signal interrupted: the watch over all cameras.
+        _log.warning("the audit could not be written (%s)", error)
     _reload(config, runner)
 
 

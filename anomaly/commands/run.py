@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 def run(config: RunConfig) -> None:
     """Watch every source; one that cannot be read stops nothing. Cameras are watched until it is stopped."""
     if is_live(config):
+        # Unheard, it would end the program. Nothing was read yet that a reload would read anew.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         from anomaly.commands import live
 
         live.run(config)
