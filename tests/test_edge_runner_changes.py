@@ -699,6 +699,40 @@ def test_a_reload_that_fails_in_any_way_is_told_and_one_asked_for_meanwhile_foll
     assert [one["reason"] for one in kept] == ["ValueError: month must be in 1..12"]
 
 
+def test_a_reload_for_which_there_is_no_thread_is_told_and_the_next_one_is_done(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """And one that a signal asks for just as a thread starts is not done by a second one beside it."""
+    start, none_left = threading.Thread.start, threading.Event()
+    loading: list[threading.Thread] = []
+
+    def start_if_possible(thread: threading.Thread) -> None:
+        if thread.name != "reload":
+            return start(thread)
+        if none_left.is_set():
+            raise RuntimeError("can't start new thread")
+        loading.append(thread)
+        start(thread)
+        if len(loading) == 1:
+            runner.reload()
+        return None
+
+    monkeypatch.setattr(threading.Thread, "start", start_if_possible)
+    with running(tmp_path / "s", loaded, looped(small_model)) as runner:
+        none_left.set()
+        runner.reload()
+        scored(runner, "line", 1)
+        none_left.clear()
+        more = (looped(small_model), looped(small_model, "more"))
+        runner.reload(lambda: replace(runner.site, cameras=more))
+        until(lambda: not any(thread.is_alive() for thread in loading))
+        scored(runner, "line", 1)
+        assert len(loading) == 1
+    with Store(tmp_path / "s", owner=False) as store:
+        kept = [one.detail for one in store.health("", limit=9) if one.detail.get("kept")]
+    assert [one["reason"] for one in kept] == ["can't start new thread"]
+
+
 def test_a_camera_that_cannot_be_changed_over_now_is_told_and_tried_again_and_no_other_waits(
     small_model: SmallModel, loaded: Loaded, tmp_path: Path
 ):

@@ -86,7 +86,8 @@ class Runner:
         # Those of them for whose end nobody waits yet, and the names of cameras that are not yet as the site says.
         self._lingering: list[LiveCamera] = []
         self._behind: set[str] = set()
-        self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
+        # Simple, for a signal's handler may put into it while the thread that it interrupts takes out of it.
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = Pipe(duplex=False)
         self._stopping = threading.Event()
         self._new = threading.Condition()
@@ -342,9 +343,15 @@ class Runner:
             self._asked = read or (lambda: self.site)
             if self._at_it:
                 return
-            self._loading = threading.Thread(target=self._reload_all, name="reload", daemon=True)
-            self._loading.start()
+            # Before the thread starts: a signal that comes between the two would start another one.
             self._at_it = True
+            self._loading = threading.Thread(target=self._reload_all, name="reload", daemon=True)
+            try:
+                self._loading.start()
+            except RuntimeError as error:
+                # Not raised: who asks by a signal has nobody to catch it.
+                self._at_it, self._asked = False, None
+                self._stay(str(error))
 
     def _reload_all(self) -> None:
         while True:
@@ -363,12 +370,14 @@ class Runner:
         except Exception as error:
             # Whatever a file holds: who asked for the reload must learn that it was not done.
             known = isinstance(error, AnomalyError)
-            problem = str(error) if known else " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            _LOG.error("the models that run stay: %s", problem)
-            trouble = Trouble("model", True, time.time(), {"kept": True, "reason": problem})
-            self._do(lambda: self._ledger.trouble("", "", [trouble]))
+            self._stay(str(error) if known else " ".join(f"{type(error).__name__}: {error}".split())[:300])
             return
         self._do(lambda: self._change_over(site, fresh))
+
+    def _stay(self, problem: str) -> None:
+        """Tell that a reload was not done."""
+        _LOG.error("the models that run stay: %s", problem)
+        self.trouble(Trouble("model", True, time.time(), {"kept": True, "reason": problem}))
 
     def _change_over(self, site: Site, models: dict[tuple[Path, float | None], Loaded]) -> None:
         self._models, self.site = models, site
