@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from broker import Broker, Listener, needs_mosquitto, until
 from told_site import BASE, QUICK, told_site
 
 from anomaly.edge.notify import Bounds, MqttSettings, Tls
+from anomaly.edge.store.database import BUSY_S
 from anomaly.errors import UsageError
 
 pytestmark = needs_mosquitto
@@ -178,6 +180,29 @@ def test_of_a_camera_that_left_no_state_is_kept(tmp_path: Path):
         there.remove("old")
         with told_site(tmp_path / "site", [mqtt(broker.port)], cameras=lambda: there):
             until(lambda: kept(broker) == {"top": "running", "press": "running"})
+
+
+def test_a_store_that_cannot_be_written_breaks_no_connection_and_what_is_kept_is_noted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("anomaly.edge.notify.mqtt._NOTE_AGAIN_S", 0.1)
+    with (
+        Broker(tmp_path / "broker") as broker,
+        told_site(tmp_path / "site", [mqtt(broker.port)], cameras=lambda: ["top"]) as site,
+        Listener(broker.port) as listener,
+    ):
+        until(listener.statuses)
+        other = sqlite3.connect(tmp_path / "site" / "anomaly.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        site.delivery.set_camera_state("top", {"state": "stopped"})
+        until(lambda: any(topic.endswith("/top/state") for topic, _, _ in list(listener.messages)))
+        # Tried again meanwhile, in vain.
+        time.sleep(BUSY_S + 1.0)
+        assert listener.statuses() == [True]
+        other.execute("ROLLBACK")
+        until(lambda: other.execute("SELECT camera FROM outbox_retained").fetchall() == [("top",)])
+        other.close()
+        assert listener.statuses() == [True]
 
 
 def test_the_heartbeat_goes_on_only_while_frames_are_scored(tmp_path: Path):

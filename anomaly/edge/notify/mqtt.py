@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import ssl
 import threading
 import time
@@ -46,6 +47,8 @@ _log = logging.getLogger(__name__)
 
 #: A message at which the connection broke so often, though the broker took others on it, is set aside.
 _MOST_BROKEN = 8
+#: After a store that could not be written, so long until the next try, in seconds.
+_NOTE_AGAIN_S = 10.0
 #: How often it is looked which cameras there are, in seconds.
 _LOOK_S = 1.0
 #: MQTT 5: not authorised, topic name invalid, packet too large, payload format invalid. Trying again changes nothing.
@@ -87,6 +90,9 @@ class MqttSink:
         self._looked_s = -_LOOK_S
         #: Cameras whose state the broker keeps, None = not looked up yet; and the last states of those that left.
         self._kept: set[str] | None = None
+        #: What of that is still to be written down, and when it is tried again.
+        self._unnoted: dict[str, bool] = {}
+        self._note_again_s = 0.0
         self._away: dict[str, str] = {}
         #: The message at which the connection last broke, and how often in a row.
         self._broken: tuple[str, int] = "", 0
@@ -190,10 +196,13 @@ class MqttSink:
             self._kept = outbox.retained(queue.connection, self.name)
         for camera in self._left()[: max(session.room, 0)]:
             session.publish(self._state_topic(camera), "", retain=True)
-            self._note_retained(queue, camera, False)
-        for camera, state in self._new_states(session.room):
-            # Written down before it is told: one that a kill left behind is taken back at the next start.
-            self._note_retained(queue, camera, True)
+            self._retained(camera, False)
+        states = self._new_states(session.room)
+        for camera, _ in states:
+            self._retained(camera, True)
+        # Written down before it is told: one that a kill left behind is taken back at the next start.
+        self._note_retained(queue)
+        for camera, state in states:
             session.publish(self._state_topic(camera), state, retain=True)
 
     def _left(self) -> list[str]:
@@ -211,13 +220,27 @@ class MqttSink:
                 self._untold.add(camera)
         return left
 
-    def _note_retained(self, queue: SinkQueue, camera: str, kept: bool) -> None:
+    def _retained(self, camera: str, kept: bool) -> None:
+        """The broker is about to keep a camera's state, or keeps none any more."""
         assert self._kept is not None
         if (camera in self._kept) is kept:
             return
-        with transaction(queue.connection):
-            outbox.set_retained(queue.connection, self.name, camera, kept)
         (self._kept.add if kept else self._kept.discard)(camera)
+        self._unnoted[camera] = kept
+
+    def _note_retained(self, queue: SinkQueue) -> None:
+        """Write down whose state the broker keeps; on a full disk that is tried again, and what is told goes on."""
+        if not self._unnoted or time.monotonic() < self._note_again_s:
+            return
+        try:
+            with transaction(queue.connection):
+                for camera, kept in self._unnoted.items():
+                    outbox.set_retained(queue.connection, self.name, camera, kept)
+        except sqlite3.Error as error:
+            self._note_again_s = time.monotonic() + _NOTE_AGAIN_S
+            _log.warning("sink %s: whose state the broker keeps is not written down yet (%s)", self.name, error)
+            return
+        self._unnoted.clear()
 
     def _state_topic(self, camera: str) -> str:
         return f"{self._base}/cameras/{topic_level(camera)}/state"
