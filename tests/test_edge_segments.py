@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from anomaly.edge.address import parse_address
 from anomaly.edge.capture import Capture, CaptureSettings, Report
 
 
-def recording(text: str, folder: Path, **options: Any) -> Capture:
+def recording(text: str, folder: Path | None, **options: Any) -> Capture:
     return Capture(
         CaptureSettings("cam1", parse_address(text), **{"recording": folder, "segment_s": 1.0, **options})
     )
@@ -140,6 +141,24 @@ def test_a_part_that_does_not_play_is_removed(tmp_path: Path):
     assert not part.exists()
     assert len(watch.told("segment")) == 2
     assert sum(report.detail["frames"] for report in watch.told("segment")) == 20
+
+
+def test_a_folder_that_could_not_be_looked_through_is_recorded_to_all_the_same(tmp_path: Path):
+    clip = write_clip(tmp_path / "a.mp4", texture(300, (96, 160)), fps=10, encoder={"g": "10"})
+    folder = tmp_path / "recording"
+    (folder / "cam1").mkdir(parents=True)
+    with recording(str(clip), None, loop=True, segment_s=1.0) as capture:
+        watch = Watch(capture)
+        watch.more_frames(1)
+        assert capture.pid is not None
+        limits = resource.prlimit(capture.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(capture.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        capture.record_to(folder)
+        report = watch.until_told("recording_stopped")
+        assert "Too many open files" in report.detail["reason"]
+        resource.prlimit(capture.pid, resource.RLIMIT_NOFILE, limits)
+        watch.until_told("segment", timeout_s=30)
+        watch.until_told("recording_resumed")
 
 
 def test_a_full_disk_stops_the_recording_and_not_the_frames(tmp_path: Path):

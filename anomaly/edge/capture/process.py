@@ -128,9 +128,7 @@ class _Camera:
                 folder = json.loads(life.recv_bytes())
             except (EOFError, OSError):
                 break
-            # A folder that cannot be looked through must not end the watch.
-            with suppress(OSError):
-                self.record_to(None if folder is None else Path(folder))
+            self.record_to(None if folder is None else Path(folder))
         self._stopping.set()
         time.sleep(_GRACE_S)
         # Still here: the stream is being waited for. Nothing is written meanwhile.

@@ -53,14 +53,14 @@ class Recorder:
 
     def recover(self) -> None:
         """Finish the segments that a killed process left."""
-        for part in sorted((self._folder / self._camera).glob("*/*.mp4.part")):
-            try:
+        try:
+            for part in sorted((self._folder / self._camera).glob("*/*.mp4.part")):
                 detail = adopt(part, self._folder)
-            except OSError as error:
-                self._stop(error)
-                return
-            if detail is not None:
-                self._report("segment", **detail)
+                if detail is not None:
+                    self._report("segment", **detail)
+        except OSError as error:
+            # They stay for the next process; what comes from now on is recorded as soon as the folder can be written.
+            self._stop(error)
 
     def write(self, packet: Packet[Any], source: Opened | Encoded, utc_s: float) -> None:
         """Write a packet; its `stream`, `pts` and `dts` are spent by it.
