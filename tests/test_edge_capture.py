@@ -282,6 +282,41 @@ def test_a_looped_file_goes_on_and_sampling_holds(tmp_path: Path):
         assert watch.capture.counts().decoded > 3 * len(frames)
 
 
+def test_a_looped_file_of_one_frame_plays_at_its_own_speed(tmp_path: Path):
+    clip = write_clip(tmp_path / "a.mp4", numbered(1), fps=10)
+    with watched(str(clip), fps=None, loop=True) as watch:
+        watch.more_frames(1)
+        before, began = watch.capture.counts().decoded, time.monotonic()
+        time.sleep(2.0)
+        played, seconds = watch.capture.counts().decoded - before, time.monotonic() - began
+        assert 0.3 * 10 * seconds < played < 1.2 * 10 * seconds
+
+
+def test_a_looped_file_without_a_frame_that_can_be_decoded_is_told_and_tried_now_and_then(tmp_path: Path):
+    clip = write_clip(tmp_path / "a.mp4", texture(20), fps=20, encoder={"g": "20"})
+    data = bytearray(clip.read_bytes())
+    with av.open(str(clip)) as video:
+        for packet in video.demux(video=0):
+            if packet.size:
+                data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+    clip.write_bytes(data)
+    with watched(str(clip), loop=True) as watch:
+        report = watch.until_told("disconnected")
+        assert "no picture" in report.detail["reason"]
+        pid = watch.capture.pid
+        assert pid is not None
+        before = processor_s(pid)
+        time.sleep(3.0)
+        assert processor_s(pid) - before < 0.9
+        assert len(watch.told("disconnected")) == 1
+
+
+def processor_s(pid: int) -> float:
+    """Processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_frames_that_nobody_takes_are_dropped_and_counted(tmp_path: Path):
     clip = write_clip(tmp_path / "a.mp4", numbered(30), fps=30)
     with watched(str(clip), fps=None) as watch:

@@ -163,16 +163,20 @@ class _Camera:
         self._rest(first_s)
         while not self._stopping.is_set():
             self._newest.alive_ns = time.monotonic_ns()
+            decoded = self._newest.decoded
+            reason = "the stream ended"
             try:
                 self._connection()
                 if self._stopping.is_set():
                     return
                 if self._settings.address.kind == "file":
-                    if self._settings.loop:
+                    if not self._settings.loop:
+                        self.report("ended")
+                        return
+                    if self._newest.decoded > decoded:
                         continue
-                    self.report("ended")
-                    return
-                wait_s: float | None = self._lost("the stream ended")
+                    reason = "no picture in it can be decoded"
+                wait_s: float | None = self._lost(reason)
             except Refused as refused:
                 wait_s = self._refused(refused.status)
             except Lost as lost:
@@ -242,6 +246,7 @@ class _Camera:
         arrivals: OrderedDict[int, tuple[int, float]] = OrderedDict()
         picture_at = time.monotonic()
         lies = 0
+        due: int | None = None
         for packet in self._packets(source):
             received_ns, utc_s = time.monotonic_ns(), time.time()
             if packet.size:
@@ -255,7 +260,8 @@ class _Camera:
                 packet.time_base = TIME_BASE
                 packet.pts, packet.dts = placed.pts, placed.dts
                 if pace is not None:
-                    if not pace.wait(placed.pts if placed.dts is None else placed.dts, self._stopping):
+                    due = placed.pts if placed.dts is None else placed.dts
+                    if not pace.wait(due, self._stopping):
                         return
                     received_ns, utc_s = time.monotonic_ns(), time.time()
                 arrivals[placed.pts] = received_ns, utc_s
@@ -271,6 +277,9 @@ class _Camera:
             recorder = self._recorder
             if recorder is not None and not self._settings.black and packet.size:
                 recorder.write(packet, source, utc_s)
+        if pace is not None and due is not None and self._settings.loop:
+            # The last frame has its time too; a file of a single one would be read as fast as it can be.
+            pace.wait(due + source.period, self._stopping)
 
     def _packets(self, source: Opened) -> Iterator[Packet[Any]]:
         limit_s = self._settings.read_timeout_s
