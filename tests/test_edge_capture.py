@@ -161,6 +161,18 @@ def test_a_killed_process_is_started_again_and_counts_hold():
         assert not watch.told("changed")
 
 
+def test_a_process_that_ends_unasked_is_started_again_however_well_it_ended(tmp_path: Path):
+    clip = write_clip(tmp_path / "a.mp4", texture(5), fps=10)
+    with watched(str(clip), loop=True) as watch:
+        watch.more_frames(2)
+        pid = watch.capture.pid
+        # For the process it looks as if its parent had gone.
+        watch.capture._end_life()
+        assert watch.until_told("crashed").detail == {"exit": 0}
+        watch.more_frames(2)
+        assert watch.capture.pid not in (None, pid)
+
+
 def test_a_camera_outlives_a_machine_that_has_no_descriptors_for_a_while(tmp_path: Path):
     clip = write_clip(tmp_path / "a.mp4", texture(5), fps=10)
     with watched(str(clip), loop=True) as watch:

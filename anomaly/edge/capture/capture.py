@@ -73,6 +73,7 @@ class Capture:
         self._speaking = threading.Lock()
         self._life: Connection | None = None
         self._refused = 0
+        self._over = False
         self._kill_at = float("inf")
         self.pid: int | None = None
 
@@ -102,6 +103,7 @@ class Capture:
             self._started_ns = time.monotonic_ns()
         self._stopping.clear()
         self._refused = 0
+        self._over = False
         self._kill_at = float("inf")
         thread = threading.Thread(target=self._supervise, name=f"capture {self.settings.camera}", daemon=True)
         thread.start()
@@ -186,7 +188,8 @@ class Capture:
                 exit_code = None
                 text = " ".join(str(error).split())[:200]
                 detail = {"exit": None, "reason": f"its process could not be run ({text})"}
-            if self._stopping.is_set() or exit_code == 0:
+            # One that ends well without a word that its file is over was not asked to, and the camera is not watched.
+            if self._stopping.is_set() or (exit_code == 0 and self._over):
                 return
             self._tell(Report(self.settings.camera, "crashed", time.monotonic_ns(), time.time(), detail))
             if time.monotonic() - born > _LIVED_S:
@@ -280,6 +283,8 @@ class Capture:
                 # The next process compares with what this one saw last, and tries no password more often.
                 if report.kind == "refused":
                     self._refused += 1
+                elif report.kind == "ended":
+                    self._over = True
                 elif report.kind == "connected":
                     self._refused = 0
                     self._known = {key: report.detail[key] for key in ("width", "height", "codec")}
