@@ -291,6 +291,31 @@ def test_accounts_from_the_terminal_open_the_running_server(tmp_path: Path):
         assert PASSWORD not in str(lines)
 
 
+def test_what_the_audit_cannot_take_is_not_done(tmp_path: Path):
+    (tmp_path / "store").mkdir()
+    succeed(*users(tmp_path, "add", "anna", "--role", "admin", password=PASSWORD))
+    succeed(*users(tmp_path, "add", "bert", "--role", "operator", password=PASSWORD))
+    token = [*users(tmp_path, "token", "bert", "--role", "viewer", "--scopes", "live"), "--label=wall"]
+    held = succeed(*token).split()[0].split("_")[1]
+    other = sqlite3.connect(tmp_path / "store" / "accounts.db", isolation_level=None)
+    rows = lambda: [other.execute(f"SELECT * FROM {name}").fetchall() for name in ("accounts", "tokens")]  # noqa: E731
+    before = rows()
+    other.execute("CREATE TRIGGER no_room BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no room'); END")
+    for line in (
+        users(tmp_path, "add", "carl", "--role", "admin", password=PASSWORD),
+        users(tmp_path, "passwd", "bert", password="a new long password"),
+        users(tmp_path, "role", "bert", "--role", "admin"),
+        users(tmp_path, "remove", "bert"),
+        token,
+        users(tmp_path, "revoke", held),
+    ):
+        done = invoke(*line)
+        assert (done.status != 0, done.out) == (True, "")
+        assert "no room" in done.message
+        assert rows() == before
+    other.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

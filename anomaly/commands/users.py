@@ -54,7 +54,7 @@ class _Users:
         self._sessions = Sessions(vault, idle_s=0, absolute_s=0)
 
     def act(self) -> None:
-        """Do it, and write it to the audit."""
+        """Do it, and write it to the audit: both, or neither."""
         getattr(self, f"_{self._config.action}")()
 
     def _list(self) -> None:
@@ -82,29 +82,34 @@ class _Users:
             console.show(table)
 
     def _add(self) -> None:
-        role = self._role_given()
-        account = self._accounts.add(self._name(), role, self._password())
-        self._note("user added", account.name, role=role)
+        role, password = self._role_given(), self._password()
+        with self._vault.writing():
+            account = self._accounts.add(self._name(), role, password)
+            self._note("user added", account.name, role=role)
         console.say(f"{account.name} can sign in as {role}")
 
     def _passwd(self) -> None:
         # Asked for before the password is: a mistyped name should not cost typing it twice.
         if self._accounts.named(self._name()) is None:
             raise UsageError(f"user {self._name()!r} does not exist; `users list` shows those that do")
-        account = self._accounts.change(self._name(), password=self._password())
-        self._sessions.end_all(account)
-        self._note("password", account.name)
+        password = self._password()
+        with self._vault.writing():
+            account = self._accounts.change(self._name(), password=password)
+            self._sessions.end_all(account)
+            self._note("password", account.name)
         console.say(f"{account.name} has a new password; all sessions of that account have ended")
 
     def _remove(self) -> None:
-        account = self._accounts.remove(self._name())
-        self._note("user removed", account.name)
+        with self._vault.writing():
+            account = self._accounts.remove(self._name())
+            self._note("user removed", account.name)
         console.say(f"{account.name} is removed, with all tokens and sessions")
 
     def _role(self) -> None:
-        account = self._accounts.change(self._name(), role=self._role_given())
-        self._sessions.end_all(account)
-        self._note("role", account.name, role=account.role)
+        with self._vault.writing():
+            account = self._accounts.change(self._name(), role=self._role_given())
+            self._sessions.end_all(account)
+            self._note("role", account.name, role=account.role)
         console.say(f"{account.name} is {account.role} now")
 
     def _token(self) -> None:
@@ -114,25 +119,27 @@ class _Users:
                 f"users token needs --label (what it is for) and --scopes (of {', '.join(SCOPES)}); "
                 "such as `users token NAME --role viewer --scopes metrics --label prometheus`"
             )
-        token, text = self._accounts.add_token(
-            self._name(), config.label, self._role_given(), config.scopes, config.days
-        )
-        self._note(
-            "token added",
-            token.owner,
-            id=token.id,
-            label=token.label,
-            role=token.role,
-            scopes=list(token.scopes),
-        )
+        with self._vault.writing():
+            token, text = self._accounts.add_token(
+                self._name(), config.label, self._role_given(), config.scopes, config.days
+            )
+            self._note(
+                "token added",
+                token.owner,
+                id=token.id,
+                label=token.label,
+                role=token.role,
+                scopes=list(token.scopes),
+            )
         console.out.print(text, markup=False)
         console.say("this is shown only now; a program sends it as `Authorization: Bearer TOKEN`")
 
     def _revoke(self) -> None:
         if self._config.name is None:
             raise UsageError("users revoke needs a token's id; `users list` shows them")
-        token = self._accounts.remove_token(self._config.name)
-        self._note("token removed", token.owner, id=token.id, label=token.label)
+        with self._vault.writing():
+            token = self._accounts.remove_token(self._config.name)
+            self._note("token removed", token.owner, id=token.id, label=token.label)
         console.say(f"token {token.id} of {token.owner} opens nothing any more")
 
     def _note(self, action: str, subject: str, **detail: object) -> None:
