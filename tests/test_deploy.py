@@ -36,6 +36,8 @@ def test_the_unit_notifies_is_watched_and_keeps_no_password():
     service = parser["Service"]
     assert (service["Type"], service["Restart"], service["KillMode"]) == ("notify", "always", "mixed")
     assert int(service["WatchdogSec"]) > 0
+    # Cameras 10 s, page 10, messages 5, clips 5, retention 30, pictures 10: killed earlier it loses what it holds.
+    assert int(service["TimeoutStopSec"]) > 70
     assert (service["NoNewPrivileges"], service["ProtectSystem"], service["LimitCORE"]) == (
         "yes",
         "strict",

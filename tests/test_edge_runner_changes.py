@@ -32,6 +32,7 @@ from anomaly.edge.address import parse_address
 from anomaly.edge.capture import Report
 from anomaly.edge.health import Trouble
 from anomaly.edge.ledger import Ledger
+from anomaly.edge.live import LiveCamera
 from anomaly.edge.loaded import Loaded
 from anomaly.edge.metrics import Figures, Probes
 from anomaly.edge.notify import Delivery, WebhookSettings
@@ -163,6 +164,21 @@ def test_an_anomaly_that_is_still_on_when_the_camera_runs_again_is_announced(
     assert (first.announced, first.state, first.status) == (False, "stopped", "ended")
     assert (rest.announced, rest.state, rest.continued) == (True, "running", True)
     assert rest.start_utc_s == first.end_utc_s
+
+
+def test_however_many_cameras_do_not_end_the_program_does(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("anomaly.edge.runner._LEAVE_S", 1.0, raising=False)
+    leave, go = LiveCamera.leave, threading.Event()
+    monkeypatch.setattr(LiveCamera, "leave", lambda camera: go.wait(60) and leave(camera))
+    names = ("one", "two", "three", "four")
+    with running(tmp_path / "s", loaded, *(looped(small_model, name) for name in names)) as runner:
+        scored(runner, "four", 1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 20.0
+    go.set()
+    until(lambda: all(camera.capture.pid is None for camera in runner._cameras.values()))
 
 
 def test_what_is_asked_for_in_vain_ends_nothing(

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _WAIT_S = 0.25
 _TICK_S = 1.0
+#: At the end the processes of all cameras together have so long. With what else is waited for it is well under the
+#: unit's TimeoutStopSec, after which nothing more would be written down.
+_LEAVE_S = 10.0
 
 
 class Runner:
@@ -213,8 +216,9 @@ class Runner:
         ]
         for thread in stopping:
             thread.start()
+        until = time.monotonic() + _LEAVE_S
         for thread in stopping:
-            thread.join(10.0)
+            thread.join(max(0.0, until - time.monotonic()))
         for camera in self._cameras.values():
             # The last segment of each is reported when its process ends.
             for report in camera.capture.reports():
