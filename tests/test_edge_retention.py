@@ -205,13 +205,15 @@ def test_a_clock_that_jumps_all_the_time_fills_no_memory_and_deletes_nothing_too
         assert clips(store) == set()
 
 
+@pytest.mark.parametrize("at_the_start", [False, True])
 def test_an_error_that_nobody_foresaw_ends_no_retention_and_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_the_start: bool
 ):
     monkeypatch.setattr(anomaly.edge.retention, "_EVERY_S", 0.05)
     told = []
     masks = tmp_path / "masks"
-    masks.mkdir()
+    if not at_the_start:
+        masks.mkdir()
     with (
         Store(tmp_path / "store") as store,
         Retention(
@@ -220,7 +222,8 @@ def test_an_error_that_nobody_foresaw_ends_no_retention_and_is_told(
             on_trouble=told.append,
         ),
     ):
-        masks.rmdir()
+        if not at_the_start:
+            masks.rmdir()
         wait_for(lambda: len(told) == 1)
         old = add_event(store, NOW - 4000 * DAY)
         masks.mkdir()

@@ -146,8 +146,8 @@ class Retention:
         self.close()
 
     def start(self) -> None:
-        """Tidy once, then go on in a thread."""
-        self.tidy()
+        """Tidy once, then go on in a thread; what fails keeps nobody from watching, and is told and tried again."""
+        self._turn()
         self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
         self._thread.start()
 
@@ -185,15 +185,18 @@ class Retention:
 
     def _run(self) -> None:
         while not self._stop.wait(_EVERY_S):
-            try:
-                self.tidy()
-            except StoreError as error:
-                _LOG.warning("retention waits: %s", error)
-            except Exception as error:
-                # Where this thread ends, the disk fills.
-                self._helper.failed(error)
-            else:
-                self._helper.worked()
+            self._turn()
+
+    def _turn(self) -> None:
+        try:
+            self.tidy()
+        except StoreError as error:
+            _LOG.warning("retention waits: %s", error)
+        except Exception as error:
+            # Where the thread ends, the disk fills.
+            self._helper.failed(error)
+        else:
+            self._helper.worked()
 
     def _look_at_the_clock(self, now: float) -> Epochs:
         steady = self._clocks.steady()
