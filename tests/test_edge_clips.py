@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,8 +20,10 @@ import pytest
 from clips import number_of, numbered, write_clip
 
 from anomaly.edge.clips import ClipMaker, Segment, cut, preview
+from anomaly.edge.segment_name import mask_mark
 from anomaly.edge.store import Store
 from anomaly.errors import FootageError
+from anomaly.privacy import Polygon
 
 T0 = 1_790_000_000.0
 CODECS = {
@@ -283,6 +285,23 @@ def test_the_maker_makes_what_is_pending_and_what_comes(tmp_path: Path):
         assert store.misses()[0].clip_state == "ready"
         assert pictures(store.path(store.misses()[0].clip))[0][1] == 120
         assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_clip_bears_the_mark_of_the_masks_it_was_painted_with_though_others_hold_meanwhile(tmp_path: Path):
+    left, right = [((0.0, 0.0), (0.5, 0.0), (0.5, 1.0))], [((0.5, 0.0), (1.0, 0.0), (1.0, 1.0))]
+    with Store(tmp_path) as store:
+        index(store, record(tmp_path / "recording", seconds=12))
+
+        def black(camera: str) -> Sequence[Polygon]:
+            # The masks change as soon as the clip is begun.
+            store.set_masks(camera, tuple(right))
+            return left
+
+        event = ended_event(store, T0 + 4)
+        with ClipMaker(store, 1, 1, black=black):
+            wait_for(lambda: store.event(event).clip_state == "ready")
+        assert store.masks()["press"] == tuple(right)
+        assert store.media_mark(event, "clip") == mask_mark(left)
 
 
 def children() -> list[int]:

@@ -533,9 +533,9 @@ def test_pictures_and_clips_from_before_a_mask_are_not_shown(tmp_path: Path):
         case.store.set_clip(miss, miss=True, clip="clips/a.mp4", clip_state="ready")
         case.store.set_masks("cam", black)
         # Its clip is painted with the masks of the time at which it is made.
-        case.store.set_clip(late, clip="clips/b.mp4", clip_state="ready")
+        case.store.set_clip(late, mark=mask_mark(black), clip="clips/b.mp4", clip_state="ready")
         after = shown(case, "c")
-        case.store.set_clip(after, clip="clips/c.mp4", clip_state="ready")
+        case.store.set_clip(after, mark=mask_mark(black), clip="clips/c.mp4", clip_state="ready")
         assert set(seen(viewer, case).values()) == {200}
         case.runner.masks["cam"] = mask_mark(black)
         for gone in (False, True):

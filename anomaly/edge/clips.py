@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from anomaly.edge.cutting import Cut, cut, preview
 from anomaly.edge.helper import Helper
+from anomaly.edge.segment_name import mask_mark
 from anomaly.edge.store.event import clip_folder
 from anomaly.edge.store.timeline import Segment
 from anomaly.errors import StoreError
@@ -175,13 +176,14 @@ class ClipMaker:
         start, end = self._span(item)
         name = f"clips/{clip_folder(item.camera)}/{item.id}"
         out, beside = self._store.folder / f"{name}.mp4", self._store.folder / f"{name}.preview.mp4"
+        black = self._black(item.camera)
         job = {
             "segments": [{**asdict(segment), "path": str(segment.path)} for segment in segments],
             "start_utc_s": start,
             "end_utc_s": end,
             "out": str(out),
             "preview": str(beside),
-            "black": [[list(corner) for corner in polygon] for polygon in self._black(item.camera)],
+            "black": [[list(corner) for corner in polygon] for polygon in black],
         }
         answer = self._work(job)
         if self._stopping and "error" in answer:
@@ -200,6 +202,7 @@ class ClipMaker:
             item.id,
             answer["used"],
             miss=miss,
+            mark=mask_mark(black),
             clip=f"{name}.mp4",
             clip_state="ready",
             preview=f"{name}.preview.mp4" if answer["preview"] else None,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from anomaly.edge.segment_name import mask_mark
 from anomaly.edge.store import deletion, erased, event, leftovers, review, timeline
 from anomaly.edge.store.opening import OpenFolder
 from anomaly.errors import EventGoneError
@@ -64,7 +65,9 @@ class Store(OpenFolder):
 
         def write(connection: sqlite3.Connection) -> StoredEvent:
             stored = event.insert(connection, values, time.time())
-            timeline.mark_media(connection, stored.id, "pictures", stored.camera)
+            # An event ends with the masks under which it began.
+            mark = mask_mark(timeline.masks(connection).get(stored.camera, ()))
+            timeline.mark_media(connection, stored.id, "pictures", mark)
             self.tell(connection, stored, "start")
             return stored
 
@@ -87,13 +90,23 @@ class Store(OpenFolder):
         """Change fields of an event (its pictures) and tell nobody."""
         return self._change(event_id, changes, None)
 
-    def set_clip(self, item_id: str, used: Sequence[int] = (), *, miss: bool = False, **changes: Any) -> bool:
+    def set_clip(
+        self,
+        item_id: str,
+        used: Sequence[int] = (),
+        *,
+        miss: bool = False,
+        mark: str = "",
+        **changes: Any,
+    ) -> bool:
         """Write clip, clip_state, preview and what the clip covers, of an event or a miss; tells nobody.
 
         Args:
             item_id: id of the event or the miss.
             used: ids of the segments that the clip shows.
             miss: whether it is a miss.
+            mark: of the privacy masks that the clip was painted with, which may not be those of now
+                (`anomaly.edge.segment_name`).
             changes: the columns.
 
         Returns:
@@ -109,10 +122,10 @@ class Store(OpenFolder):
             assigned = ", ".join(f"{name} = ?" for name in changes)
             table = "misses" if miss else "events"
             done = connection.execute(
-                f"UPDATE {table} SET {assigned} WHERE id = ? RETURNING camera", (*changes.values(), item_id)
+                f"UPDATE {table} SET {assigned} WHERE id = ? RETURNING id", (*changes.values(), item_id)
             ).fetchall()
-            for (camera,) in done if changes.get("clip") else ():
-                timeline.mark_media(connection, item_id, "clip", camera)
+            if done and changes.get("clip"):
+                timeline.mark_media(connection, item_id, "clip", mark)
             return len(done) == 1
 
         return self.write(write)

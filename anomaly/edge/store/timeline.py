@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from anomaly.edge.segment_name import mask_mark
 from anomaly.edge.store.database import rows
 
 if TYPE_CHECKING:
@@ -293,9 +292,8 @@ def masks(connection: sqlite3.Connection) -> dict[str, Masks]:
     }
 
 
-def mark_media(connection: sqlite3.Connection, item_id: str, kind: str, camera: str) -> None:
-    """Note under which masks pictures or a clip are made: those that the camera has now."""
-    mark = mask_mark(masks(connection).get(camera, ()))
+def mark_media(connection: sqlite3.Connection, item_id: str, kind: str, mark: str) -> None:
+    """Note under which masks pictures or a clip were made."""
     connection.execute("INSERT OR REPLACE INTO media_masks VALUES (?, ?, ?)", (item_id, kind, mark))
 
 
