@@ -9,7 +9,7 @@ const WORDS = {
   changed: "stream changed", overloaded: "overloaded: frames too far apart", held: "log-in at the camera refused",
   timing: "the stream's clock jumped", recording: "recording has stopped", clock: "the clock was set", disk: "the disk is full",
   device: "the device that scores failed", store: "the store was repaired", retention: "old footage could not be tidied up",
-  reload: "could not be changed over to the new site file", clips: "a clip could not be made", pictures: "a picture could not be made", crashed: "the camera's process failed",
+  reload: "could not be changed over to the new site file", clips: "a clip could not be made", pictures: "a picture could not be made",
 };
 const OF_SINKS = {
   "": (sink) => `${sink} is not reached: messages wait`,
