@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,24 @@ def test_a_reload_takes_up_another_schedule(small_model: SmallModel, loaded: Loa
         runner.reload(lambda: replace(runner.site, cameras=free))
         until(lambda: states() == ["running", "maintenance"])
         assert runner._cameras["line"].capture.pid == pid
+
+
+def test_a_start_with_another_schedule_does_not_bring_back_what_the_one_before_had_overruled(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Else a camera that was set to maintenance last week is mute again, and nobody knows why."""
+    real, offset = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() + offset[0])
+    in_an_hour = datetime.fromtimestamp(real() + 3600, UTC)
+    rule = {"state": "stopped", "from": f"{in_an_hour:%H}:{in_an_hour:%M}", "to": "24:00"}
+    camera = looped(small_model, schedule=parse_schedule([rule], "UTC"))
+    with running(tmp_path / "s", loaded, camera) as runner:
+        scored(runner, "line", 1)
+        runner.set_state("line", "maintenance", "somebody")
+        until(lambda: runner.status()["cameras"]["line"]["state"] == "maintenance")
+    offset[0] = 2 * 86_400.0
+    with running(tmp_path / "s", loaded, looped(small_model)) as runner:
+        assert runner.status()["cameras"]["line"]["state"] == "running"
 
 
 def test_an_anomaly_that_is_still_on_when_the_camera_runs_again_is_announced(

@@ -99,6 +99,55 @@ def test_another_schedule_counts_at_once_and_what_is_set_by_hand_holds_until_tha
     assert keeper.now(utc("2026-11-25 12:00")) == "running"
 
 
+AT_NIGHT = [{"state": "stopped", "from": "22:00", "to": "06:00"}]
+SET = "2026-11-23 15:00"
+
+
+@pytest.mark.parametrize(
+    ("start", "state"),
+    [
+        # The schedule of then had overruled it, whether the program was on that night or not.
+        ("2026-11-24 10:00", "running"),
+        ("2026-11-23 18:00", "maintenance"),
+    ],
+)
+@pytest.mark.parametrize(
+    "schedule", [[], [{"state": "changeover", "days": ["sat"]}]], ids=["none", "another"]
+)
+def test_a_start_with_another_schedule_brings_back_what_a_reload_would_have_kept(
+    schedule: list, start: str, state: str
+):
+    begun = StateKeeper(parse_schedule(AT_NIGHT, ZONE)).kept(utc("2026-11-23 12:00"))
+    started = StateKeeper(parse_schedule(schedule, ZONE))
+    started.restore("maintenance", utc(SET), utc(start), begun)
+    assert started.now(utc(start)) == state
+    # A second start knows what the first one decided.
+    again = StateKeeper(parse_schedule(schedule, ZONE))
+    again.restore("maintenance", utc(SET), utc(start) + 60, started.kept(utc(start)))
+    reloaded = StateKeeper(parse_schedule(AT_NIGHT, ZONE))
+    reloaded.set("maintenance", utc(SET))
+    for moment in (utc("2026-11-23 17:00"), utc("2026-11-23 23:00")):
+        reloaded.now(min(moment, utc(start)))
+    reloaded.plan(parse_schedule(schedule, ZONE), utc(start))
+    # It holds until the new one changes its mind, if it ever does.
+    for moment in (utc(start) + 60, utc("2026-11-28 12:00")):
+        assert started.now(moment) == again.now(moment) == reloaded.now(moment)
+
+
+def test_what_a_reload_let_go_no_start_brings_back():
+    keeper = StateKeeper(parse_schedule(AT_NIGHT, ZONE))
+    keeper.set("maintenance", utc(SET))
+    assert keeper.now(utc("2026-11-23 23:00")) == "stopped"
+    keeper.plan(parse_schedule([]), utc("2026-11-24 10:00"))
+    started = StateKeeper(parse_schedule([]))
+    kept = keeper.kept(utc("2026-11-24 10:00"))
+    started.restore("maintenance", utc(SET), utc("2026-11-24 11:00"), kept)
+    assert started.now(utc("2026-11-24 11:00")) == "running"
+    # What is set after that is another matter.
+    started.restore("changeover", utc("2026-11-24 10:30"), utc("2026-11-24 11:00"), kept)
+    assert started.now(utc("2026-11-24 11:00")) == "changeover"
+
+
 def test_without_a_schedule_a_start_keeps_what_was_set():
     keeper = StateKeeper(parse_schedule([]))
     keeper.restore("changeover", utc("2026-11-23 12:00"), utc("2027-11-23 12:00"))

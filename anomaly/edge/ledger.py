@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from anomaly.edge.store.timeline import Health, Masks
 
 _LOG = logging.getLogger(__name__)
-#: Name of a fact: what of a camera's time was looked at.
-_COVERAGE = "coverage."
+#: Names of facts: what of a camera's time was looked at, and by which schedule it runs.
+_COVERAGE, _PLAN = "coverage.", "plan."
 
 #: So much trouble, begun and over while the store could not be written, is kept to be written later.
 _MOST_UNWRITTEN = 1000
@@ -319,13 +319,17 @@ class Ledger:
             return None
         return None if found is None else (found.state, found.since_utc_s)
 
+    def keep_plan(self, camera: str, kept: str) -> None:
+        """Keep the schedule that may overrule what is set by hand (`anomaly.edge.state`) for a later run."""
+        self._try(lambda: self._store.set_fact(_PLAN + camera, kept))
+
+    def plan(self, camera: str) -> str | None:
+        """What `keep_plan` kept last of a camera; None = nothing."""
+        return self._fact(_PLAN + camera)
+
     def coverage(self, camera: str) -> str | None:
         """What `keep_coverage` kept last of a camera; None = nothing."""
-        try:
-            return self._store.fact(_COVERAGE + camera)
-        except StoreError as error:
-            self._say(error)
-            return None
+        return self._fact(_COVERAGE + camera)
 
     def keep_coverage(self, camera: str, kept: str) -> None:
         """Keep what of a camera's time was looked at (`anomaly.edge.blind`) for a later run."""
@@ -348,6 +352,13 @@ class Ledger:
         """Somebody set a camera's state."""
         _LOG.info("%s is %s, set by %s", camera, state, who)
         self._try(lambda: self._store.set_state(camera, state, who, utc_s))
+
+    def _fact(self, name: str) -> str | None:
+        try:
+            return self._store.fact(name)
+        except StoreError as error:
+            self._say(error)
+            return None
 
     def _try(self, write: Callable[[], object]) -> bool:
         """Whether a write was done; EventGoneError is raised, for it says nothing against the store."""

@@ -102,9 +102,10 @@ class LiveCamera:
         self.over = False
         self.view: LiveView | None = None
         self.state = StateKeeper(site.schedule)
-        before = ledger.last_state(site.name)
+        before, now = ledger.last_state(site.name), time.time()
         if before is not None:
-            self.state.restore(*before, time.time())
+            self.state.restore(*before, now, ledger.plan(site.name))
+        ledger.keep_plan(site.name, self.state.kept(now))
         self._ledger = ledger
         self._incidents = Incidents(self.loaded.threshold_of(site.name))
         self._health = CameraHealth(site.name, interval_s=loaded.interval_s)
@@ -148,6 +149,7 @@ class LiveCamera:
         now = time.time()
         self.site = site
         self.state.plan(site.schedule, now)
+        self._ledger.keep_plan(site.name, self.state.kept(now))
         if not site.record:
             self._ledger.trouble(site.name, self._state(), self._health.not_recorded(now))
 

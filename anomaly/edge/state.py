@@ -5,6 +5,7 @@ Outside `running` events are stored and not announced, and the time counts as no
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,34 @@ class Schedule:
         return any(self.state_at(first + number * _MINUTE_S) != before for number in range(minutes))
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Whether something was set by hand at a time, and the schedule that could overrule it from then on."""
+
+    utc_s: float
+    by_hand: bool
+    schedule: Schedule
+
+    @classmethod
+    def from_json(cls, text: str) -> _Kept:
+        told = json.loads(text)
+        rules = tuple(
+            Rule(state, frozenset(days), begin_s, end_s) for state, days, begin_s, end_s in told["rules"]
+        )
+        return cls(told["utc_s"], told["by_hand"], Schedule(rules, told["timezone"]))
+
+    def to_json(self) -> str:
+        rules = [(one.state, sorted(one.days), one.begin_s, one.end_s) for one in self.schedule.rules]
+        return json.dumps(
+            {
+                "utc_s": self.utc_s,
+                "by_hand": self.by_hand,
+                "rules": rules,
+                "timezone": self.schedule.timezone,
+            }
+        )
+
+
 class StateKeeper:
     """The state of one camera: what was set by hand, until the schedule next changes its mind."""
 
@@ -102,14 +131,31 @@ class StateKeeper:
         self._by_hand = known_state(state)
         self._planned = self._schedule.state_at(utc_s)
 
-    def restore(self, state: str, since_utc_s: float, utc_s: float) -> None:
-        """Set what was set by hand in an earlier run, unless the schedule has changed its mind since then.
+    def restore(self, state: str, since_utc_s: float, utc_s: float, kept: str | None = None) -> None:
+        """Set what was set by hand in an earlier run, unless the schedule of then has changed its mind since.
+
+        Another schedule counts from now on, as after `plan`: what the one before had overruled stays overruled.
+
+        Args:
+            state, since_utc_s: what was set last, and when.
+            utc_s: now.
+            kept: what `kept` gave last; None = not known, the schedule was this one.
 
         Raises:
             UsageError: no such state.
         """
-        if not self._schedule.changes(since_utc_s, utc_s):
-            self.set(state, since_utc_s)
+        before = _Kept(utc_s=float("-inf"), by_hand=True, schedule=self._schedule)
+        if kept is not None:
+            before = _Kept.from_json(kept)
+        if since_utc_s <= before.utc_s and not before.by_hand:
+            return
+        if not before.schedule.changes(max(since_utc_s, before.utc_s), utc_s):
+            self.set(state, utc_s)
+
+    def kept(self, utc_s: float) -> str:
+        """What a later run must know besides what was set by hand; anew after each `plan` and `restore`."""
+        self.now(utc_s)
+        return _Kept(utc_s, self._by_hand is not None, self._schedule).to_json()
 
     def plan(self, schedule: Schedule, utc_s: float) -> None:
         """Follow another schedule; what is set by hand holds until that one changes its mind."""
