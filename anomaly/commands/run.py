@@ -32,10 +32,13 @@ def run(config: RunConfig) -> None:
     """Watch every source; one that cannot be read stops nothing. Cameras are watched until it is stopped."""
     if is_live(config):
         # Unheard, it would end the program. Nothing was read yet that a reload would read anew.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        from anomaly.commands import live
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            from anomaly.commands import live
 
-        live.run(config)
+            live.run(config)
+        finally:
+            signal.signal(signal.SIGHUP, before)
         return
     if config.model is None or not config.source:
         raise UsageError("run needs --model and --source, or --site; see `python -m anomaly run --help`")
