@@ -19,11 +19,11 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
-from anomaly.edge.capture import Capture, CaptureSettings, Report
 from anomaly.edge.health import ClockWatch, Trouble
-from anomaly.edge.live import LiveCamera
+from anomaly.edge.loading import Loader
+from anomaly.edge.roster import Roster
 from anomaly.edge.state import known_state
-from anomaly.errors import AnomalyError, ModelError, UsageError
+from anomaly.errors import AnomalyError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,13 +31,11 @@ if TYPE_CHECKING:
 
     from anomaly.detector import Look
     from anomaly.edge.ledger import Ledger
-    from anomaly.edge.live import LiveView
+    from anomaly.edge.live import LiveCamera, LiveView
     from anomaly.edge.loaded import Loaded
+    from anomaly.edge.loading import Load, Models
     from anomaly.edge.site import CameraSite, Site
     from anomaly.types import Frame
-
-    #: A model folder and the sampling rate of its cameras to the model, verified.
-    Load = Callable[[Path, float | None], Loaded]
 
 _LOG = logging.getLogger(__name__)
 _WAIT_S = 0.25
@@ -74,21 +72,10 @@ class Runner:
         require_certificate: bool = False,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        self.site = site
         self._ledger = ledger
-        self._load = load
-        self._recording = recording
-        self._segment_s = segment_s
-        self._require_certificate = require_certificate
+        self._loader = Loader(load, require_certificate=require_certificate)
         self._alive = alive
-        self._models: dict[tuple[Path, float | None], Loaded] = {}
-        self._load_all(site, self._models)
-        self._cameras: dict[str, LiveCamera] = {}
-        # Those whose processes are still to end, and to tell of their last segments.
-        self._leaving: list[LiveCamera] = []
-        # Those of them for whose end nobody waits yet, and the names of cameras that are not yet as the site says.
-        self._lingering: list[LiveCamera] = []
-        self._behind: set[str] = set()
+        models = self._loader.site(site)
         # Simple, for a signal's handler may put into it while the thread that it interrupts takes out of it.
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = Pipe(duplex=False)
@@ -100,21 +87,23 @@ class Runner:
         self._reloading = threading.RLock()
         self._asked: Callable[[], Site] | None = None
         self._at_it = False
-        self._may_record = True
-        self._started = False
         self.started_utc_s = time.time()
         self.model_s = 0.0
         self.busy_s = 0.0
         self._ledger.take_over()
-        for camera in site.cameras:
-            self._add(camera, self._capture(camera))
+        self._roster = Roster(site, models, ledger, recording, segment_s, self._do)
+        self._cameras = self._roster.cameras
+
+    @property
+    def site(self) -> Site:
+        """The cameras that there should be, and what looks at them."""
+        return self._roster.site
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Score until `stop`, or until every camera was a file and is over. Then everything is written down."""
-        self._started = True
-        self._start_waiting()
+        self._roster.start()
         ticked = 0.0
         try:
             while not self._stopping.is_set():
@@ -179,12 +168,7 @@ class Runner:
             self._ledger.trouble("", "", [step, Trouble(step.kind, False, utc_s, {})])
         for camera in self._cameras.values():
             camera.tick(now_ns, utc_s)
-        for name in sorted(self._behind):
-            self._follow_site(name)
-        lingering, self._lingering = self._lingering, []
-        for camera in lingering:
-            self._see_off(camera)
-        self._start_waiting()
+        self._roster.tick()
         self._ledger.tick()
         if self.keeps_up(30.0):
             self._alive()
@@ -212,7 +196,7 @@ class Runner:
             camera.finish()
         stopping = [
             threading.Thread(target=camera.leave, daemon=True)
-            for camera in [*self._cameras.values(), *self._leaving]
+            for camera in [*self._cameras.values(), *self._roster.leaving]
         ]
         for thread in stopping:
             thread.start()
@@ -224,7 +208,7 @@ class Runner:
             for report in camera.capture.reports():
                 camera.hear(report)
             camera.flush()
-        for camera in self._leaving:
+        for camera in self._roster.leaving:
             camera.hear_last()
         self._ledger.tick()
 
@@ -292,7 +276,7 @@ class Runner:
         def switch() -> None:
             # A reload may have come between: what is loaded now is meant.
             if code in live.site.recipes:
-                live.use(self._models[live.site.recipes[code], live.site.fps], code)
+                live.use(self._roster.models[live.site.recipes[code], live.site.fps], code)
                 self._ledger.chose(camera, code, live.site.recipe)
 
         self._do(switch)
@@ -306,13 +290,15 @@ class Runner:
         """
         if camera.name in self._cameras:
             raise UsageError(f"there is a camera {camera.name} already; give another name")
-        fresh = dict(self._models)
-        self._load_camera(camera, fresh)
+        fresh = dict(self._roster.models)
+        self._loader.camera(camera, fresh)
 
         def take_up() -> None:
-            self._models.update(fresh)
-            self.site = replace(self.site, cameras=(*self.site.cameras, camera))
-            self._follow_site(camera.name)
+            site = self._roster.site
+            self._roster.models.update(fresh)
+            others = tuple(one for one in site.cameras if one.name != camera.name)
+            self._roster.site = replace(site, cameras=(*others, camera))
+            self._roster.follow_camera(camera.name)
 
         self._do(take_up)
 
@@ -321,18 +307,15 @@ class Runner:
         self._known(name)
 
         def leave() -> None:
-            self.site = replace(
-                self.site, cameras=tuple(one for one in self.site.cameras if one.name != name)
-            )
-            self._remove(name)
+            site = self._roster.site
+            self._roster.site = replace(site, cameras=tuple(one for one in site.cameras if one.name != name))
+            self._roster.remove(name)
 
         self._do(leave)
 
     def record(self, on: bool) -> None:
         """Stop the rolling recording of all cameras, or take it up again (the disk is full, or is not any more)."""
-        self._may_record = on
-        for live in list(self._cameras.values()):
-            live.capture.record_to(self._folder(live.site))
+        self._roster.record(on)
 
     def reload(self, read: Callable[[], Site] | None = None) -> None:
         """Load all models anew, and take up the cameras of another site; returns at once.
@@ -367,10 +350,9 @@ class Runner:
             self._reload(read)
 
     def _reload(self, read: Callable[[], Site]) -> None:
-        fresh: dict[tuple[Path, float | None], Loaded] = {}
         try:
             site = read()
-            self._load_all(site, fresh)
+            fresh = self._loader.site(site)
         except Exception as error:
             # Whatever a file holds: who asked for the reload must learn that it was not done.
             known = isinstance(error, AnomalyError)
@@ -383,10 +365,8 @@ class Runner:
         _LOG.error("the models that run stay: %s", problem)
         self.trouble(Trouble("model", True, time.time(), {"kept": True, "reason": problem}))
 
-    def _change_over(self, site: Site, models: dict[tuple[Path, float | None], Loaded]) -> None:
-        self._models, self.site = models, site
-        for name in dict.fromkeys([*self._cameras, *(camera.name for camera in site.cameras)]):
-            self._follow_site(name)
+    def _change_over(self, site: Site, models: Models) -> None:
+        self._roster.follow(site, models)
         digests = sorted({loaded.digest[:12] for loaded in models.values()})
         _LOG.info("reloaded: %d cameras, models %s", len(site.cameras), ", ".join(digests))
         now = time.time()
@@ -394,149 +374,7 @@ class Runner:
             "", "", [Trouble("model", True, now, {"kept": False}), Trouble("model", False, now, {})]
         )
 
-    def _follow_site(self, name: str) -> None:
-        """Have one camera be as the site says. What fails is told and tried again, and no other camera waits for it."""
-        now = time.time()
-        try:
-            self._take_from_site(name)
-        except Exception as error:
-            # No descriptor or memory to be had for now, as a rule.
-            if name not in self._behind:
-                _LOG.error("%s cannot be changed over", name, exc_info=True)
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
-                self._ledger.trouble(name, "", [Trouble("reload", True, now, {"reason": reason})])
-            self._behind.add(name)
-            return
-        if name in self._behind:
-            self._behind.discard(name)
-            self._ledger.trouble(name, "", [Trouble("reload", False, now)])
-
-    def _take_from_site(self, name: str) -> None:
-        live = self._cameras.get(name)
-        camera = next((one for one in self.site.cameras if one.name == name), None)
-        if camera is None:
-            if live is not None:
-                self._remove(name)
-            return
-        if live is None or _read_otherwise(live.site, camera):
-            # Where this fails, the camera goes on as it was read before.
-            capture = self._capture(camera)
-            if live is not None:
-                self._remove(name)
-            self._add(camera, capture)
-            return
-        # What somebody chose holds until the site file itself says something else.
-        kept = live.recipe in camera.recipes and camera.recipe == live.site.recipe
-        recipe = live.recipe if kept else camera.recipe
-        live.take_site(camera)
-        live.capture.record_to(self._folder(camera))
-        live.use(self._models[camera.recipes.get(recipe, camera.model), camera.fps], recipe)
-
     # -- inside -----------------------------------------------------------------------------------------------
-
-    def _load_all(self, site: Site, models: dict[tuple[Path, float | None], Loaded]) -> None:
-        for camera in site.cameras:
-            self._load_camera(camera, models)
-
-    def _load_camera(self, camera: CameraSite, models: dict[tuple[Path, float | None], Loaded]) -> None:
-        # All recipes at the start: a switch then takes no time.
-        for path in (camera.model, *camera.recipes.values()):
-            if (path, camera.fps) not in models:
-                models[path, camera.fps] = self._load(path, camera.fps)
-            self._check(camera, path, models[path, camera.fps])
-
-    def _check(self, camera: CameraSite, path: Path, loaded: Loaded) -> None:
-        """Refuse what cannot watch a camera before anything changes over to it."""
-        try:
-            threshold = loaded.within(camera.regions).under(camera.black).threshold_of(camera.name)
-        except UsageError as error:
-            raise UsageError(f"camera {camera.name}: {path}: {error}") from None
-        if self._require_certificate and not threshold.certified:
-            raise ModelError(
-                f"camera {camera.name}: {path}: {threshold.headline()}; "
-                "run.require_certificate=true does not run what is not certified"
-            )
-
-    def _capture(self, camera: CameraSite) -> Capture:
-        return Capture(
-            CaptureSettings(
-                camera.name,
-                camera.address,
-                fps=camera.fps,
-                recording=self._folder(camera),
-                segment_s=self._segment_s,
-                loop=camera.loop,
-                black=camera.black,
-            )
-        )
-
-    def _add(self, camera: CameraSite, capture: Capture) -> None:
-        recipe = self._recipe_of(camera)
-        path = camera.recipes.get(recipe, camera.model)
-        live = LiveCamera(camera, recipe, self._models[path, camera.fps], capture, self._ledger)
-        self._cameras[camera.name] = live
-        self._start_waiting()
-
-    def _start_waiting(self) -> None:
-        """Start the captures that were not yet, but for those whose forerunner of the same name still writes."""
-        if not self._started:
-            return
-        busy = {live.site.name for live in self._leaving}
-        for name, live in self._cameras.items():
-            if name not in busy:
-                live.start()
-
-    def _recipe_of(self, camera: CameraSite) -> str:
-        """The recipe to begin with: a power cut must not exchange the model for that of another product.
-
-        Somebody's choice holds until the site file says something else than it did then.
-        """
-        chosen = self._ledger.chosen(camera.name)
-        if chosen is None or chosen[1] != camera.recipe:
-            return camera.recipe
-        if chosen[0] not in camera.recipes:
-            _LOG.warning("%s has no recipe %s any more, which was chosen", camera.name, chosen[0])
-            return camera.recipe
-        return chosen[0]
-
-    def _folder(self, camera: CameraSite) -> Path | None:
-        """Where a camera is recorded now."""
-        return self._recording if camera.record and self._may_record else None
-
-    def _remove(self, name: str) -> None:
-        live = self._cameras.pop(name)
-        self._leaving.append(live)
-        self._see_off(live)
-        live.finish()
-        live.flush()
-        live.forget_trouble()
-
-    def _see_off(self, live: LiveCamera) -> None:
-        """Have a camera's process end. Waiting for that is nobody's business here: a thread of its own does."""
-
-        def leave() -> None:
-            try:
-                live.leave()
-            finally:
-                self._do(lambda: self._gone(live))
-
-        name = live.site.name
-        try:
-            threading.Thread(target=leave, name=f"stop {name}", daemon=True).start()
-        except RuntimeError as error:
-            # No thread to be had now. Until there is one, a camera of the same name waits for it.
-            self._lingering.append(live)
-            successor = self._cameras.get(name)
-            if successor is not None:
-                now = time.monotonic_ns(), time.time()
-                reason = f"the process that reads it otherwise could not be ended ({error})"
-                successor.hear(Report(name, "crashed", *now, {"reason": reason}))
-
-    def _gone(self, live: LiveCamera) -> None:
-        """A camera's process has ended: its last segments are indexed, and its name is free."""
-        live.hear_last()
-        self._leaving.remove(live)
-        self._start_waiting()
 
     def _known(self, camera: str) -> LiveCamera:
         if camera not in self._cameras:
@@ -562,9 +400,3 @@ class Runner:
             except Exception as error:
                 # Whoever asks for something must not end the watch over all cameras.
                 _LOG.error("what was asked for could not be done: %s", error, exc_info=True)
-
-
-def _read_otherwise(before: CameraSite, now: CameraSite) -> bool:
-    """Whether another site reads a camera in another way, so that its process must start anew."""
-    names = "address", "fps", "black", "loop"
-    return any(getattr(before, name) != getattr(now, name) for name in names)
