@@ -192,11 +192,13 @@ def test_however_many_cameras_do_not_end_the_program_does(
     leave, go = LiveCamera.leave, threading.Event()
     monkeypatch.setattr(LiveCamera, "leave", lambda camera: go.wait(60) and leave(camera))
     names = ("one", "two", "three", "four")
-    with running(tmp_path / "s", loaded, *(looped(small_model, name) for name in names)) as runner:
-        scored(runner, "four", 1)
-        began = time.monotonic()
-    assert time.monotonic() - began < 20.0
-    go.set()
+    try:
+        with running(tmp_path / "s", loaded, *(looped(small_model, name) for name in names)) as runner:
+            scored(runner, "four", 1)
+            began = time.monotonic()
+        assert time.monotonic() - began < 20.0
+    finally:
+        go.set()
     until(lambda: all(camera.capture.pid is None for camera in runner._cameras.values()))
 
 
