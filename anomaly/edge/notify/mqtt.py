@@ -238,7 +238,9 @@ class MqttSink:
                     outbox.set_retained(queue.connection, self.name, camera, kept)
         except sqlite3.Error as error:
             self._note_again_s = time.monotonic() + _NOTE_AGAIN_S
-            _log.warning("sink %s: whose state the broker keeps is not written down yet (%s)", self.name, error)
+            _log.warning(
+                "sink %s: whose state the broker keeps is not written down yet (%s)", self.name, error
+            )
             return
         self._unnoted.clear()
 
