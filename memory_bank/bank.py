@@ -120,6 +120,8 @@ class MemoryBank:
             cover. Merging draws by them.
         index: kind of index that searches it (see `use_index`).
         storage: "float32", or "float16" for rows that are exact in half precision and kept so on disk.
+        rounding: how far `as_float16` moved a row, and so how far off a (Euclidean) distance may be; 0 where it did not
+            make this bank. It is not kept on disk.
     """
 
     def __init__(
@@ -155,6 +157,7 @@ class MemoryBank:
         if self.keys.shape != (len(rows),):
             raise MemoryBankError(f"a bank of {len(rows)} rows needs as many keys, got {self.keys.shape}")
         self.storage: Storage = storage
+        self.rounding = 0.0
         self.index = "flat"
         self._index: Index = FlatIndex(self._working)
         for name, column, names in (
@@ -254,7 +257,7 @@ class MemoryBank:
     def as_float16(self) -> MemoryBank:
         """The bank with rows rounded to half precision, which takes half the room on disk.
 
-        A row moves by at most a thousandth of its length. Raises MemoryBankError where features are too large, or too
+        A row moves by at most a thousandth of its length; `rounding` of the result tells how far. Raises MemoryBankError where features are too large, or too
         small, for that.
         """
         largest = float(np.abs(self.rows).max())
@@ -269,7 +272,9 @@ class MemoryBank:
                 f"features as small as {float(length[moved > 1e-3 * length].min()):.3g} lose their digits in float16; keep "
                 "the bank in float32"
             )
-        return self.replace(rows=rows, storage="float16")
+        rounded = self.replace(rows=rows, storage="float16")
+        rounded.rounding = max(self.rounding, float(moved.max()))
+        return rounded
 
     def replace(self, **changes: Any) -> MemoryBank:
         """A bank with some of the constructor's arguments changed, searched by the flat index."""

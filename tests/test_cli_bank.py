@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import texture, write_clip
 from server_case import running
 from small_model import FIT, FPS, SmallModel, invoke, succeed
 
@@ -324,6 +325,26 @@ def test_half_precision_takes_half_the_room_and_changes_no_alarm(small_model: Sm
     np.testing.assert_array_equal(
         np.array(scores["half"]) >= threshold, np.array(scores["single"]) >= threshold
     )
+
+
+def test_half_precision_is_refused_where_it_is_much_of_a_score(tmp_path: Path):
+    """A still scene: its patches are so alike that what rounding moves them by is seen."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    (scene,) = texture(1, (96, 160))
+    frames = [
+        np.clip(scene.astype(int) + rng.integers(-1, 2, scene.shape), 0, 255).astype("u1") for _ in range(24)
+    ]
+    for number in range(3):
+        write_clip(tmp_path / "in" / f"{number}.mp4", frames[number::3])
+    line = ("fit", "--normal-videos", tmp_path / "in", "--model", tmp_path / "m", *QUICK)
+    done = invoke(*line, "bank.half=true")
+    assert done.status == 2, done.err
+    assert (
+        "of an ordinary frame's score, as this footage's patches are that alike; 0.1% is allowed"
+        in done.message
+    )
+    assert invoke(*line).status == 0
 
 
 def renamed(small_model: SmallModel, folder: Path, names: list[str], contents: str) -> MemoryBank:

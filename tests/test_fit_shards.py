@@ -193,16 +193,23 @@ def test_a_clip_that_a_worker_does_not_see_is_named(
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("how", "more"),
+    [
+        pytest.param(signal.SIGINT, [], marks=pytest.mark.slow),
+        (signal.SIGKILL, []),
+        pytest.param(signal.SIGINT, ["fit.compute=ray"], marks=pytest.mark.slow),
+    ],
+)
 def test_finished_shards_outlive_an_interruption(
-    how: signal.Signals, small_model: SmallModel, tmp_path: Path
+    how: signal.Signals, more: list[str], small_model: SmallModel, tmp_path: Path
 ):
-    """Stopped after its first shard: the next fit takes that one from the disk and comes to the same bank."""
+    """Stopped after its first shard: the next fit, on one machine, takes that one from the disk and comes to the same bank."""
     normal = small_model.footage.normal
     succeed("fit", "--normal-videos", normal, "--model", tmp_path / "whole", *SHARDS)
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]  # no shard is left
     slow = ("fit", "--normal-videos", normal, "--model", "m", *SHARDS)
-    child = start(*slow, cwd=tmp_path)
+    child = start(*slow, *more, cwd=tmp_path)
     kept = tmp_path / ".m.fit" / "shard_0.safetensors"
     until = time.monotonic() + 120
     while not kept.is_file():

@@ -263,6 +263,22 @@ def test_half_precision_moves_distances_by_less_than_a_thousandth(metric: str) -
     np.testing.assert_allclose(again.search(patches)[0], bank.search(patches)[0], rtol=1e-3)
 
 
+def test_half_precision_tells_how_far_off_a_distance_may_be() -> None:
+    """Of patches that are far from the origin and near each other, as in a still scene, it is much of a distance."""
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal(DIM) * 20 + rng.standard_normal((300, DIM)) * 0.05).astype("f")
+    coreset = StreamingCoreset(dim=DIM, size=100)
+    place = np.zeros(300, np.float32)
+    coreset.add(rows, "still", 0, 0.0, place, place, np.arange(300))
+    bank = coreset.finish()
+    assert bank.rounding == 0
+    half = bank.as_float16()
+    off = float(np.abs(half.search(rows)[0] - bank.search(rows)[0]).max())
+    moved = float(np.linalg.norm(half.rows - bank.rows, axis=1).max())
+    assert half.rounding == pytest.approx(moved)
+    assert 0.1 * moved < off <= moved * 1.001
+
+
 def test_half_precision_is_refused_where_it_overflows() -> None:
     bank = coreset_of("a").finish()
     with pytest.raises(MemoryBankError, match="float16"):

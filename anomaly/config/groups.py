@@ -51,7 +51,7 @@ class BankConfig:
     radius: float | None = within(None, above=0)
     # the first patches are held, up to so many MiB, and chosen from all at once; 0 = choose from the start
     gather_mib: float = within(128.0, least=0)
-    half: bool = False  # keep rows in half precision: half the room, distances within 0.1 %
+    half: bool = False  # keep rows in half precision: half the room, distances within 0.1 % of an ordinary frame's score
     # distance that the height (or width) of the picture counts for, in units of the bank's distances; 0 = a patch
     # may look like a normal one from anywhere in the picture
     place_weight: float = within(0.0, least=0)

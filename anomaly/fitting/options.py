@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from memory_bank import Coverage
 
+#: Seconds of footage in a shard where nothing else is said.
+SHARD_S = 600.0
+
 
 @dataclass(frozen=True)
 class FitOptions:
@@ -42,6 +45,11 @@ class FitOptions:
     checkpoint_s: float = 60.0
     compute: str = "local"
     shard_s: float | None = None
+
+    @property
+    def shard_length_s(self) -> float | None:
+        """Seconds of footage that are learned apart and merged; None = one stream of all."""
+        return SHARD_S if self.shard_s is None and self.compute == "ray" else self.shard_s
 
     @property
     def part_radius(self) -> float | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from anomaly.backbone import Backbone, BackboneSpec, choose_input_size
 from anomaly.detector import Branch, Detector
+from anomaly.errors import UsageError
 from anomaly.fitting.checkpoint import Checkpoint
 from anomaly.fitting.filling import Tally, fill, learn_projection, new_coreset, nothing_left
 from anomaly.fitting.finished import FinishedShards
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
 #: Options that a bank, while it is being filled, does not hang on.
 _NOT_OF_THE_BANK = {
     "checkpoint_s", "learn_holdout", "score_fps", "refuse_damage", "reweight", "half", "top_share",
-    "index",
+    "index", "compute", "shard_s",
 }  # fmt: skip
+#: Distances that half precision may move by, in scores (1 = an ordinary frame).
+_MOST_MOVED = 1e-3
 
 
 def fit(
@@ -109,7 +112,7 @@ def fit(
         if checkpoint is not None
         else {}
     )
-    if options.compute == "ray" or options.shard_s is not None:
+    if options.shard_length_s is not None:
         finished = FinishedShards(checkpoint, bound_to, notice) if checkpoint else None
         known = finished.projection() if finished else None
         projection = known or projection
@@ -137,9 +140,27 @@ def fit(
     detector = measure_holdout(
         Detector([branch], regions, decider), bank, held, learned, tally, reader, options, report, tell
     )
+    if options.half:
+        _allow_for_half(detector.branches[0].bank, report)
     report.sources, report.frames, report.patches = tally.sources, tally.frames, tally.patches
     report.seconds = time.perf_counter() - started
     return detector, report
+
+
+def _allow_for_half(bank: MemoryBank, report: FitReport) -> None:
+    """Widen what is proven by what half precision moves a row.
+
+    Raises:
+        UsageError: it moves one by more than a thousandth of an ordinary frame's score.
+    """
+    moved = bank.rounding
+    if moved > _MOST_MOVED * report.scale:
+        raise UsageError(
+            f"bank.half=true would change distances by up to {moved / report.scale:.2%} of an ordinary frame's score, as this "
+            f"footage's patches are that alike; {_MOST_MOVED:.1%} is allowed: fit with bank.half=false"
+        )
+    if report.coverage is not None:
+        report.coverage = replace(report.coverage, largest_bound=report.coverage.largest_bound + moved)
 
 
 def _fill(
@@ -207,6 +228,8 @@ def _bound_to(
         "backbone": [asdict(spec), tensor_digest(weights), list(size), device],
         "regions": regions.to_json(),
         **settings,
+        # One machine goes on with what a cluster began, and the other way round: the bank is the same.
+        "settings (shards of so many seconds)": options.shard_length_s,
         "projection": projection and sha256(projection.components.tobytes()).hexdigest(),
         "software": software(),
     }

@@ -8,6 +8,7 @@ machines of one kind.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 from contextlib import closing, contextmanager
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from anomaly.weights import Tensors
     from memory_bank import Coverage, MemoryBank, Part
 
-#: Seconds of footage in a shard where `fit.shard_s` is not given.
-SHARD_S = 600.0
 #: Products of more threads add up in another order; one a shard, and the bank does not hang on the machine's count.
 _THREADS = 1
 _TASK_RETRIES = 3
@@ -140,7 +139,7 @@ def fill_in_shards(
         reader,
         replace(options, radius=options.part_radius),
     )
-    shards = cut_into_shards(spans, reader, options.shard_s or SHARD_S, options.fps)
+    shards = cut_into_shards(spans, reader, options.shard_length_s or math.inf, options.fps)
     run = _on_ray if options.compute == "ray" else _here
     # Shards that wait for those before them: as they are, or None where `finished` holds them.
     waiting: dict[int, tuple[Part | None, Tally] | None] = {
