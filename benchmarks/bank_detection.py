@@ -37,9 +37,8 @@ KINDS: tuple[tuple[str, dict[str, int]], ...] = (
 )
 
 
-def streamed(clips: list[Clip], project: Project, size: int, share: float | None = None) -> MemoryBank:
-    """The bank that a stream of all clips leaves; `share` None takes the default random share."""
-    settings = {} if share is None else {"random_share": share}
+def streamed(clips: list[Clip], project: Project, size: int, **settings: float) -> MemoryBank:
+    """The bank that a stream of all clips leaves; `settings` of `CoresetConfig`, else the default ones."""
     coreset: StreamingCoreset | None = None
     for name, times, found in clips:
         place = np.zeros(found.shape[1], np.float32)
@@ -104,11 +103,15 @@ def detection(quick: bool) -> Figures:
         project = projection(clips, 100)
         banks = {
             "streamed": lambda clips=clips, project=project, size=size: streamed(clips, project, size),
+            # As of footage that is far longer than what is gathered first.
+            "streamed from the first patch": lambda clips=clips, project=project, size=size: streamed(
+                clips, project, size, gather_mib=0
+            ),
             "streamed, a quarter random": lambda clips=clips, project=project, size=size: streamed(
-                clips, project, size, 0.25
+                clips, project, size, random_share=0.25
             ),
             "random rows": lambda clips=clips, project=project, size=size: streamed(
-                clips, project, size, 1.0
+                clips, project, size, random_share=1.0
             ),
             "at once": lambda clips=clips, project=project, size=size, pool=pool: at_once(
                 clips, project, size, pool
