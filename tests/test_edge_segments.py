@@ -19,6 +19,7 @@ from rtsp_server import RtspServer, number_in
 
 from anomaly.edge.address import parse_address
 from anomaly.edge.capture import Capture, CaptureSettings, Report
+from anomaly.edge.capture.segment import adopt
 
 
 def recording(text: str, folder: Path | None, **options: Any) -> Capture:
@@ -141,6 +142,27 @@ def test_a_part_that_does_not_play_is_removed(tmp_path: Path):
     assert not part.exists()
     assert len(watch.told("segment")) == 2
     assert sum(report.detail["frames"] for report in watch.told("segment")) == 20
+
+
+def test_a_part_that_cannot_be_opened_now_is_kept(tmp_path: Path):
+    """As where all descriptors are taken: it holds footage that is nowhere else."""
+    clip = write_clip(tmp_path / "a.mp4", texture(20), fps=10, encoder={"g": "10"})
+    with recording(str(clip), tmp_path / "rec") as capture:
+        watch = Watch(capture)
+        watch.until_told("ended")
+    segment = next((tmp_path / "rec").rglob("*.mp4"))
+    part = segment.rename(segment.with_name(segment.name + ".part"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            adopt(part, tmp_path / "rec")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    told = adopt(part, tmp_path / "rec")
+    assert told is not None
+    assert told["frames"] > 0
+    assert segment.exists()
 
 
 def test_a_folder_that_could_not_be_looked_through_is_recorded_to_all_the_same(tmp_path: Path):

@@ -54,13 +54,19 @@ class Recorder:
     def recover(self) -> None:
         """Finish the segments that a killed process left."""
         try:
-            for part in sorted((self._folder / self._camera).glob("*/*.mp4.part")):
-                detail = adopt(part, self._folder)
-                if detail is not None:
-                    self._report("segment", **detail)
+            left = sorted((self._folder / self._camera).glob("*/*.mp4.part"))
         except OSError as error:
             # They stay for the next process; what comes from now on is recorded as soon as the folder can be written.
             self._stop(error)
+            return
+        for part in left:
+            try:
+                detail = adopt(part, self._folder)
+            except OSError as error:
+                self._stop(error)
+                continue
+            if detail is not None:
+                self._report("segment", **detail)
 
     def write(self, packet: Packet[Any], source: Opened | Encoded, utc_s: float) -> None:
         """Write a packet; its `stream`, `pts` and `dts` are spent by it.

@@ -186,7 +186,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def adopt(part: Path, folder: Path) -> dict[str, Any] | None:
-    """Finish the segment that a killed process left; returns what "segment" tells, or None where nothing plays."""
+    """Finish the segment that a killed process left; returns what "segment" tells, or None where nothing plays.
+
+    Raises:
+        OSError: it cannot be looked at now (no descriptor, a disk that fails); it is left as it is.
+    """
     path = part.with_name(part.name.removesuffix(".part"))
     try:
         with av.open(
@@ -198,6 +202,9 @@ def adopt(part: Path, folder: Path) -> dict[str, Any] | None:
             base = float(stream.time_base or TIME_BASE)
             times = [packet.pts * base for packet in container.demux(stream) if packet.pts is not None]
             codec = str(told["codec"])
+    except OSError:
+        # FFmpeg's errors of the system are such, too: what cannot be opened now may play tomorrow.
+        raise
     except (av.error.FFmpegError, ValueError, LookupError, TypeError):
         times = []
     if not times:
