@@ -17,6 +17,7 @@ from clips import write_clip
 from server_case import PASSWORD, Case, running
 
 CHROMIUM = Path("/usr/bin/chromium")
+DESK = {"width": 1366, "height": 850}
 #: Names as an intruder would choose them.
 HOSTILE = '<img src=x onerror="window.hacked=1">'
 
@@ -120,6 +121,31 @@ def browser() -> Iterator[Any]:
             yield chromium
         finally:
             chromium.close()
+
+
+@contextmanager
+def opening(chromium: Any, case: Case, *, console: bool) -> Iterator[Callable[..., Any]]:
+    """Opens pages somebody is signed in at; at the end no script may have failed in any.
+
+    With `console` nothing may have been said there either, by CSP neither.
+    """
+    contexts, problems = [], []
+
+    def opened(role: str = "operator", at: Any = case, **settings: Any) -> Any:
+        context = chromium.new_context(**{"viewport": DESK, **settings})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        if console:
+            page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+        sign_in(page, at, role)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert problems == []
 
 
 def until(true: Callable[[], Any], seconds: float = 10.0) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from page_case import HOSTILE, add_event, browser, filled, go, sign_in, until
+from page_case import DESK, HOSTILE, add_event, browser, filled, go, opening, sign_in, until
 from server_case import PASSWORD, Case, running
 from small_model import SmallModel
 
@@ -20,7 +20,6 @@ from anomaly.edge.notify.message import event_message
 from anomaly.edge.server.region_routes import regions_file
 
 PHONE = {"width": 390, "height": 844}
-DESK = {"width": 1366, "height": 850}
 CURRENT = "() => document.querySelector('video').currentTime"
 
 
@@ -38,24 +37,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
 
 @pytest.fixture
 def open_page(chromium: Any, case: Case) -> Iterator[Callable[..., Any]]:
-    """Opens a page somebody is signed in at; at the end nothing may have gone wrong in any."""
-    contexts, problems = [], []
-
-    def opened(role: str = "operator", **settings: Any) -> Any:
-        context = chromium.new_context(**{"viewport": DESK, **settings})
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(10_000)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
-        sign_in(page, case, role)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    # The log-in asks who is there; all else, CSP included, must be silent.
-    assert problems == []
+    with opening(chromium, case, console=True) as one:
+        yield one
 
 
 @pytest.fixture

@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_case import add_event, browser, go, sign_in, until
+from page_case import add_event, browser, go, opening, until
 from server_case import Case, running
-
-DESK = {"width": 1366, "height": 850}
 
 
 class Link:
@@ -69,22 +67,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
 
 @pytest.fixture
 def open_page(chromium: Any, case: Case) -> Iterator[Callable[..., Any]]:
-    """Opens a page somebody is signed in at; at the end no script may have failed in any."""
-    contexts, problems = [], []
-
-    def opened(role: str = "operator", at: Any = case, **settings: Any) -> Any:
-        context = chromium.new_context(**{"viewport": DESK, **settings})
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(10_000)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        sign_in(page, at, role)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert problems == []
+    with opening(chromium, case, console=False) as one:
+        yield one
 
 
 @contextmanager
