@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_case import add_event, browser, go, opening, until
+from page_case import DESK, add_event, browser, go, opening, until
 from server_case import Case, running
 
 
@@ -301,6 +301,32 @@ def test_the_queue_loses_what_colleagues_judge_and_says_when_it_is_empty(open_pa
     page.get_by_label("Camera").select_option("cam")
     page.get_by_label("Camera").select_option("other")
     page.get_by_text("Nothing to review: every event has a verdict.").wait_for()
+
+
+def test_no_event_of_another_camera_stays_where_the_list_cannot_be_had(open_page: Any, case: Case):
+    for camera in ("cam", "other"):
+        add_event(case, time.time() - 700, camera=camera)
+    page = open_page()
+    go(page, "Events")
+    chooser, rows = page.get_by_label("Camera"), page.locator("[role=option]:visible")
+    chooser.select_option("cam")
+    rows.first.wait_for()
+    page.route(
+        "**/api/events?camera=other*",
+        lambda route: route.fulfill(status=503, json={"detail": "the store is busy"}),
+    )
+    chooser.select_option("other")
+    pane = page.get_by_label("Event", exact=True)
+    pane.get_by_text("the store is busy").wait_for()
+    assert rows.count() == 0
+    assert pane.get_by_role("button").count() == 0
+    # What cannot be had is said on a phone too, where the list hides the pane.
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert pane.get_by_text("the store is busy").is_visible()
+    page.set_viewport_size(DESK)
+    page.unroute("**/api/events?camera=other*")
+    pane.get_by_role("heading", name="other").wait_for()
+    assert set(page.locator("[role=option] strong").all_inner_texts()) == {"other"}
 
 
 def test_a_colleagues_verdict_comes_to_the_rows_on_the_screen(open_page: Any, case: Case):

@@ -18,24 +18,26 @@ export async function showEvents(view, context) {
 /** A list and a pane; `unreviewed` = the queue: a verdict leads to the next event. */
 export async function browse(view, context, { title, unreviewed }) {
   // The number of the list: answers to what was asked for another camera are late.
-  let items = [], chosen = -1, next = null, loading = false, camera = "", serial = 0, loaded = false;
+  let items = [], chosen = -1, next = null, loading = false, camera = "", serial = 0, loaded = false, failed = "";
   const known = new Map();
   const count = el("span", { className: "quiet" });
   const filter = el("select", { "aria-label": "Camera" }, el("option", { value: "" }, "all cameras"));
+  const complain = (error) => { if (error.status && error.status !== 401) notice(error.message, "bad"); };
   const query = () => ({ camera: camera || undefined, unreviewed: unreviewed || undefined });
 
   const detail = detailPane(context, (event) => {
     list.set([...items]);
     if (unreviewed) setTimeout(() => { if (items[chosen] === event) move(1); tell(); }, 350);
-  }, () => (!loaded ? "" : items.length ? "No event is chosen." : unreviewed ? "Nothing to review: every event has a verdict." : "No event yet."));
-  const list = virtualList({ make: () => eventRow((index) => choose(index, true)), height: ROW, near: () => more(), label: title });
+  }, () => (failed ? `▲ ${failed}. It is tried again every few seconds.` : !loaded ? "" : items.length ? "No event is chosen." : unreviewed ? "Nothing to review: every event has a verdict." : "No event yet."));
+  const list = virtualList({ make: () => eventRow((index) => choose(index, true)), height: ROW, near: () => more().catch(complain), label: title });
   const back = el("a", { href: `#/${unreviewed ? "review" : "events"}`, className: "back", onclick: (event) => { event.preventDefault(); panes.classList.remove("chosen"); list.root.focus(); } }, "← All events");
   const panes = el("div", { className: "panes" }, list.root, el("div", { className: "pane" }, back, detail.root));
   put(view, el("div", { className: "row between head" }, el("h1", {}, title), el("div", { className: "row" }, count, filter)), panes);
 
   const tell = () => {
     const left = unreviewed ? items.filter((one) => !one.verdict).length : items.length;
-    count.textContent = `${left}${next ? "+" : ""} ${unreviewed ? "to review" : "events"}`;
+    count.textContent = loaded ? `${left}${next ? "+" : ""} ${unreviewed ? "to review" : "events"}` : "";
+    panes.classList.toggle("none", !items.length);
     if (!items.length) detail.show(null);
   };
   const choose = (index, open = false) => {
@@ -70,15 +72,26 @@ export async function browse(view, context, { title, unreviewed }) {
   };
   const load = async () => {
     const mine = ++serial;
-    items = [];
     known.clear();
     chosen = -1;
+    next = null;
     loaded = false;
-    const told = await get("/api/events", { ...query(), limit: PAGE });
-    if (mine !== serial) return;
-    loaded = true;
-    next = told.next_before_id;
-    add(told.events, false);
+    // Under the name of this camera nothing of another may stand, however long the answer takes.
+    items = [];
+    add([], false);
+    try {
+      const told = await get("/api/events", { ...query(), limit: PAGE });
+      if (mine !== serial) return;
+      loaded = true;
+      failed = "";
+      next = told.next_before_id;
+      add(told.events, false);
+    } catch (error) {
+      if (mine !== serial) return;
+      failed = error.message;
+      tell();
+      throw error;
+    }
   };
   /** Takes out what is not there any more, and keeps the chosen one chosen. */
   const drop = (gone) => {
@@ -111,7 +124,12 @@ export async function browse(view, context, { title, unreviewed }) {
     }
     if (gone.size) drop(gone);
   };
+  const begin = async () => {
+    await load();
+    choose(0);
+  };
   const poll = async () => {
+    if (failed) await begin();
     if (!loaded) return;
     const mine = serial, newest = items[0]?.id;
     let told = await get("/api/events", { ...query(), limit: POLL });
@@ -137,10 +155,9 @@ export async function browse(view, context, { title, unreviewed }) {
     list.set([...items]);
     tell();
   };
-  filter.addEventListener("change", async () => {
+  filter.addEventListener("change", () => {
     camera = filter.value;
-    await load().catch((error) => { if (error.status !== 401) notice(error.message, "bad"); });
-    choose(0);
+    begin().catch(complain);
   });
   list.root.addEventListener("keydown", (event) => { if (event.key === "Enter") { panes.classList.add("chosen"); event.preventDefault(); } });
   context.onLeave(() => list.stop());
@@ -153,7 +170,7 @@ export async function browse(view, context, { title, unreviewed }) {
     else return detail.onKey(event);
     return true;
   });
-  context.every(4, () => poll().catch((error) => { if (error.status && error.status !== 401) notice(error.message, "bad"); }));
+  context.every(4, () => poll().catch(complain));
   get("/api/cameras").then((told) => filter.append(...told.cameras.map((one) => el("option", { value: one.name }, one.name))), () => {});
   await load();
   if (context.over()) return;
