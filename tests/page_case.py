@@ -145,7 +145,7 @@ def opening(chromium: Any, case: Case, *, console: bool) -> Iterator[Callable[..
     yield opened
     for context in contexts:
         context.close()
-    assert problems == []
+    assert problems == [], problems
 
 
 def until(true: Callable[[], Any], seconds: float = 10.0) -> None:

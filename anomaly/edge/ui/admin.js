@@ -1,6 +1,7 @@
 // Accounts, tokens for programs, the audit, and deletion of footage.
 
 import { get, patch, post, remove } from "./api.js";
+import { knownCameras, offer } from "./cameras.js";
 import { choice } from "./choice.js";
 import { ask, button, el, notice, put } from "./dom.js";
 import { utc, when } from "./format.js";
@@ -40,7 +41,7 @@ export async function showAdmin(view) {
 
   const listUsers = async () => {
     const told = await get("/api/users");
-    owner.replaceChildren(...options(told.users.map((one) => one.name)));
+    owner.replaceChildren(...options(told.users.map((one) => one.name), owner.value));
     put(users, told.users.map((one) => {
       const role = choice({
         label: `Role of ${one.name}`, of: one.name,
@@ -91,10 +92,10 @@ export async function showAdmin(view) {
   };
   const listModels = async () => {
     const told = await get("/api/cameras");
-    camera.replaceChildren(...options(told.cameras.map((one) => one.name)));
     put(models, told.cameras.map((one) => el("tr", {}, el("td", {}, one.name), el("td", {}, one.model), el("td", {}, one.recipe || "–"),
       el("td", {}, el("code", {}, (one.model_digest ?? "").slice(0, 12))), el("td", {}, one.certificate))));
   };
+  const listCameras = async () => offer(camera, await knownCameras());
   const field = (name, properties = {}) => el("input", { name, required: true, "aria-label": name, placeholder: name, ...properties });
   const name = field("name", { autocomplete: "off", maxLength: 64 });
   const password = field("password", { type: "password", autocomplete: "new-password" });
@@ -125,7 +126,7 @@ export async function showAdmin(view) {
       button("Load models anew", async () => {
         if (!(await ask("Read the site file and all models anew? Where one fails its verification, all stay as they are.", "Load"))) return;
         await change(() => post("/api/models/reload"), "The models are being loaded; Health on the live page says how it ended");
-        setTimeout(() => listModels().catch(() => {}), 3000);
+        setTimeout(() => Promise.all([listModels(), listCameras()]).catch(() => {}), 3000);
       })), table(["Camera", "Model", "Recipe", "Digest", "Certificate"], models)),
     el("section", { className: "card" }, el("h2", {}, "Sinks"), table(["Name", "Now", "Waiting", "Sent", "Refused", "Given up on", "Last trouble", ""], sinks)),
     el("section", { className: "card" }, el("h2", {}, "Delete footage"),
@@ -137,7 +138,8 @@ export async function showAdmin(view) {
         if (told) notice(`${told.events} events, ${told.clips} clips, ${told.segments} pieces of recording`);
         if (told) put(kept, ...told.models.map(stillHolds));
         audit();
+        listCameras().catch(() => {});
       }, camera, start, end, el("button", { className: "danger" }, "Delete")), kept),
     el("section", { className: "card" }, el("h2", {}, "Audit"), table(["Time", "Who", "What", "Of", "Detail", "From"], lines), older));
-  await Promise.all([listUsers(), listTokens(), listSinks(), listModels(), audit()]);
+  await Promise.all([listUsers(), listTokens(), listSinks(), listModels(), listCameras(), audit()]);
 }

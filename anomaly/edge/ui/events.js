@@ -1,6 +1,7 @@
 // All events, newest first, and the chosen one beside them.
 
 import { get } from "./api.js";
+import { knownCameras, offer } from "./cameras.js";
 import { detailPane } from "./detail.js";
 import { el, notice, put } from "./dom.js";
 import { ago, number, when } from "./format.js";
@@ -21,7 +22,8 @@ export async function browse(view, context, { title, unreviewed }) {
   let items = [], chosen = -1, next = null, loading = false, camera = "", serial = 0, loaded = false, failed = "";
   const known = new Map();
   const count = el("span", { className: "quiet" });
-  const filter = el("select", { "aria-label": "Camera" }, el("option", { value: "" }, "all cameras"));
+  const all = el("option", { value: "" }, "all cameras");
+  const filter = el("select", { "aria-label": "Camera" }, all);
   const complain = (error) => { if (error.status && error.status !== 401) notice(error.message, "bad"); };
   const query = () => ({ camera: camera || undefined, unreviewed: unreviewed || undefined });
 
@@ -171,7 +173,7 @@ export async function browse(view, context, { title, unreviewed }) {
     return true;
   });
   context.every(4, () => poll().catch(complain));
-  get("/api/cameras").then((told) => filter.append(...told.cameras.map((one) => el("option", { value: one.name }, one.name))), () => {});
+  knownCameras().then((told) => offer(filter, told, [all]), () => {});
   await load();
   if (context.over()) return;
   const wanted = context.rest[0];

@@ -1,6 +1,7 @@
 // Recorded footage with its scores, to find what raised no event and mark it.
 
 import { cameraPath, get, post } from "./api.js";
+import { knownCameras, offer } from "./cameras.js";
 import { colour, drawScores } from "./chart.js";
 import { button, el, notice, put } from "./dom.js";
 import { lasting, now, utc, when } from "./format.js";
@@ -9,8 +10,8 @@ const SPANS = [[60, "1 minute"], [600, "10 minutes"], [3600, "1 hour"], [21600, 
 const LONGEST_S = 600;
 
 export async function showTimeline(view, context) {
-  const { cameras } = await get("/api/cameras");
-  const names = cameras.map((one) => one.name);
+  const known = await knownCameras();
+  const names = [...known.cameras, ...known.former];
   if (!names.length) { put(view, el("h1", {}, "Timeline"), el("p", { className: "quiet" }, "No camera yet.")); return; }
   let camera = names.includes(context.rest[0]) ? context.rest[0] : names[0];
   let span = 600;
@@ -19,7 +20,9 @@ export async function showTimeline(view, context) {
   let from = null, to = null, scores = { utc_s: [], score: [], gaps: [] }, segments = [], events = [], misses = [], playing = null, scale = null;
   let threshold = null;
 
-  const chooser = el("select", { "aria-label": "Camera" }, names.map((name) => el("option", { value: name, selected: name === camera }, name)));
+  const chooser = el("select", { "aria-label": "Camera" });
+  offer(chooser, known);
+  chooser.value = camera;
   const spans = el("select", { "aria-label": "Length" }, SPANS.map(([s, text]) => el("option", { value: s, selected: s === span }, text)));
   const chart = el("canvas", { className: "timeline", tabIndex: 0, role: "application", "aria-label": "Timeline: arrows move, [ and ] set a miss, m marks it" });
   const video = el("video", { muted: true, playsInline: true, preload: "auto", controls: true, "aria-label": "Recorded footage" });
