@@ -188,6 +188,34 @@ def test_a_miss_is_marked_by_dragging(open_page: Any, case: Case, shot: Any):
     assert page.evaluate("window.hacked") is None
 
 
+def test_a_miss_that_was_marked_by_mistake_is_taken_back(open_page: Any, case: Case):
+    now = time.time()
+    kept, wrong = (
+        case.store.mark_miss("belt 1", now - age, now - age + 5, label, "mara")
+        for age, label in ((300, "a real one"), (200, "a slip of the finger"))
+    )
+    page = open_page()
+    go(page, "Timeline")
+    line = page.locator(".misses li", has_text="a slip of the finger")
+    line.get_by_role("button", name="Take back the miss").click()
+    asked = page.get_by_role("dialog")
+    asked.get_by_text("a slip of the finger").wait_for()
+    asked.get_by_role("button", name="Cancel").click()
+    assert wrong.id in {miss.id for miss in case.store.misses()}
+    line.get_by_role("button", name="Take back the miss").click()
+    asked.get_by_role("button", name="Take back").click()
+    page.get_by_text("The miss is taken back.").wait_for()
+    line.wait_for(state="detached")
+    left = {miss.id for miss in case.store.misses()}
+    assert kept.id in left
+    assert wrong.id not in left
+    assert page.evaluate("document.activeElement.className") == "timeline"
+    viewer = open_page("viewer")
+    go(viewer, "Timeline")
+    viewer.locator(".misses").get_by_text("a real one").wait_for()
+    assert viewer.get_by_role("button", name="Take back the miss").count() == 0
+
+
 def test_what_was_wrong_and_what_still_is_stands_on_the_live_page(open_page: Any, case: Case, shot: Any):
     now = time.time()
     over = case.store.add_health(HOSTILE, "disconnected", now - 95, {"reason": "timed out"})

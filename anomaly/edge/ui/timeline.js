@@ -1,9 +1,9 @@
 // Recorded footage with its scores, to find what raised no event and mark it.
 
-import { cameraPath, get, post } from "./api.js";
+import { cameraPath, get, post, remove } from "./api.js";
 import { knownCameras, offer } from "./cameras.js";
 import { colour, drawScores } from "./chart.js";
-import { button, el, notice, put } from "./dom.js";
+import { ask, button, el, notice, put } from "./dom.js";
 import { lasting, now, utc, when } from "./format.js";
 
 const SPANS = [[60, "1 minute"], [600, "10 minutes"], [3600, "1 hour"], [21600, "6 hours"], [86400, "1 day"]];
@@ -100,9 +100,22 @@ export async function showTimeline(view, context) {
     put(list, misses.length ? misses.slice(0, 50).map((one) => el("li", {},
       button(when(one.start_utc_s), () => { until = one.start_utc_s + span / 2; load().then(() => seek(one.start_utc_s)); }, { className: "link" }),
       el("span", {}, ` ${lasting(one.end_utc_s - one.start_utc_s)} ${one.label}`), el("span", { className: "quiet small" }, ` ${one.who}`),
-      one.media.clip ? el("a", { href: one.media.clip, target: "_blank", rel: "noopener" }, " clip") : null)) : el("li", { className: "quiet" }, "None."));
+      one.media.clip ? el("a", { href: one.media.clip, target: "_blank", rel: "noopener" }, " clip") : null,
+      context.may("operator") ? [" ", button("Take back", () => takeBack(one), { className: "link", "aria-label": `Take back the miss of ${when(one.start_utc_s)}` })] : null)) : el("li", { className: "quiet" }, "None."));
     draw();
     chart.dataset.span = span;
+  };
+  const takeBack = async (miss) => {
+    if (!(await ask(`Take back the miss of ${when(miss.start_utc_s)}${miss.label && `, “${miss.label}”`}? Its clip is deleted.`, "Take back"))) return;
+    try {
+      await remove(`/api/misses/${miss.id}`);
+      notice("The miss is taken back.");
+    } catch (error) {
+      notice(error.message, "bad");
+    }
+    // Where it failed a colleague may have been first.
+    await load();
+    chart.focus();
   };
   const turn = (share) => { until += span * share; load(); };
   const begin = (piece, to_s, play) => {
