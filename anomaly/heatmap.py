@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
     from anomaly.types import ImageArray
 
+# Inferno's colours up to its orange: its pale yellow cannot be seen on a bright picture. The page draws with the same
+# (edge/ui/heat.js).
+_STOPS = ((0, 0, 4), (33, 12, 74), (87, 16, 110), (138, 34, 106), (188, 55, 84), (222, 73, 40), (235, 90, 16))
+_LEVELS = np.linspace(0, len(_STOPS) - 1, 256)
+_CHANNELS = [np.interp(_LEVELS, range(len(_STOPS)), one) for one in zip(*_STOPS, strict=True)]
+_RAMP = np.stack(_CHANNELS, axis=-1).round().astype(np.uint8)[:, None]  # (256, 1, 3), RGB
+
 
 @dataclass(frozen=True)
 class Box:
@@ -135,7 +142,8 @@ def overlay(
     """Lay a heatmap over a picture.
 
     Cold regions stay as they are; the hotter, the more the colour covers. The colours
-    (inferno) rise in lightness too, so that they read without colour vision and in print.
+    (inferno, up to its orange) rise in lightness too, so that they read without colour vision
+    and in print, and the hottest stands out from bright and from dark pictures.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -151,7 +159,7 @@ def overlay(
 
     share = np.clip((heatmap - low) / max(high - low, 1e-9), 0.0, 1.0)
     levels = np.round(share * 255).astype(np.uint8)
-    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    colours = cv2.applyColorMap(levels, _RAMP)
     alpha = (share * opacity)[..., None].astype(np.float32)
     mixed: ImageArray = np.round(image * (1 - alpha) + colours * alpha).astype(np.uint8)
     return mixed

@@ -75,6 +75,22 @@ def test_cold_regions_stay_as_they_are_and_hot_ones_are_covered():
     np.testing.assert_array_equal(image, before)
 
 
+def test_the_hotter_the_lighter_and_the_hottest_is_seen_on_white_and_on_black():
+    def luminance(shown: np.ndarray) -> np.ndarray:
+        """As WCAG has it: what is left without colour vision."""
+        part = shown[0] / 255.0
+        linear = np.where(part <= 0.03928, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+        return np.asarray(linear @ np.array([0.2126, 0.7152, 0.0722]))
+
+    heatmap = np.linspace(1.0, 3.0, 12, dtype=np.float32)[None]
+    white, black = np.full((1, 12, 3), 255, np.uint8), np.zeros((1, 12, 3), np.uint8)
+    assert (np.diff(luminance(overlay(black, heatmap, 1.0, 3.0, 1.0))) > 0).all()
+    on_white, on_black = (luminance(overlay(ground, heatmap, 1.0, 3.0)) for ground in (white, black))
+    assert (np.diff(on_white) < 0).all()
+    assert 1.05 / (on_white[-1] + 0.05) > 1.8
+    assert (on_black[-1] + 0.05) / 0.05 > 1.8
+
+
 def test_full_colour_lies_above_the_threshold():
     for threshold in (None, 0.5, 1.0, 1.4, 8.0):
         low, high = heat_range(threshold)

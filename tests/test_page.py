@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
 from page_case import DESK, HOSTILE, add_event, browser, filled, go, opening, sign_in, until
 from server_case import PASSWORD, Case, running
@@ -18,6 +19,7 @@ from small_model import SmallModel
 from anomaly.edge.notify import Origin
 from anomaly.edge.notify.message import event_message
 from anomaly.edge.server.region_routes import regions_file
+from anomaly.heatmap import overlay
 
 PHONE = {"width": 390, "height": 844}
 CURRENT = "() => document.querySelector('video').currentTime"
@@ -66,6 +68,24 @@ def test_a_wrong_password_is_told_and_the_field_is_ready(chromium: Any, case: Ca
     page.get_by_text("name and password do not belong together").wait_for()
     assert page.evaluate("document.activeElement.type") == "password"
     page.close()
+
+
+def test_live_and_stored_pictures_have_the_same_colours(open_page: Any):
+    heatmap = np.arange(256, dtype=np.float32)[None]
+    stored = overlay(np.zeros((1, 256, 3), np.uint8), heatmap, 0.0, 255.0, 1.0)
+    live = open_page().evaluate(
+        """async () => {
+            const { drawHeat } = await import('/static/heat.js');
+            const canvas = Object.assign(document.createElement('canvas'), { width: 256, height: 1 });
+            const header = { grid: [1, 256], grid_range: [0, 255], threshold: null };
+            drawHeat(canvas, document.createElement('canvas'), Uint8Array.from({ length: 256 }, (_, i) => i), header);
+            const context = canvas.getContext('2d');
+            context.globalCompositeOperation = 'destination-over';
+            context.fillRect(0, 0, 256, 1);
+            return [...context.getImageData(0, 0, 256, 1).data];
+        }"""
+    )
+    np.testing.assert_allclose(np.reshape(live, (256, 4))[:, :3], stored[0], atol=2)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,5 +1,5 @@
-// The heatmap's colours, and a line around what is unusual. The colours are inferno's, as in the stored pictures, up to its
-// orange: its pale yellow cannot be seen on a bright part. The line is dark and light, so that it shows on any picture.
+// The heatmap's colours, and a line around what is unusual. The colours are those of the stored pictures (anomaly/heatmap.py),
+// inferno's up to its orange: its pale yellow cannot be seen on a bright part. The line is dark and light, so that it shows on any picture.
 
 const STOPS = [[0, 0, 4], [33, 12, 74], [87, 16, 110], [138, 34, 106], [188, 55, 84], [222, 73, 40], [235, 90, 16]];
 
