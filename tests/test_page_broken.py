@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clips import write_clip
 from page_case import DESK, add_event, browser, go, opening, until
 from server_case import Case, running
 
@@ -327,6 +328,43 @@ def test_no_event_of_another_camera_stays_where_the_list_cannot_be_had(open_page
     page.unroute("**/api/events?camera=other*")
     pane.get_by_role("heading", name="other").wait_for()
     assert set(page.locator("[role=option] strong").all_inner_texts()) == {"other"}
+
+
+def test_the_timeline_shows_nothing_of_another_camera_and_asks_again(open_page: Any, case: Case):
+    start = time.time() - 300
+    (case.store.folder / "recording" / "cam").mkdir(parents=True)
+    clip = case.store.folder / "recording" / "cam" / "0.mp4"
+    write_clip(clip, (np.full((90, 160, 3), 40 + i, np.uint8) for i in range(20)), fps=10)
+    case.store.add_segment("cam", "cam/0.mp4", start, start + 2, 0.0, clip.stat().st_size, "h264")
+    case.store.mark_miss("cam", start, start + 1, "of the first", "mara")
+    page = open_page()
+    page.goto(f"{case.url}/#/timeline/cam/{start + 1}")
+    page.locator("video[src]").wait_for()
+    page.get_by_text("of the first").wait_for()
+    page.route(
+        "**/api/cameras/other/scores*", lambda route: route.fulfill(status=503, json={"detail": "busy"})
+    )
+    page.get_by_label("Camera").select_option("other")
+    page.get_by_text("busy").first.wait_for()
+    assert page.locator("video[src]").count() == 0
+    assert page.get_by_text("of the first").count() == 0
+    page.unroute("**/api/cameras/other/scores*")
+    page.locator(".misses").get_by_text("None.").wait_for()
+
+
+def test_the_timeline_shows_what_was_compared_with_the_threshold(open_page: Any, case: Case):
+    start = time.time() - 500
+    times = start + np.arange(0, 60, 0.5)
+    for camera, raw in (("cam", 1.0), ("other", 4.0)):
+        case.store.add_scores(camera, [(float(at), float(at - start), raw, 1.0) for at in times])
+    page = open_page()
+    chart, drawn = page.locator("canvas.timeline[data-span]"), []
+    for camera in ("cam", "other"):
+        page.goto(f"{case.url}/#/timeline/{camera}/{start + 30}")
+        page.wait_for_function("camera => document.querySelector('select')?.value === camera", arg=camera)
+        chart.wait_for()
+        drawn.append(chart.evaluate("canvas => canvas.toDataURL()"))
+    assert drawn[0] == drawn[1]
 
 
 def test_a_colleagues_verdict_comes_to_the_rows_on_the_screen(open_page: Any, case: Case):

@@ -111,14 +111,17 @@ export function drawScores(canvas, points, { since, until, threshold, gaps = [],
   context.stroke(line);
   if (threshold) {
     context.strokeStyle = colour("alarm-ink");
-    context.fillStyle = colour("alarm-ink");
     context.setLineDash([6, 4]);
     context.beginPath();
     context.moveTo(0, y(threshold));
     context.lineTo(width, y(threshold));
     context.stroke();
     context.setLineDash([]);
-    context.fillText(`threshold ${threshold.toFixed(2)}`, 4, y(threshold) - 2);
+    const label = `threshold ${threshold.toFixed(2)}`;
+    context.fillStyle = colour("card");
+    context.fillRect(2, y(threshold) - 16, context.measureText(label).width + 4, 14);
+    context.fillStyle = colour("alarm-ink");
+    context.fillText(label, 4, y(threshold) - 2);
   }
   return { x, time: (left) => since + (left / width) * (until - since), floor, context, width };
 }

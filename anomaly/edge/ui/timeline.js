@@ -17,8 +17,8 @@ export async function showTimeline(view, context) {
   let span = 600;
   let until = context.rest[1] ? Number(context.rest[1]) + span / 2 : now();
   let head = context.rest[1] ? Number(context.rest[1]) : null;
-  let from = null, to = null, scores = { utc_s: [], score: [], gaps: [] }, segments = [], events = [], misses = [], playing = null, scale = null;
-  let threshold = null;
+  let from = null, to = null, playing = null, scale = null, failed = false;
+  let points = [], gaps = [], segments = [], events = [], misses = [], threshold = null;
 
   const chooser = el("select", { "aria-label": "Camera" });
   offer(chooser, known);
@@ -26,7 +26,7 @@ export async function showTimeline(view, context) {
   const spans = el("select", { "aria-label": "Length" }, SPANS.map(([s, text]) => el("option", { value: s, selected: s === span }, text)));
   const chart = el("canvas", { className: "timeline", tabIndex: 0, role: "application", "aria-label": "Timeline: arrows move, [ and ] set a miss, m marks it" });
   const video = el("video", { muted: true, playsInline: true, preload: "auto", controls: true, "aria-label": "Recorded footage" });
-  const nothing = el("p", { className: "over" }, "Click on the timeline to see what was recorded.");
+  const nothing = el("p", { className: "over" });
   const here = el("p", { className: "quiet" });
   const label = el("input", { maxLength: 200, placeholder: "what was missed (optional)", "aria-label": "What was missed" });
   const range = el("strong", {});
@@ -49,7 +49,7 @@ export async function showTimeline(view, context) {
     here.textContent = head === null ? "" : `${when(head)} · ${utc(head)}`;
     if (!chart.clientWidth) return;
     const since = until - span;
-    scale = drawScores(chart, scores.utc_s.map((at, i) => [at, scores.score[i]]), { since, until, threshold, gaps: scores.gaps, bottom: 40 });
+    scale = drawScores(chart, points, { since, until, threshold, gaps, bottom: 40 });
     const { context: ink, x, floor } = scale;
     ink.fillStyle = colour("accent");
     for (const one of segments) ink.fillRect(x(one.start_utc_s), floor + 4, Math.max(1, x(one.end_utc_s) - x(one.start_utc_s) - 0.5), 5);
@@ -83,16 +83,20 @@ export async function showTimeline(view, context) {
   };
   const load = async () => {
     const since = until - span, name = camera;
+    failed = false;
     const [told, footage, found, marked, all] = await Promise.all([
       get(`${cameraPath(name)}/scores`, { since, until, at_most: 1500 }),
       get(`${cameraPath(name)}/recording`, { since: since + 0.01, until }),
       get("/api/events", { camera: name, since, until, limit: 500 }),
       get("/api/misses", { camera: name }), get("/api/cameras")]).catch((error) => {
+      if (name === camera && until - span === since) failed = true;
       if (error.status !== 401) notice(error.message, "bad");
       return [];
     });
     if (!told || name !== camera || until - span !== since) return;
-    scores = told;
+    // What is compared with the threshold, as on the live page: else what raised no event would lie above it.
+    points = told.utc_s.map((at, i) => [at, told.decision_score[i] ?? told.score[i]]);
+    gaps = told.gaps;
     segments = footage.segments;
     events = found.events;
     misses = marked.misses;
@@ -118,8 +122,21 @@ export async function showTimeline(view, context) {
     chart.focus();
   };
   const turn = (share) => { until += span * share; load(); };
+  /** Takes everything of a camera from the page: nothing of it may stand under the name of another. */
+  const empty = () => {
+    from = to = head = playing = threshold = null;
+    points = gaps = segments = events = misses = [];
+    video.removeAttribute("src");
+    video.load();
+    video.hidden = true;
+    nothing.hidden = false;
+    nothing.textContent = "Choose a time on the timeline to see what was recorded.";
+    put(list);
+    draw();
+  };
   const begin = (piece, to_s, play) => {
     nothing.hidden = true;
+    video.hidden = false;
     if (playing?.id !== piece.id) {
       playing = piece;
       video.src = piece.url;
@@ -151,7 +168,7 @@ export async function showTimeline(view, context) {
   };
   video.addEventListener("timeupdate", () => { if (playing && !video.paused) { head = playing.start_utc_s + video.currentTime; draw(); } });
   video.addEventListener("ended", follow);
-  video.addEventListener("error", () => { nothing.hidden = false; nothing.textContent = "This browser cannot play this footage."; });
+  video.addEventListener("error", () => { if (!video.hasAttribute("src")) return; nothing.hidden = false; nothing.textContent = "This browser cannot play this footage."; });
 
   let down = null;
   const at = (event) => scale.time(event.clientX - chart.getBoundingClientRect().left);
@@ -182,7 +199,7 @@ export async function showTimeline(view, context) {
       notice(error.message, "bad");
     }
   });
-  chooser.addEventListener("change", () => { camera = chooser.value; from = to = head = playing = null; load(); });
+  chooser.addEventListener("change", () => { camera = chooser.value; empty(); load(); });
   spans.addEventListener("change", () => { const middle = head ?? until - span / 2; const last = until; span = Number(spans.value); until = head === null ? last : middle + span / 2; load(); });
   const watcher = new ResizeObserver(draw);
   watcher.observe(chart);
@@ -200,6 +217,10 @@ export async function showTimeline(view, context) {
     else return false;
     return true;
   });
+  context.every(4, () => failed && load());
+  const wanted = head;
+  empty();
+  head = wanted;
   await load();
   if (head !== null) seek(head);
   chart.focus({ preventScroll: true });
