@@ -59,7 +59,7 @@ def add_event(case: Case, start_utc_s: float, *, clip: Path | None = None, **fie
             "clip": name,
             "clip_state": "ready",
             "certified": True,
-            "explanation": {"text": "morning.mp4 at 12.4 s"},
+            "explanation": {"text": "the most similar normal moment is morning.mp4, 00:12"},
         }
     case.store.end_event(event.id, start_utc_s + 3.0, 4.0, **changes)
     return event.id

@@ -142,6 +142,10 @@ def test_newest_event_clip_and_verdict_in_three_clicks_and_ten_seconds(open_page
             page.get_by_alt_text(kind).evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
         )
     assert "UTC" in page.get_by_label("Event", exact=True).inner_text()
+    page.get_by_text("The most similar normal moment is morning.mp4, 00:12.", exact=True).wait_for()
+    with page.expect_popup() as opened:
+        page.get_by_title("Open it in full size").click()
+    assert opened.value.url.endswith(f"/api/events/{newest.id}/normal")
 
 
 def test_a_whole_round_by_keyboard_alone(chromium: Any, case: Case, shot: Any):

@@ -88,9 +88,10 @@ export function detailPane(context, said, empty) {
         el("figcaption", {}, slider ? el("label", { className: "slider" }, "Where it is", slider) : "Where it is")));
     }
     if (normal) {
-      const { text, source, time_s } = event.explanation;
-      told.push(el("figure", {}, el("img", { src: normal, alt: "Beside it the most similar normal moment" }),
-        el("figcaption", {}, el("strong", {}, "Most similar normal moment. "), text ?? (source ? `${source}, at ${number(time_s, 1)} s` : ""))));
+      const text = event.explanation.text ?? "the most similar normal moment";
+      told.push(el("figure", {},
+        el("a", { href: normal, target: "_blank", rel: "noopener", title: "Open it in full size" }, el("img", { src: normal, alt: "Beside it the most similar normal moment" })),
+        el("figcaption", {}, `${text[0].toUpperCase()}${text.slice(1)}.`)));
     }
     return el("div", { className: "pictures" }, told);
   };
