@@ -425,6 +425,9 @@ def test_an_admin_who_deletes_footage_is_told_which_models_still_know_it(
     case.models.append(small_model.folder)
     page = open_page("admin")
     go(page, "Accounts")
+    for word in ("from", "to"):
+        assert page.locator("section", has_text="Delete footage").get_by_text(word, exact=True).is_visible()
+    until(lambda: page.get_by_label("camera", exact=True).input_value() == "belt 1")
     page.get_by_label("from", exact=True).fill("2020-01-01T06:00:00")
     page.get_by_label("to", exact=True).fill("2020-01-01T07:00:00")
     page.locator("button.danger", has_text="Delete").click()

@@ -76,7 +76,7 @@ export async function showAdmin(view) {
     before = told.next_before_id;
     older.hidden = before === null;
     const rows = told.lines.map((one) => el("tr", {}, el("td", { title: utc(one.utc_s) }, when(one.utc_s)), el("td", {}, one.who || "–"), el("td", {}, one.action),
-      el("td", {}, one.subject), el("td", {}, Object.entries(one.detail).map(([key, value]) => `${key} ${Array.isArray(value) ? value.join(" ") : value}`).join(", ")), el("td", {}, one.address)));
+      el("td", {}, one.subject), el("td", {}, Object.entries(one.detail).filter(([, value]) => value !== "").map(([key, value]) => `${key} ${Array.isArray(value) ? value.join(" ") : value}`).join(", ")), el("td", {}, one.address)));
     if (more) lines.append(...rows); else put(lines, rows);
   };
   const listSinks = async () => {
@@ -105,7 +105,7 @@ export async function showAdmin(view) {
   const tokenRole = el("select", { "aria-label": "role of the token" }, options(ROLES, "viewer"));
   const boxes = SCOPES.map((one) => el("label", { className: "row" }, el("input", { type: "checkbox", value: one, checked: one === "events" }), one));
   const form = (act, ...parts) => el("form", { className: "row wrap", onsubmit: (event) => { event.preventDefault(); act(event.target); } }, ...parts);
-  const camera = el("select", { "aria-label": "camera" });
+  const camera = el("select", { "aria-label": "camera", required: true });
   const start = field("from", { type: "datetime-local", step: 1 }), end = field("to", { type: "datetime-local", step: 1 });
 
   put(view,
@@ -139,7 +139,7 @@ export async function showAdmin(view) {
         if (told) put(kept, ...told.models.map(stillHolds));
         audit();
         listCameras().catch(() => {});
-      }, camera, start, end, el("button", { className: "danger" }, "Delete")), kept),
+      }, camera, el("label", { className: "row quiet" }, "from", start), el("label", { className: "row quiet" }, "to", end), el("button", { className: "danger" }, "Delete")), kept),
     el("section", { className: "card" }, el("h2", {}, "Audit"), table(["Time", "Who", "What", "Of", "Detail", "From"], lines), older));
   await Promise.all([listUsers(), listTokens(), listSinks(), listModels(), listCameras(), audit()]);
 }
