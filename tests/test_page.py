@@ -448,7 +448,7 @@ def test_a_camera_that_left_is_found_looked_at_and_can_be_chosen_for_deletion(op
     page = open_page("admin")
     go(page, "Events")
     page.get_by_label("Camera").select_option("old press")
-    page.get_by_text("1 events").wait_for()
+    page.get_by_text("1 event", exact=True).wait_for()
     page.get_by_text("3.21 (threshold").wait_for()
     page.get_by_role("link", name="Show on the timeline").click()
     page.locator("canvas.timeline[data-span]").wait_for()

@@ -32,13 +32,13 @@ export async function browse(view, context, { title, unreviewed }) {
     if (unreviewed) setTimeout(() => { if (items[chosen] === event) move(1); tell(); }, 350);
   }, () => (failed ? `▲ ${failed}. It is tried again every few seconds.` : !loaded ? "" : items.length ? "No event is chosen." : unreviewed ? "Nothing to review: every event has a verdict." : "No event yet."));
   const list = virtualList({ make: () => eventRow((index) => choose(index, true)), height: ROW, near: () => more().catch(complain), label: title });
-  const back = el("a", { href: `#/${unreviewed ? "review" : "events"}`, className: "back", onclick: (event) => { event.preventDefault(); panes.classList.remove("chosen"); list.root.focus(); } }, "← All events");
+  const back = el("a", { href: `#/${unreviewed ? "review" : "events"}`, className: "back", onclick: (event) => { event.preventDefault(); panes.classList.remove("chosen"); list.root.focus(); } }, unreviewed ? "← All to review" : "← All events");
   const panes = el("div", { className: "panes" }, list.root, el("div", { className: "pane" }, back, detail.root));
   put(view, el("div", { className: "row between head" }, el("h1", {}, title), el("div", { className: "row" }, count, filter)), panes);
 
   const tell = () => {
     const left = unreviewed ? items.filter((one) => !one.verdict).length : items.length;
-    count.textContent = loaded ? `${left}${next ? "+" : ""} ${unreviewed ? "to review" : "events"}` : "";
+    count.textContent = loaded ? `${left}${next ? "+" : ""} ${unreviewed ? "to review" : left === 1 && !next ? "event" : "events"}` : "";
     panes.classList.toggle("none", !items.length);
     if (!items.length) detail.show(null);
   };
