@@ -506,6 +506,13 @@ def test_a_phone_shows_every_view_without_scrolling_sideways(open_page: Any, cas
     page.locator("[role=option]").first.click()
     page.get_by_role("button", name="Real").wait_for()
     assert not wide(page)
+    # Where one is stands in the bar, however one came there; the keys are read from the first one on.
+    page.evaluate("document.querySelector('nav').scrollLeft = 0; location.hash = '#/regions'")
+    page.locator("svg.sheet").wait_for()
+    here = page.locator("nav a[aria-current]").bounding_box()
+    assert here["x"] + here["width"] < PHONE["width"] - 40
+    page.get_by_role("button", name="Help").click()
+    assert page.get_by_role("dialog").evaluate("dialog => dialog.scrollTop") == 0
 
 
 def finger(page: Any, start: tuple[float, float], end: tuple[float, float]) -> None:

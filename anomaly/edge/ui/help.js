@@ -21,4 +21,6 @@ export function openHelp() {
     button("Close", () => dialog.close(), { autofocus: true, key: "Esc" }));
   document.body.append(dialog);
   dialog.showModal();
+  // The button, which has the focus, is below the fold on a phone.
+  dialog.scrollTop = 0;
 }

@@ -86,8 +86,10 @@ async function route() {
   const chosen = VIEWS.find((one) => one.name === name && (!one.role || who.role === one.role)) ?? VIEWS[0];
   leave();
   for (const link of bar.querySelectorAll("nav a")) {
-    if (link.dataset.view === chosen.name) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (link.dataset.view !== chosen.name) { link.removeAttribute("aria-current"); continue; }
+    link.setAttribute("aria-current", "page");
+    // On a phone not all of them fit.
+    link.scrollIntoView({ inline: "center", block: "nearest" });
   }
   document.title = `${chosen.text} · anomaly`;
   // A place of its own: what a slow view paints after it was left is seen by nobody.
