@@ -629,6 +629,20 @@ def test_footage_of_a_camera_that_left_can_be_found_and_deleted(tmp_path: Path):
         assert admin.post("/api/retention/delete", json={"camera": "older.1", **span}).status_code == 200
 
 
+def test_a_recording_is_sent_from_a_store_that_is_named_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with running(Path()) as case:
+        piece = case.store.folder / "recording" / "cam" / "0.mp4"
+        piece.parent.mkdir(parents=True)
+        piece.write_bytes(b"footage")
+        case.store.add_segment("cam", "cam/0.mp4", 1000.0, 1005.0, 0.0, 7, "h264")
+        viewer = case.signed_in("viewer")
+        told = viewer.get("/api/cameras/cam/recording", params={"since": 1, "until": 2000}).json()
+        assert viewer.get(told["segments"][0]["url"]).content == b"footage"
+
+
 def test_regions_are_kept_for_the_next_fit(case: Case):
     engineer = case.signed_in("engineer")
     url = "/api/regions/cam%20two"

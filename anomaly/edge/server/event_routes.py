@@ -208,9 +208,9 @@ def segment(
         raise _unmasked("recorded")
     if _leaves(who, download):
         _exported(door, who, f"recording {segment_id}", found[0].camera)
-    return media.send(
-        recording, found[0].path, "recording", download=f"recording-{segment_id}" if download else None
-    )
+    # Both may be relative to where the server was started.
+    name = found[0].path.relative_to(recording)
+    return media.send(recording, name, "recording", download=f"recording-{segment_id}" if download else None)
 
 
 def _event(door: Door, event_id: str) -> StoredEvent:
