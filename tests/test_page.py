@@ -132,8 +132,13 @@ def test_newest_event_clip_and_verdict_in_three_clicks_and_ten_seconds(open_page
     page.get_by_label("Newest events").locator("a.brief").first.click()
     until(lambda: page.evaluate("document.querySelector('video')?.currentTime > 0.3"))
     shot(page, "event-light")
-    page.get_by_role("button", name="Real").click()
+    real = page.get_by_role("button", name="Real")
+    real.click()
     until(lambda: case.store.verdicts(newest.id))
+    # What was pressed is read where the pointer still stands on it, too.
+    style = "button => { const { color, backgroundColor } = getComputedStyle(button); return [color, backgroundColor]; }"
+    until(lambda: real.get_attribute("aria-pressed") == "true")
+    until(lambda: real.evaluate(style) == ["rgb(255, 255, 255)", "rgb(29, 95, 174)"])
     assert time.monotonic() - began < 10
     said = case.store.verdicts(newest.id)[-1]
     assert (said.verdict, said.who) == ("real", "the-operator")
