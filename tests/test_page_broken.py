@@ -127,6 +127,21 @@ def test_a_link_that_went_dead_is_told_and_nothing_is_set_over_it(open_page: Any
     link.close()
 
 
+def test_a_cameras_name_is_in_one_line_beside_all_that_is_said_of_it(open_page: Any, case: Case):
+    def ill(route: Any) -> None:
+        told = route.fetch().json()
+        route.fulfill(json=told | {"cameras": [one | {"health": ["overloaded"]} for one in told["cameras"]]})
+
+    page = open_page(viewport={"width": 390, "height": 844})
+    page.route("**/api/cameras", ill)
+    case.runner.show("other")
+    card = page.get_by_role("article", name="other")
+    card.locator(".lamp").get_by_text("overloaded: frames too far apart").wait_for()
+    assert card.get_by_text("UNCERTIFIED").is_visible()
+    assert card.get_by_role("heading").bounding_box()["height"] < 40
+    page.unroute_all(behavior="wait")
+
+
 def test_a_picture_that_stands_still_is_not_looked_at(open_page: Any, case: Case):
     with moving(case) as still:
         page = open_page()
