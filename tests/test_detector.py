@@ -198,6 +198,15 @@ def test_the_bar_and_the_frame_show_the_alarm(model: Model, frames: list[Frame],
     assert calm[-1, 90].tolist() != [70, 160, 90]
 
 
+def test_the_dark_edge_of_the_score_lies_around_it(model: Model, threshold: Threshold):
+    frame = Frame(np.full((96, 480, 3), 128, np.uint8), 0.0, 0, "grey.png")
+    (seen,) = watch(model, iter([frame]), threshold, still=True)
+    label = annotate(seen, threshold, 0.0)[6:20, 4:200]
+    light, dark = (np.nonzero(found.all(2).any(0))[0] for found in (label > 200, label < 60))
+    assert light.max() - light.min() > 40
+    assert abs(int(dark.max()) - int(light.max())) <= 2
+
+
 def test_a_picture_of_one_pixel_can_be_annotated(model: Model, threshold: Threshold, tmp_path: Path):
     frame = Frame(np.zeros((1, 1, 3), np.uint8), 0.0, 0, "dot.png")
     (seen,) = watch(model, iter([frame]), threshold, still=True)
