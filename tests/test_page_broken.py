@@ -342,7 +342,7 @@ def test_no_event_of_another_camera_stays_where_the_list_cannot_be_had(open_page
     page.set_viewport_size(DESK)
     page.unroute("**/api/events?camera=other*")
     pane.get_by_role("heading", name="other").wait_for()
-    assert set(page.locator("[role=option] strong").all_inner_texts()) == {"other"}
+    until(lambda: set(rows.locator("strong").all_inner_texts()) == {"other"})
 
 
 def test_the_timeline_shows_nothing_of_another_camera_and_asks_again(open_page: Any, case: Case):
