@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -124,6 +127,67 @@ def test_pull_without_a_network_says_what_was_tried(store: Path):
     assert "weights import dinov2_vits14 FILE" in message
     assert "backbone=efficientnet_lite0" in message
     assert not store.exists()
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """A hub with one repository, as the hub's own client asks for its file."""
+
+    published: Path
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, *, with_body: bool) -> None:
+        type(self).asked.append(f"{self.command} {self.path}")
+        hub = SOURCES["mobilenetv3"].hub
+        if self.path != f"/{hub}/resolve/main/model.safetensors":
+            self.send_error(404)
+            return
+        data = self.published.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "0123456789" * 4)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_weights_come_from_a_hub_once_and_then_from_its_cache(wide: Path, tmp_path: Path):
+    """The hub's own client, and a server that answers as a hub does."""
+    handler = type("Handler", (_Hub,), {"published": wide, "asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    around = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "0",
+        "ANOMALY_WEIGHTS": str(tmp_path / "store"),
+    }
+    try:
+        done = process("weights", "pull", "mobilenetv3", cwd=tmp_path, **around)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.status == 0, done.err
+    assert any(line.startswith("GET ") for line in handler.asked)
+    assert load_file(tmp_path / "store" / "mobilenetv3.safetensors").keys() == load_file(wide).keys()
+    # No server any more, and another store: the hub's cache has them.
+    around["ANOMALY_WEIGHTS"] = str(tmp_path / "other")
+    done = process("weights", "pull", "mobilenetv3", cwd=tmp_path, **around)
+    assert done.status == 0, done.err
+    assert (tmp_path / "other" / "mobilenetv3.safetensors").is_file()
+    done = process("weights", "pull", "wide_resnet50_2", cwd=tmp_path, **around)
+    assert done.status == 1
+    assert "tried store" in done.err
+    assert "hub timm/wide_resnet50_2.tv_in1k (" in done.err
 
 
 def test_the_gpu_profile_without_weights_names_both_remedies(store: Path, tmp_path: Path):
