@@ -60,7 +60,7 @@ def clips_between(
         (the clips, those whose names do not tell when they were recorded).
     """
     description = read_description(folder)
-    names = set(load_bank(folder, _only_branch(description)).sources)
+    names = set(load_bank(folder, only_branch(description)).sources)
     names |= {one["source"] for one in description["fitted_on"]}
     if has_evidence(folder):
         names |= {stretch.source for stretch in load_evidence(folder).stretches}
@@ -102,7 +102,7 @@ def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgot
         MemoryBankError: a clip is neither in the bank nor in the evidence, or nothing would be left.
     """
     description = read_description(folder)
-    branch = _only_branch(description)
+    branch = only_branch(description)
     before = load_bank(folder, branch)
     shown = {one.source for one in load_evidence(folder).stretches} if has_evidence(folder) else set()
     told = {one["source"] for one in description["fitted_on"]}
@@ -122,7 +122,7 @@ def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgot
     }
     left = [one for one in description["fitted_on"] if one["source"] not in clips]
     changed = {
-        **_without_files(description),
+        **without_files(description),
         "branches": [{**branch, "bank": bank_entry(bank)}],
         "fitted_on": left,
         "fit": {
@@ -192,7 +192,7 @@ def merge_models(
             f"--model {str(to)!r} holds a model already; give another folder, or overwrite=true to replace it"
         )
     descriptions = [read_description(folder) for folder in folders]
-    branches = [_only_branch(description) for description in descriptions]
+    branches = [only_branch(description) for description in descriptions]
     first = descriptions[0]
     for folder, description in zip(folders[1:], descriptions[1:], strict=True):
         what = difference(first, description)
@@ -208,7 +208,7 @@ def merge_models(
         bank.replace(sources=[new[name] for name in bank.sources])
         for bank, new in zip(banks, names, strict=True)
     ]
-    bounds = [_coverage_bound(description) for description in descriptions]
+    bounds = [coverage_bound(description) for description in descriptions]
     known = [bound for bound in bounds if bound is not None]
     merged, cost = merge_banks(banks, size, radii=known if len(known) == len(bounds) else None)
     pictures = []
@@ -233,7 +233,7 @@ def merge_models(
         if one["source"] in new
     ]
     description = {
-        **_without_files(first),
+        **without_files(first),
         "name": to.name,
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "software": software(),
@@ -247,6 +247,7 @@ def merge_models(
             "gain_of_second_half": None,
             "holdout_sources": [],
             "seconds": sum(one["fit"]["seconds"] for one in descriptions),
+            "size": size,
             "merged_from": [one["name"] for one in descriptions],
             "merge": asdict(cost),
         },
@@ -260,7 +261,7 @@ def merge_models(
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """What keeps the banks of two models (their `model.json`) from being compared; "" = nothing."""
-    mine, theirs = _only_branch(one), _only_branch(other)
+    mine, theirs = only_branch(one), only_branch(other)
     for what, same in (
         ("a backbone", mine["backbone"] == theirs["backbone"]),
         ("weights", mine["weights"]["digest"] == theirs["weights"]["digest"]),
@@ -284,23 +285,26 @@ def _check_distinct(folders: Sequence[Path], descriptions: Sequence[Mapping[str,
     known: dict[tuple[str, frozenset[str]], Path] = {}
     for folder, description in zip(folders, descriptions, strict=True):
         clips = frozenset(str(one["sha256"]) for one in description["fitted_on"])
-        first = known.setdefault((str(_only_branch(description)["bank"]["digest"]), clips), folder)
+        first = known.setdefault((str(only_branch(description)["bank"]["digest"]), clips), folder)
         if first is not folder:
             raise ModelError(f"{str(folder)!r} holds the same bank as {str(first)!r}; give it once")
 
 
-def _only_branch(description: Mapping[str, Any]) -> Mapping[str, Any]:
+def only_branch(description: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The branch of a model's `model.json`; raises ModelError where it has several."""
     branches: list[Mapping[str, Any]] = description["branches"]
     if len(branches) != 1:
         raise ModelError(f"the model has {len(branches)} branches; banks are changed in models of one branch")
     return branches[0]
 
 
-def _without_files(description: Mapping[str, Any]) -> dict[str, Any]:
+def without_files(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `model.json` says, but for what `save_folder` adds."""
     return {key: value for key, value in description.items() if key not in {"files", "schema", "digest"}}
 
 
-def _coverage_bound(description: Mapping[str, Any]) -> float | None:
+def coverage_bound(description: Mapping[str, Any]) -> float | None:
+    """How far a fitted patch is from a row of the bank at most, in its distances; None = not known."""
     coverage = description["fit"]["coverage"]
     bound = None if coverage is None else coverage.get("largest_bound")
     return None if bound is None else float(bound)
@@ -315,7 +319,7 @@ def _new_names(folders: Sequence[Path], descriptions: Sequence[Mapping[str, Any]
     return [
         {
             name: f"{own}/{name}" if len(contents.get(name, ())) > 1 else name
-            for name in _only_branch(description)["bank"]["sources"]
+            for name in only_branch(description)["bank"]["sources"]
         }
         for own, description in zip(_told_apart(folders), descriptions, strict=True)
     ]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from anomaly.types import ImageArray
     from memory_bank import MemoryBank
 
+_INDEX = "exemplars/index.json"
 #: Side of a crop in pixels; whole JPEG blocks of subsampled colour, so that neighbours do not bleed.
 CELL = 112
 _PER_SIDE = 8
@@ -186,18 +187,27 @@ def _patches(bank: MemoryBank) -> list[tuple[str, int, int]]:
 
 def load_exemplars(folder: Path) -> Exemplars | None:
     """The exemplars of a model folder that was verified; None where it has none."""
-    path = folder / "exemplars" / "index.json"
-    if not path.is_file():
+    place = folder / "exemplars"
+    return exemplars_of({f"exemplars/{path.name}": path.read_bytes() for path in sorted(place.glob("*"))})
+
+
+def exemplars_of(files: Mapping[str, bytes]) -> Exemplars | None:
+    """Back from the files that `make_exemplars` gave; None where it gave none.
+
+    Raises:
+        CorruptModelError: a sheet is missing, or the index is not what was written.
+    """
+    if _INDEX not in files:
         return None
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(files[_INDEX].decode())
         rows = np.array(index["rows"], np.int64)
         order = np.argsort(rows, kind="stable")
         count = -(-len(rows) // _PER_SHEET)
-        sheets = tuple((folder / "exemplars" / f"{number:04d}.jpg").read_bytes() for number in range(count))
+        sheets = tuple(files[f"exemplars/{number:04d}.jpg"] for number in range(count))
         sizes = {name: (int(size[0]), int(size[1])) for name, size in index["sizes"].items()}
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CorruptModelError(f"{str(path)!r} cannot be read ({error}); fit the model again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptModelError(f"{_INDEX} cannot be read ({error}); fit the model again") from error
     return Exemplars(rows[order], order, sheets, sizes)
 
 
@@ -278,7 +288,7 @@ class _Sheets:
             return {}
         index = {"cell": CELL, "per_side": _PER_SIDE, "rows": self._kept, "sizes": dict(sizes)}
         files = {f"exemplars/{number:04d}.jpg": sheet for number, sheet in enumerate(self._sheets)}
-        return {**files, "exemplars/index.json": json.dumps(index, ensure_ascii=False).encode()}
+        return {**files, _INDEX: json.dumps(index, ensure_ascii=False).encode()}
 
 
 def _cells() -> Iterator[tuple[int, int]]:

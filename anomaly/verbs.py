@@ -181,9 +181,10 @@ COMMANDS: dict[str, Command] = {
         ),
         Command(
             "bank",
-            "look into a model's memory, merge models, forget a clip",
+            "look into a model's memory, add footage to it, merge models, forget a clip",
             (
                 Flag("--model", "model", "the model folder; of merge, the one to write", required=True, metavar="DIR", writes=True),
+                Flag("--normal-videos", "normal_videos", "add: footage of normal work to learn as well; the model's own settings hold", many=True),
                 Flag("--models", "models", "merge: the models to merge", many=True, metavar="DIR"),
                 Flag("--clip", "clip", "forget: the clip, by the name that `info` shows", metavar="NAME"),
                 Flag("--since", "since", "forget: all that was recorded from this time on (UTC) ...", metavar="TIME"),
@@ -191,11 +192,13 @@ COMMANDS: dict[str, Command] = {
                 Flag("--camera", "camera", "forget: of this camera only, where clips of several are told apart", metavar="NAME"),
             ),
             "  python -m anomaly bank info --model models/line1\n"
+            "  python -m anomaly bank add --model models/line1 --normal-videos day2\n"
+            "  python -m anomaly bank add --model models/line1 --normal-videos day2 size=30000\n"
             "  python -m anomaly bank forget --model models/line1 --clip day1.mp4\n"
             "  python -m anomaly bank forget --model models/line1 --since 2026-11-23T06:15 --until 2026-11-23T06:30\n"
             "  python -m anomaly fit --normal-videos day2 --model models/day2 projection.of=models/day1\n"
             "  python -m anomaly bank merge --models models/day1 models/day2 --model models/both size=20000\n",
-            positional=(Flag("action", "action", "info, merge or forget", metavar="ACTION"),),
+            positional=(Flag("action", "action", "info, add, merge or forget", metavar="ACTION"),),
         ),
         Command(
             "bench",

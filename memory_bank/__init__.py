@@ -6,6 +6,7 @@ the nearest normal patch and says where it came from. `kcenter_greedy` is the re
 images, backbones or models: it works on float32 rows.
 """
 
+from memory_bank.additions import Additions, Grown
 from memory_bank.bank import Members, MemoryBank
 from memory_bank.checkpoint import checkpoint_note, load_checkpoint, save_checkpoint
 from memory_bank.coreset import StreamingCoreset
@@ -23,9 +24,11 @@ from memory_bank.temporal import TemporalSearch
 __all__ = [
     "EXACT",
     "KINDS",
+    "Additions",
     "CoresetConfig",
     "Coverage",
     "Forgotten",
+    "Grown",
     "Index",
     "Members",
     "MemoryBank",

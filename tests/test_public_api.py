@@ -81,7 +81,7 @@ PUBLIC = {
         BLOCK_PERIOD_S CLIPS_FOR_WHOLE_HOLDOUT Span is_excluded parse_drops plan_holdout
     """,
     "anomaly.fitting": """
-        FitOptions FitReport checkpoint_folder discard_checkpoint fit
+        Added FitOptions FitReport add_footage checkpoint_folder discard_checkpoint fit unknown_sources
     """,
     "anomaly.moments": """
         GUARD_S guard_of same_moment
@@ -109,13 +109,13 @@ PUBLIC = {
         collect_evidence event_needs
     """,
     "anomaly.exemplars": """
-        CELL Exemplars carry_over cut load_exemplars make_exemplars surroundings
+        CELL Exemplars carry_over cut exemplars_of load_exemplars make_exemplars surroundings
     """,
     "anomaly.explanation": """
         Match Moment Worst clock draw facts headline match moment_name
     """,
     "anomaly.banks": """
-        clips_between difference forget_clips merge_models
+        clips_between coverage_bound difference forget_clips merge_models only_branch without_files
     """,
     "anomaly.looks": """
         Look joined looks_at looks_bytes remember settings_tried
@@ -152,7 +152,7 @@ PUBLIC = {
         COMMANDS Command Flag
     """,
     "memory_bank": """
-        CoresetConfig Coverage EXACT Forgotten Index KINDS Members MemoryBank MemoryBankError Merged Origins
+        Additions CoresetConfig Coverage EXACT Forgotten Grown Index KINDS Members MemoryBank MemoryBankError Merged Origins
         Part PartMerger Selection StreamingCoreset TemporalSearch add_rows build_index check_kind checkpoint_note forget_source
         kcenter_greedy kcenter_select largest_reweighted load_checkpoint merge_banks merge_parts part_of recall reweighted
         save_checkpoint

@@ -1,4 +1,4 @@
-"""`anomaly bank`: look into a model's memory, merge models, forget a clip."""
+"""`anomaly bank`: look into a model's memory, add footage to it, merge models, forget a clip."""
 
 from __future__ import annotations
 
@@ -14,22 +14,27 @@ from anomaly.artifact import read_description
 from anomaly.banks import clips_between, forget_clips, merge_models
 from anomaly.commands import console
 from anomaly.commands.outputs import check_output
+from anomaly.config import BankConfig
 from anomaly.errors import UsageError
 from anomaly.evidence import has_evidence
-from anomaly.model import load_bank
+from anomaly.exported import exports
+from anomaly.footage.damage import refuses
+from anomaly.footage.source import find_sources
+from anomaly.model import load_bank, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anomaly.config import BankCommandConfig
+    from anomaly.fitting import Added
     from memory_bank import MemoryBank
 
 
 def run(config: BankCommandConfig) -> None:
     """Do what ACTION says."""
-    actions = {"info": _info, "merge": _merge, "forget": _forget}
+    actions = {"info": _info, "add": _add, "merge": _merge, "forget": _forget}
     if config.action not in actions:
-        raise UsageError(f"bank {config.action!r} is not an action; choose info, merge or forget")
+        raise UsageError(f"bank {config.action!r} is not an action; choose info, add, merge or forget")
     actions[config.action](config)
 
 
@@ -64,10 +69,105 @@ def _rows_for_one_source(bank: MemoryBank) -> np.ndarray:
     return np.bincount(source[first[count == 1]], minlength=len(bank.sources))
 
 
+def _add(config: BankCommandConfig) -> None:
+    # The other actions work where torch is not installed.
+    from anomaly.fitting import add_footage, unknown_sources
+
+    folder = Path(config.model)
+    if not config.normal_videos:
+        raise UsageError("bank add needs --normal-videos PATH: footage of normal work")
+    check_output("--model", folder, folder=True, renamed=True)
+    refuse_damage = refuses(config.footage.on_error)
+    model = load_model(folder, device=config.device, offline=config.weights.offline, runtime="torch")
+    found = find_sources(config.normal_videos, model.detector.regions.black)
+    fresh, known = unknown_sources(model.description, found)
+    console.warn([f"{name} is left out: the model has learned from it already" for name in known])
+    own = {source.path: source.name for source in found}
+    console.warn(
+        [
+            f"{own[source.path]} is called {source.name} in the model, which has another clip of that name"
+            for source in fresh.values()
+            if source.name != own[source.path]
+        ]
+    )
+    had_evidence, graphs = has_evidence(folder), exports(folder)
+    with console.stages() as tell:
+        added = add_footage(
+            model,
+            fresh,
+            size=config.size,
+            refuse_damage=refuse_damage,
+            exemplar_bytes=round(config.exemplars.max_mb * 1e6),
+            progress=tell,
+        )
+    console.warn(added.damaged)
+    _tell_added(config, added, len(model.detector.branches[0].bank))
+    if added.changed:
+        if had_evidence:
+            console.say("The evidence was of the bank before and is gone; `calibrate` keeps it anew.")
+        _tell_exports(graphs)
+        _say_uncertified(config.model)
+
+
+def _tell_added(config: BankCommandConfig, added: Added, before: int) -> None:
+    grown, unit = added.grown, added.scale
+    dropped = before + grown.added - len(added.bank)
+    most = f", {added.size:,} at most" if added.size is not None else ""
+    table = [
+        ("looked at", f"{added.tally.frames:,} frames of {console.counted(len(added.tally.sources), 'source')}, {grown.patches:,} patches"),
+        ("covered already", f"{grown.covered:,} patches: within {added.within / unit:.2f} of a row (1 = the score of an ordinary frame)"),
+        ("rows", f"{grown.added:,} added, {dropped:,} dropped; {len(added.bank):,} now{most}"),
+        (
+            "coverage",
+            f"a patch of this footage was {grown.mean_before / unit:.2f} from its nearest row on average, "
+            f"{grown.largest_before / unit:.2f} at most; now none is further than {grown.largest / unit:.2f}",
+        ),
+    ]  # fmt: skip
+    if grown.merged is not None:
+        table.append(
+            (
+                "coverage lost",
+                f"the bank was full, so all rows were chosen anew: a row of before, or a new one, is "
+                f"{grown.merged.mean / unit:.2f} from its nearest kept row on average, {grown.merged.largest / unit:.2f} at most",
+            )
+        )
+    console.table(f"Added to {config.model}" if added.changed else "Nothing to add", table)
+    if grown.needed > len(added.bank):
+        console.say(
+            f"The bank is full. All that is new takes size={grown.needed}"
+            + ("; with that no row would have been dropped." if grown.merged else ", with no row dropped.")
+        )
+    if not added.changed:
+        console.say(f"{config.model} is left as it is, and with it what it is calibrated for.")
+    elif not added.holdout_kept:
+        why = "rows it was measured with are gone" if grown.merged else "more rows may raise a score here"
+        console.say(
+            f"The hold-out's scores hold no longer ({why}) and are removed: false alarms cannot be measured, and no "
+            "certificate is given, until `fit` learns from all footage anew."
+        )
+
+
+def _tell_exports(graphs: Sequence[str]) -> None:
+    if graphs:
+        console.say(
+            f"Exported graphs were of the bank before and are gone ({', '.join(graphs)}): calibrate, then export again."
+        )
+
+
+def _say_uncertified(model: str) -> None:
+    console.say(
+        "A threshold that was set before still alarms, UNCERTIFIED: the bank is another. Next: "
+        f"python -m anomaly calibrate --model {model} --labeled LABELS"
+    )
+
+
 def _merge(config: BankCommandConfig) -> None:
     check_output("--model", Path(config.model), folder=True, renamed=True)
     bank, cost, scale = merge_models(
-        [Path(one) for one in config.models], Path(config.model), config.size, overwrite=config.overwrite
+        [Path(one) for one in config.models],
+        Path(config.model),
+        config.size or BankConfig.size,
+        overwrite=config.overwrite,
     )
     bounded = read_description(Path(config.model))["fit"]["coverage"] is not None
     console.table(
@@ -103,7 +203,7 @@ def _forget(config: BankCommandConfig) -> None:
             f"--clip {config.clip} and {' '.join(given)} do not go together: --clip forgets the whole clip, --since and "
             "--until all that was recorded between; give one of the two"
         )
-    had_evidence = has_evidence(folder)
+    had_evidence, graphs = has_evidence(folder), exports(folder)
     clips = [config.clip] if config.clip is not None else _clips_between(config)
     bank, forgotten, scale = forget_clips(folder, clips)
     console.table(
@@ -131,10 +231,8 @@ def _forget(config: BankCommandConfig) -> None:
             console.say(f"{page} showed it and is removed.")
         else:
             console.say(f"{page} still shows or names it: delete it, or have it written anew.")
-    console.say(
-        "A threshold that was set before still alarms, UNCERTIFIED: the bank is another. Next: "
-        f"python -m anomaly calibrate --model {config.model} --labeled LABELS"
-    )
+    _tell_exports(graphs)
+    _say_uncertified(config.model)
 
 
 def _pages_that_name(folder: Path, clips: Sequence[str]) -> list[Path]:

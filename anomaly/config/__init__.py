@@ -11,6 +11,7 @@ import re
 from anomaly.config.groups import (
     BackboneConfig,
     BankConfig,
+    DamageConfig,
     DeciderSettings,
     ExemplarsConfig,
     FootageConfig,
@@ -59,6 +60,7 @@ __all__ = [
     "CalibrationSettings",
     "CheckConfig",
     "CheckSettings",
+    "DamageConfig",
     "DeciderSettings",
     "DemoConfig",
     "DoorSettings",

@@ -70,11 +70,17 @@ class ExemplarsConfig:
 
 
 @dataclass
-class FootageConfig:
+class DamageConfig:
+    """What is done about footage that cannot be read as a whole."""
+
+    on_error: str = "skip"  # a damaged file: skip (named; what is readable is used) or refuse
+
+
+@dataclass
+class FootageConfig(DamageConfig):
     """How footage is read."""
 
     fps: float | None = within(10.0, above=0)  # frames a second that are scored; null = every frame
-    on_error: str = "skip"  # a damaged file: skip (named; what is readable is used) or refuse
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from anomaly.config.bounds import within
-from anomaly.config.groups import WeightsConfig
+from anomaly.config.groups import DamageConfig, ExemplarsConfig, WeightsConfig
 
 
 @dataclass
@@ -65,8 +65,15 @@ class BankCommandConfig:
     camera: str | None = None
     since: str | None = None  # ISO 8601, UTC where it names no zone
     until: str | None = None
-    size: int = within(20_000, least=1)  # rows of a merged bank at most
+    # rows of the bank at most; null = merge: 20,000, add: as the model was fitted
+    size: int | None = within(None, least=1)
     overwrite: bool = False  # merge: replace the model that is there
+    # The rest is for add.
+    normal_videos: list[str] = field(default_factory=list)
+    device: str = "auto"
+    footage: DamageConfig = field(default_factory=DamageConfig)
+    exemplars: ExemplarsConfig = field(default_factory=ExemplarsConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
 
 
 @dataclass

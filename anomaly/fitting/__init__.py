@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from anomaly.fitting.adding import Added, add_footage, unknown_sources
 from anomaly.fitting.checkpoint import checkpoint_folder, discard_checkpoint
 from anomaly.fitting.options import FitOptions, FitReport
 from anomaly.fitting.process import fit
 
-__all__ = ["FitOptions", "FitReport", "checkpoint_folder", "discard_checkpoint", "fit"]
+__all__ = [
+    "Added",
+    "FitOptions",
+    "FitReport",
+    "add_footage",
+    "checkpoint_folder",
+    "discard_checkpoint",
+    "fit",
+    "unknown_sources",
+]

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from anomaly.backbone import Backbone
+    from anomaly.extractor import Extractor
     from anomaly.fitting.options import FitOptions
     from anomaly.fitting.reading import Reader
     from anomaly.splits import Span
     from anomaly.types import Frame
+    from memory_bank import Additions
 
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
@@ -121,7 +123,7 @@ def new_coreset(projection: Projection, options: FitOptions) -> StreamingCoreset
 
 
 def learner(
-    coreset: StreamingCoreset, grid: tuple[int, int], counts: NDArray[np.bool_]
+    coreset: StreamingCoreset | Additions, grid: tuple[int, int], counts: NDArray[np.bool_]
 ) -> Callable[[Frame, NDArray[np.float32]], int]:
     """What adds the patches of one frame, projected, (gh * gw, d), to a coreset and says how many: those that count."""
     patch = np.flatnonzero(counts).astype(np.int32)
@@ -138,9 +140,9 @@ def learner(
 
 
 def fill(
-    coreset: StreamingCoreset,
+    coreset: StreamingCoreset | Additions,
     tally: Tally,
-    backbone: Backbone,
+    backbone: Extractor,
     projection: Projection,
     counts: NDArray[np.bool_],
     spans: Sequence[Span],

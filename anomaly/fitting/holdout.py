@@ -44,10 +44,16 @@ def rows_before_holdout(options: FitOptions, held: Sequence[Span]) -> FitOptions
 
 
 def _learns(options: FitOptions, held: Sequence[Span]) -> bool:
-    # A re-weighted score falls where a patch's nearest row has near neighbours: there more rows may raise scores. So
-    # they may where the search can pass over the nearest row.
-    lowers = not options.reweight and options.index in EXACT
-    return options.learn_holdout and bool(held) and lowers
+    return options.learn_holdout and bool(held) and rows_only_lower(options.reweight, options.index)
+
+
+def rows_only_lower(reweight: int, index: str) -> bool:
+    """Whether a row more in the bank can only lower scores, as it does where a distance is to the nearest row.
+
+    A re-weighted score falls where a patch's nearest row has near neighbours: there more rows may raise scores. So
+    they may where the search can pass over the nearest row.
+    """
+    return not reweight and index in EXACT
 
 
 def measure_holdout(
