@@ -420,6 +420,7 @@ def test_models_of_several_branches_are_left_as_they_are(small_model: SmallModel
     clip = branch.bank.sources[0]
     for command in (
         ("bank", "forget", "--model", folder, "--clip", clip),
+        ("bank", "add", "--model", folder, "--normal-videos", small_model.footage.test),
         ("bank", "merge", "--models", folder, small_model.folder, "--model", tmp_path / "m"),
         ("bank", "merge", "--models", small_model.folder, folder, "--model", tmp_path / "m"),
     ):

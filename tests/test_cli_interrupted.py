@@ -180,3 +180,21 @@ def test_a_disk_that_fills_while_calibrating_leaves_the_old_threshold(
     assert contents(model) == before
     clip = small_model.footage.test / "test_01.mp4"
     succeed("score", "--model", model, "--source", clip, "--out", small_disk.parent / "s.csv", FPS)
+
+
+@pytest.mark.parametrize("small_disk", [1000], indirect=True)
+def test_a_disk_that_fills_while_adding_footage_leaves_the_old_bank(
+    small_disk: Path, small_model: SmallModel
+):
+    without = shutil.ignore_patterns("evidence")
+    model = Path(shutil.copytree(small_model.folder, small_disk / "m", ignore=without))
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - 100_000))
+    before = contents(small_disk)
+    done = invoke(
+        "bank", "add", "--model", model, "--normal-videos", small_model.footage.test / "test_01.mp4",
+        "size=3000", "weights.offline=true",
+    )  # fmt: skip
+    assert done.status == 1
+    assert "no space left on device" in done.message
+    assert contents(small_disk) == before
+    read_description(model)

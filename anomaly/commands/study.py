@@ -83,6 +83,9 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
         raise ModelError(f"{str(folder)!r} has no scores to study; {threshold.doubt}")
     if "setting" not in threshold.document:
         raise ModelError(f"{str(folder)!r} was calibrated by an earlier version; calibrate again, then study")
+    if threshold.document["hangs_on"]["scoring"] != model.scoring_digest:
+        # What was scored then is no longer what the model would score.
+        raise ModelError(f"{str(folder)!r} has another bank than was calibrated; calibrate again, then study")
     scales = camera_scales(threshold.document)
     labeled, holdout = read_series(folder, "labeled"), read_series(folder, "holdout")
     if scales:
