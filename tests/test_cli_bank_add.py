@@ -12,11 +12,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from clips import cut_file
 from small_model import FIT, Done, SmallModel, environment, invoke, succeed
 from test_cli_interrupted import contents
 
+from anomaly.errors import ModelError
 from anomaly.exemplars import load_exemplars
+from anomaly.fitting import add_footage, unknown_sources
 from anomaly.footage.source import find_sources, read_frame_at
 from anomaly.model import load_model, save_model
 from anomaly.scores import read_series
@@ -212,6 +215,18 @@ def test_what_cannot_be_added_is_said_in_one_line(small_model: SmallModel, tmp_p
         assert done.status in (1, 2)
         assert why in done.message
     assert contents(model) == contents(small_model.folder)
+
+
+def test_what_was_forgotten_while_footage_was_read_does_not_come_back(
+    small_model: SmallModel, tmp_path: Path
+):
+    model = copy_of(small_model, tmp_path / "m")
+    loaded = load_model(model, device="cpu", offline=True)
+    fresh, _ = unknown_sources(loaded.description, find_sources([small_model.footage.test / "test_01.mp4"]))
+    succeed("bank", "forget", "--model", model, "--clip", "normal_02.mp4")
+    with pytest.raises(ModelError, match="was changed by another command"):
+        add_footage(loaded, fresh, size=3000)
+    assert "normal_02.mp4" not in bank_of(model).sources
 
 
 def test_a_model_of_a_radius_in_half_precision_stays_one(small_model: SmallModel, tmp_path: Path):
