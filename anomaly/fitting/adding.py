@@ -225,6 +225,7 @@ def _covering(description: Mapping[str, Any]) -> float:
 
 def _write(model: Model, fresh: Mapping[str, Source], added: Added, exemplar_bytes: int, tell: Tell) -> None:
     """Put the model with its new bank in place of the old one."""
+    _refuse_changed(model)
     folder, description, bank, grown = model.folder, model.description, added.bank, added.grown
     branch = only_branch(description)
     sources = {source.name: digest for digest, source in fresh.items()}
@@ -261,11 +262,16 @@ def _write(model: Model, fresh: Mapping[str, Source], added: Added, exemplar_byt
             "coverage": _coverage(description, grown),
         },
     }
-    if read_description(folder)["digest"] != description["digest"]:
-        raise ModelError(
-            f"{str(folder)!r} was changed by another command while the footage was read; run this one again"
-        )
+    _refuse_changed(model)  # the crops took a while
     save_folder(folder, files, changed, added_files(folder, ("thresholds", LOOKS)))
+
+
+def _refuse_changed(model: Model) -> None:
+    """Nothing comes back that was forgotten in the meantime."""
+    if read_description(model.folder)["digest"] != model.description["digest"]:
+        raise ModelError(
+            f"{str(model.folder)!r} was changed by another command while the footage was read; run this one again"
+        )
 
 
 def _coverage(description: Mapping[str, Any], grown: Grown) -> dict[str, Any] | None:
