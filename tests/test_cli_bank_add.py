@@ -243,7 +243,7 @@ def test_a_model_of_a_radius_in_half_precision_stays_one(small_model: SmallModel
     assert (after.storage, after.place_weight) == ("float16", 2.0)
     np.testing.assert_array_equal(after.rows[: len(before)], before.rows)
     told = described(model)
-    assert told["fit"]["size"] is None
+    assert told["fit"]["size"] == 20_000
     assert told["fit"]["radius"] == 6
     unit = told["branches"][0]["scale"]  # type: ignore[index]
     assert f"within {6 / unit:.2f} of a row" in done.out

@@ -103,7 +103,7 @@ PUBLIC = {
         Evidence FOLDER SETTLED Stretch has_evidence load_evidence png save_evidence
     """,
     "anomaly.recertification": """
-        Recheck judge recheck score_again
+        Recheck judge look_again looking recheck
     """,
     "anomaly.evidence_collection": """
         collect_evidence event_needs
@@ -146,7 +146,7 @@ PUBLIC = {
         nvidia_gpu_present run split_overrides to_overrides
     """,
     "anomaly.failures": """
-        describe
+        describe no_key
     """,
     "anomaly.verbs": """
         COMMANDS Command Flag

@@ -112,11 +112,10 @@ def _add(config: BankCommandConfig) -> None:
 def _tell_added(config: BankCommandConfig, added: Added, before: int) -> None:
     grown, unit = added.grown, added.scale
     dropped = before + grown.added - len(added.bank)
-    most = f", {added.size:,} at most" if added.size is not None else ""
     table = [
         ("looked at", f"{added.tally.frames:,} frames of {console.counted(len(added.tally.sources), 'source')}, {grown.patches:,} patches"),
         ("covered already", f"{grown.covered:,} patches: within {added.within / unit:.2f} of a row (1 = the score of an ordinary frame)"),
-        ("rows", f"{grown.added:,} added, {dropped:,} dropped; {len(added.bank):,} now{most}"),
+        ("rows", f"{grown.added:,} added, {dropped:,} dropped; {len(added.bank):,} now, {added.size:,} at most"),
         (
             "coverage",
             f"a patch of this footage was {grown.mean_before / unit:.2f} from its nearest row on average, "

@@ -254,7 +254,7 @@ def _facts(config: FitConfig, sources: list[Source], report: FitReport) -> dict[
             "holdout_frames_learned": report.relearned,
             "holdout_sha256": [file_digest(by_name[name].path) for name in sorted(report.holdout)],
             "seconds": report.seconds,
-            "size": None if config.bank.radius else config.bank.size,
+            "size": config.bank.size,
             "radius": config.bank.radius,
         },
     }

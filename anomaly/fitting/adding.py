@@ -49,7 +49,7 @@ class Added:
     Attributes:
         bank: that the model has now.
         grown: what it came to. Where no row is new and none went, the model was not written.
-        size: most rows of the bank; None = as many as its radius takes.
+        size: most rows of the bank.
         within: a patch this near to a row counted as covered (the bank's distances).
         scale: the distance that a score of 1 stands for.
         tally: frames and sources that were read.
@@ -59,7 +59,7 @@ class Added:
 
     bank: MemoryBank
     grown: Grown
-    size: int | None
+    size: int
     within: float
     scale: float
     tally: Tally
@@ -164,7 +164,7 @@ def add_footage(
     description, (branch, *_) = model.description, model.detector.branches
     only_branch(description)
     options = _options(description, branch.bank, size, refuse_damage)
-    most = None if options.radius and size is None else options.bank_size
+    most = options.bank_size
     within = options.radius or min(_covering(description), branch.scale)
     damaged: list[str] = []
     usable, infos = probe_all(list(fresh.values()), damaged, tell, refuse_damage=refuse_damage)
@@ -259,7 +259,7 @@ def _write(model: Model, fresh: Mapping[str, Source], added: Added, exemplar_byt
             "frames": fit["frames"] + added.tally.frames,
             "patches": fit["patches"] + added.tally.patches,
             "size": added.size,
-            "coverage": _coverage(description, grown),
+            "coverage": _coverage(description, grown, bank.rounding),
         },
     }
     _refuse_changed(model)  # the crops took a while
@@ -274,13 +274,17 @@ def _refuse_changed(model: Model) -> None:
         )
 
 
-def _coverage(description: Mapping[str, Any], grown: Grown) -> dict[str, Any] | None:
+def _coverage(description: Mapping[str, Any], grown: Grown, rounding: float) -> dict[str, Any] | None:
     """What is true of the footage before and of the new one; what was measured when it was fitted is an upper end."""
     bound = coverage_bound(description)
     if grown.merged is not None:
-        return None if bound is None else {"largest_bound": max(bound + grown.merged.largest, grown.largest)}
+        return (
+            None
+            if bound is None
+            else {"largest_bound": max(bound + grown.merged.largest, grown.largest) + rounding}
+        )
     coverage = description["fit"]["coverage"]
-    return coverage if bound is None else {**coverage, "largest_bound": max(bound, grown.largest)}
+    return coverage if bound is None else {**coverage, "largest_bound": max(bound, grown.largest + rounding)}
 
 
 def _exemplars(
