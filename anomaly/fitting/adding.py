@@ -100,10 +100,9 @@ def unknown_sources(
         taken.setdefault(name, set()).add(digest)
         fresh[digest] = replace(source, name=name)
     if not fresh:
+        more = f" (and from the rest of the {len(known)} given)" if len(known) > 1 else ""
         raise UsageError(
-            f"the model has learned from {known[0]!r} already"
-            + (f", and from the {len(known) - 1} others" if len(known) > 1 else "")
-            + "; give footage that is new to it"
+            f"the model has learned from {known[0]!r} already{more}; give footage that is new to it"
         )
     return fresh, known
 
