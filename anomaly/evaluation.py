@@ -148,7 +148,9 @@ def evaluate(
         lengths = [searched_s(event, decided[event.video].series, slack_s) for event in events]
         confidence = threshold.document.get("settings", {}).get("confidence", 0.95)
         windows = normal_windows(normal, lengths)
-        alarms = false_alarms(normal, value, windows=windows, confidence=confidence)
+        # What was looked at when the setting was chosen is among it.
+        tried = threshold.document.get("settings_tried", 1)
+        alarms = false_alarms(normal, value, windows=windows, confidence=confidence, settings_tried=tried)
         figures |= {
             "event_recall": sum(one.caught for one in seen) / len(seen) if seen else None,
             "events_caught_by_running_alarm": sum(one.outcome == "running" for one in outcomes),
@@ -187,7 +189,7 @@ def _certified_recall(threshold: Threshold, scored: Sequence[Scored]) -> float |
     recalls = []
     for one in scored:
         own = threshold.of(one.source.name, one.series.camera)
-        own = own if one.source.kind == "image" else own.on_video()
+        own = own.on({one.source.kind})
         if not own.certified or own.certificate is None:
             return None
         recalls.append(own.certificate.recall)

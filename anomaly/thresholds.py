@@ -114,6 +114,17 @@ class Threshold:
         doubt = "it was calibrated on single pictures, and scores of video are smoothed; calibrate on labelled video"
         return replace(self, doubt=doubt)
 
+    def on(self, kinds: Collection[str]) -> Threshold:
+        """The threshold for footage of these kinds, "video" and "image", in doubt where it was proven on another."""
+        own = self.on_video() if "video" in kinds else self
+        if own.doubt or "image" not in kinds or not own.document.get("videos"):
+            return own
+        doubt = (
+            "it was calibrated on video, where an anomaly is seen in many frames, and single pictures show it once; calibrate on "
+            "labelled pictures"
+        )
+        return replace(own, doubt=doubt)
+
     def scaled(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Raw scores as the decider takes them: on the camera's scale, where it has one."""
         return scores if self.scale is None else self.scale.of(scores)
@@ -146,6 +157,7 @@ def save_calibration(
     clips: Mapping[str, str] | None = None,
     familiar: Collection[str] = (),
     stills: bool = False,
+    videos: bool = False,
 ) -> Path:
     """Write `scores.npz` and `thresholds/<runtime>.json` into the model folder; returns the latter's path.
 
@@ -166,7 +178,7 @@ def save_calibration(
         setting: its identity among all that was tried (`anomaly.looks`).
         clips: sha256 of each labelled file, by the name of its source.
         familiar: labelled sources whose normal time is not new to the model.
-        stills: whether single pictures are among the labelled anomalies.
+        stills, videos: whether single pictures, and whether videos are among the labelled anomalies.
     """
     if target is None and labeled is not None:
         replace_labeled(model.folder, labeled)
@@ -181,6 +193,7 @@ def save_calibration(
         "clips": dict(clips or {}),
         "familiar": sorted(familiar),
         "stills": stills,
+        "videos": videos,
         "hangs_on": {
             **identities(model, calibration.config, fps),
             "scoring": model.scoring_digest,

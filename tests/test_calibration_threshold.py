@@ -333,6 +333,56 @@ def test_what_is_certified_together_does_not_speak_for_a_camera_whose_own_events
     assert result.pooled.certificate is None
 
 
+def test_many_short_events_of_one_clip_do_not_thin_out_the_chance_hits_of_long_ones():
+    """Sixty clips with a long anomaly that the detector does not see, and one with hundreds of short ones that it does."""
+    chance = np.random.default_rng(0)
+
+    def clip(name: str, seconds: float) -> Series:
+        n = int(seconds * 10)
+        return Series(name, np.arange(n) / 10, chance.exponential(size=n) * 0.1 + 1)
+
+    holdout = [clip(f"n{i}", 1800) for i in range(4)]
+    labeled, events = [], []
+    for i in range(60):
+        one = clip(f"long{i}", 80)
+        one.scores[300] = max(one.scores[100:700].max(), 1.62)
+        labeled.append(one)
+        events.append(Event(one.source, 10.0, 70.0, ("jam",)))
+    parts = clip("parts", 1204)
+    for second in range(2, 1200, 4):
+        parts.scores[10 * second : 10 * second + 5] += 3
+        events.append(Event("parts", float(second), second + 0.5, ("scratch",)))
+    result = calibrate([*labeled, parts], events, holdout, INSTANT, tolerance_s=0.5)
+    assert result.certificate is None
+    assert "events would be caught by chance" in result.withheld
+    assert result.false_alarms.chance_hit_rate > 0.7
+
+
+def test_a_budget_spends_no_camera_whole_so_that_a_restless_one_is_seen():
+    labeled, events, holdout = [], [], []
+    for number, camera in enumerate("abc"):
+        clips, found = labelled_clips(20, seed=number, height=6)
+        labeled += [replace(one, source=camera + one.source, camera=camera) for one in clips]
+        events += [replace(one, video=camera + one.video) for one in found]
+        (normal,) = normal_series(1, seconds=3600, seed=9 + number)
+        scores = normal.scores.copy()
+        if camera == "b":
+            for start in range(0, len(scores) - 20, 310):
+                scores[start : start + 3] += 200
+        holdout.append(replace(normal, source=camera, camera=camera, scores=scores))
+    result = calibrate_cameras(
+        labeled, events, holdout, DeciderConfig(), budget_per_hour=6.0, tolerance_s=0.5
+    )
+    assert {source for source, _, _ in result.pooled.spent} == set("abc")
+    assert set(result.unspoken) == {"b"}
+    assert "by chance" in result.unspoken["b"]
+    assert result.pooled.certificate is None
+    assert (
+        "Camera b: 20 of 20 labelled events caught (100 %); 58 false alarms in 30 minutes"
+        in result.assumption
+    )
+
+
 def test_clips_of_one_incident_count_once_for_their_camera_too():
     """Sixty clips of six incidents do not suffice for a threshold of their own, however events are counted."""
     series, events, holdout = [], [], []

@@ -201,6 +201,29 @@ def test_folders_of_images_are_calibrated_as_single_pictures(
     smoothed = replace(raw, decider=DeciderConfig(smoothing_s=0.5, min_duration_s=0))
     assert smoothed.on_video().doubt.startswith("it was calibrated on single pictures")
     assert not replace(smoothed, document={"stills": False}).on_video().doubt
+    # Nor does video prove anything of a picture, which shows an anomaly once.
+    filmed = replace(raw, document={"videos": True})
+    assert filmed.on({"video", "image"}).doubt.startswith(
+        "it was calibrated on video, where an anomaly is seen in many"
+    )
+    assert not filmed.on({"video"}).doubt
+    assert not raw.on({"image"}).doubt
+
+
+def test_a_model_of_video_says_that_of_pictures_nothing_is_proven(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    clip = small_model.footage.test / "test_01.mp4"
+    frame = next(iter(read_frames(find_sources([clip])[0])))
+    cv2.imwrite(str(tmp_path / "frame.png"), frame.image[..., ::-1])
+    done = invoke(
+        "score", "--model", copy, "--source", tmp_path / "frame.png", "--out", tmp_path / "s.csv", FPS
+    )
+    assert done.status == 0, done.err
+    assert "UNCERTIFIED: it was calibrated on video" in done.out
+    assert "UNCERTIFIED" not in succeed(
+        "score", "--model", copy, "--source", clip, "--out", tmp_path / "s.csv", FPS
+    )
 
 
 def test_unlisted_videos_can_count_as_normal(copy: Path, small_model: SmallModel, tmp_path: Path):

@@ -65,6 +65,9 @@ def test_each_camera_has_a_threshold_on_its_own_scores(line: Path):
     assert all(own["spent"] == document["spent"] for own in document["cameras"].values())
     page = (line / "model_calibration.html").read_text()
     assert all(f"<td>{camera}</td>" in page for camera in ("left", "right"))
+    # What is to be signed is not green where no camera would run certified.
+    assert '<div class="verdict no"><strong>No single camera is certified.</strong>' in page
+    assert "Of left, right together, in the mix of the labelled ones: At least" in page
     assert "The certificate holds here." in succeed("calibrate", "--model", line / "model", "--check")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -154,6 +155,18 @@ def test_a_model_without_scores_says_what_to_do(copy: Path):
     assert done.status == 1
     assert "python -m anomaly calibrate" in done.message
     assert invoke("study").status == 2
+
+
+def test_evaluate_pays_for_the_settings_that_were_looked_at_on_the_same_hold_out(
+    small_model: SmallModel, tmp_path: Path
+):
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "model"))
+    succeed("study", "--model", model, "--out", tmp_path / "s", "study.grid={smoothing_s:[0,0.5,1]}",
+            "study.protect=correct", "study.apply=true", FPS)  # fmt: skip
+    footage = small_model.footage
+    out = succeed("evaluate", "--model", model, "--labeled", footage.labeled_csv, "--videos", footage.labeled,
+                  "--html", tmp_path / "p.html", FPS)  # fmt: skip
+    assert re.search(r"at \d+ % for all [3-9] settings compared", out)
 
 
 def test_a_sweep_resumes_and_ends_in_one_table(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

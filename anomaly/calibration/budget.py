@@ -28,9 +28,18 @@ _LEVELS = 500
 def split_holdout(holdout: Sequence[Series], guard_s: float) -> tuple[list[Series], list[Series]]:
     """Normal footage in two parts of about equal length: one to spend the budget on, one to report on.
 
-    Whole series where there are two or more, else the two halves of the one with `guard_s` between
+    Each camera's by itself, so that no quiet one is reported on in place of a restless one: whole series where there are
+    two or more, else the two halves of the one with `guard_s` between
     them. The longest are dealt first, each to the part that is shorter so far; equal ones by name.
     """
+    of_camera: dict[str, list[Series]] = {}
+    for one in holdout:
+        of_camera.setdefault(one.camera, []).append(one)
+    parts = [_split(some, guard_s) for some in of_camera.values()]
+    return [one for spend, _ in parts for one in spend], [one for _, report in parts for one in report]
+
+
+def _split(holdout: Sequence[Series], guard_s: float) -> tuple[list[Series], list[Series]]:
     spend: list[Series] = []
     report: list[Series] = []
     if len(holdout) == 1:

@@ -12,7 +12,7 @@ from scipy import stats
 from anomaly.calibration.budget import without
 from anomaly.calibration.certificate import CHOSE, at_least, at_most, events_needed, percent
 from anomaly.calibration.checks import chance_verdict
-from anomaly.calibration.events import Event, searched_s, unit_keys, unit_name
+from anomaly.calibration.events import Event, searched_s, shortest_of_units, unit_keys, unit_name
 from anomaly.calibration.false_alarms import FalseAlarms, false_alarms, normal_windows
 from anomaly.calibration.result import Calibration
 from anomaly.calibration.series import Series, by_source, decide
@@ -349,13 +349,12 @@ def price_on(
         (false alarms, why the pooled certificate does not speak for this camera, "" if it does).
     """
     named = by_source(labeled)
-    lengths = [
-        searched_s(one.event, named[one.event.video], pooled.tolerance_s)
-        for one in pooled.events
-        if one.event.certifies and one.outcome != "blind"
-    ]
+    counted = [one.event for one in pooled.events if one.event.certifies and one.outcome != "blind"]
+    lengths = [searched_s(event, named[event.video], pooled.tolerance_s) for event in counted]
     reported = [decide(one, pooled.config) for one in without(normal, pooled.spent)]
-    windows = normal_windows(reported, lengths)
+    windows = normal_windows(
+        reported, [lengths[i] for i in shortest_of_units(counted, lengths, pooled.count)]
+    )
     price = false_alarms(
         reported,
         pooled.threshold,
@@ -365,7 +364,11 @@ def price_on(
     )
     if pooled.certificate is None:
         return price, ""
-    if (price.chance_hit_rate or 0.0) > max_chance_hit:
+    if price.chance_hit_rate is None:
+        return price, (
+            "none of its normal footage is left to tell false alarms and hits by chance on; hold out more of it."
+        )
+    if price.chance_hit_rate > max_chance_hit:
         return price, chance_verdict(price, windows, pooled.certificate, pooled.threshold, max_chance_hit)
     return price, _contradicted(camera, pooled, pooled.certificate, labeled)
 

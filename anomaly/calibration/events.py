@@ -260,6 +260,21 @@ def unit_keys(events: Sequence[Event], count: Count) -> list[str]:
     return [event.clip if count == "clip" or event.group else f"event {i}" for i, event in enumerate(events)]
 
 
+def shortest_of_units(events: Sequence[Event], lengths_s: Sequence[float], count: Count) -> list[int]:
+    """Of the events that count as one, which is the shortest: chance catches them all no more often than that one.
+
+    Args:
+        events: that certify.
+        lengths_s: (n,) how long an alarm counts for each.
+        count: as for `counting_units`.
+    """
+    shortest: dict[str, int] = {}
+    for i, key in enumerate(unit_keys(events, count)):
+        if key not in shortest or lengths_s[i] < lengths_s[shortest[key]]:
+            shortest[key] = i
+    return list(shortest.values())
+
+
 def unit_name(events: Sequence[Event], count: Count) -> str:
     """What one of those is called that events count as: "event", "clip", or "incident" where a group has several clips."""
     if len({event.clip for event in events}) < len({event.video for event in events}):

@@ -21,6 +21,7 @@ from anomaly.calibration.events import (
     event_scores,
     frame_recall,
     searched_s,
+    shortest_of_units,
     unit_name,
 )
 from anomaly.calibration.false_alarms import MINIMUM_S, false_alarms, normal_windows
@@ -104,8 +105,8 @@ def calibrate(
             f"no frame lies in any event that counts ({checks.some([str(event) for event in certifying])}); "
             "check the labels' times against the footage"
         )
-    # Only what the certificate counts may speak for it: short labels of the detector's own must not thin out
-    # the chance hits of long ones.
+    # Only what the certificate counts may speak for it, each unit once: short labels of the detector's own, or many
+    # short ones in one clip, must not thin out the chance hits of long ones.
     counted = [i for i, event in enumerate(certifying) if event.certifies and not np.isnan(scores[i])]
     unit = unit_name([certifying[i] for i in counted], count)
     rank = threshold_rank(len(units), target_recall, confidence, settings_tried)
@@ -117,12 +118,14 @@ def calibrate(
     spent: tuple[Spent, ...] = ()
     lengths = [searched_s(event, decided[event.video].series, tolerance_s) for event in events]
     windows = normal_windows(normal, lengths)
+    some = shortest_of_units([certifying[i] for i in counted], [lengths[i] for i in counted], count)
+    chance = [counted[i] for i in some]
     if budget_per_hour is not None and sum(one.series.seconds.sum() for one in normal) >= 2 * MINIMUM_S:
         parts = [[decide(one, config) for one in part] for part in split_holdout(holdout, guard_s)]
         reported = normal_windows(parts[1], lengths)
         # A budget is worth less than a certificate: what is left to report on must still bear one.
-        if checks.measurable(reported.of(counted), max_chance_hit) or not checks.measurable(
-            windows.of(counted), max_chance_hit
+        if checks.measurable(reported.of(chance), max_chance_hit) or not checks.measurable(
+            windows.of(chance), max_chance_hit
         ):
             (spend, normal), windows = parts, reported
             spent = spent_on(holdout, [one.series for one in normal])
@@ -131,7 +134,7 @@ def calibrate(
         for_budget = threshold_for_budget(
             spend,
             budget_per_hour,
-            windows=normal_windows(spend, lengths).of(counted),
+            windows=normal_windows(spend, lengths).of(chance),
             max_chance_hit=max_chance_hit,
         )
 
@@ -150,7 +153,7 @@ def calibrate(
             unit=unit,
         )
         certificate = replace(certificate, covers=_covers(certifying, scores, decided, unit, len(units)))
-        mine = windows.of(counted)
+        mine = windows.of(chance)
         price = false_alarms(
             normal, threshold, confidence=confidence, settings_tried=settings_tried, windows=mine
         )

@@ -109,6 +109,7 @@ def run(config: CalibrateConfig) -> None:
         clips=clips,
         familiar=labeled.familiar,
         stills=any(len(one.times) == 1 for one in anomalous),
+        videos=any(len(one.times) > 1 for one in anomalous),
         chosen="as configured" if config.out is None else _APART,
     )
     console.say(cameras.text() if cameras else result.text())

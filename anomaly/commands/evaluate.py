@@ -54,7 +54,7 @@ def run(config: EvaluateConfig) -> None:
         f"Evaluation on {config.labeled}",
         [(name, "not known" if value is None else f"{value:.4g}") for name, value in found.figures.items()],
     )
-    promised = threshold.on_video() if any(one.kind == "video" for one in videos) else threshold
+    promised = threshold.on({one.kind for one in videos})
     for line in promised.promises({one.series.camera: one.source.name for one in labeled.scored}):
         console.say(line)
     if found.alarms is not None:

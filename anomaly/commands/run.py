@@ -51,8 +51,7 @@ def run(config: RunConfig) -> None:
     threshold = load_threshold(model, fps=config.footage.fps)
     with console.counter("first start here: checking the evidence", None) as advance:
         threshold = checked_here(model, threshold, advance)
-    if any(source.kind == "video" for source in sources):
-        threshold = threshold.on_video()
+    threshold = threshold.on({source.kind for source in sources})
     if config.run.require_certificate:
         for own in (threshold.of(source.name) for source in sources):
             if not own.certified:

@@ -47,8 +47,7 @@ def run(config: ScoreConfig) -> None:
     threshold = load_threshold(model, fps=config.footage.fps)
     with console.counter("first start here: checking the evidence", None) as advance:
         threshold = checked_here(model, threshold, advance)
-    if any(source.kind == "video" for source in sources):
-        threshold = threshold.on_video()
+    threshold = threshold.on({source.kind for source in sources})
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")

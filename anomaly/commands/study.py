@@ -160,6 +160,7 @@ def _apply(
         clips=document["clips"],
         familiar=document["familiar"],
         stills=document.get("stills", False),
+        videos=document.get("videos", False),
         chosen=f"the best of {tried} settings in a study; {how}",
         cameras=cameras,
     )

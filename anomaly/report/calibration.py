@@ -85,6 +85,10 @@ def _verdict(calibration: Calibration, document: Mapping[str, Any]) -> str:
             else f"{camera}: not certified, {own['withheld']}"
             for camera, own in cameras.items()
         ]
+        if len(cameras) > 1:
+            lines.append(
+                "Each is judged by itself: of several such promises one is wrong more often than a single one is."
+            )
         whole = all(
             own["certificate"] and own["certificate"]["recall"] >= own["certificate"]["target_recall"]
             for own in cameras.values()
@@ -95,6 +99,9 @@ def _verdict(calibration: Calibration, document: Mapping[str, Any]) -> str:
         return _box("no", "No recall is certified.", lines)
     first, *rest = certificate.text().splitlines()
     headline = f"{first.removesuffix('.')} ({percent(certificate.confidence)} sure)."
+    if cameras:
+        rest = [f"Of {', '.join(sorted(cameras))} together, in the mix of the labelled ones: {headline}", document["assumption"], *rest]  # fmt: skip
+        return _box("no", "No single camera is certified.", rest)
     return _box("yes" if certificate.reaches_target else "no", headline, rest)
 
 
