@@ -97,6 +97,20 @@ def settings_tried(looks: Iterable[Look], new: Iterable[Look], proving: Collecti
     return len(joined(met, new)) or 1
 
 
+def labelled_otherwise(looks: Iterable[Look], seen: Mapping[str, str], proving: Collection[str]) -> int:
+    """How many clips were looked at together with some that are to prove something, and are left out or labelled otherwise now.
+
+    No price for a setting pays for that: whoever leaves out what was missed is asked about other anomalies.
+
+    Args:
+        looks: what was looked at before.
+        seen: what is about to be, as `Look.clips`.
+        proving: sha256 of the clips that are to prove something.
+    """
+    met = [one for one in looks if not one.clips.keys().isdisjoint(proving)]
+    return len({clip for one in met for clip, labels in one.clips.items() if seen.get(clip) != labels})
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """While no other process does the same with this folder; the lock goes with the process."""

@@ -123,6 +123,22 @@ def test_labels_that_are_edited_after_a_look_are_another_setting(
     assert tried(in_model(copy)) == number
 
 
+def test_a_clip_left_out_after_a_look_is_told_and_one_that_was_added_is_not(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    """The first two labelled clips are looked at, then all three; then the worst of them is left out."""
+    (copy / "looks.json").unlink()
+    line = ("calibrate", "--model", copy, "--videos", small_model.footage.labeled, "--target-recall", 0.5,
+            "evidence.max_mb=0", FPS, "--labeled")  # fmt: skip
+    told = "left out now, or labelled otherwise. If that was for what was seen, what is certified here does not hold"
+    for rows_out, expected in ((1, False), (0, False), (0, False), (1, True)):
+        labels = _relabelled(small_model, tmp_path, lambda rows, n=rows_out: [*rows[: 4 - n], *rows[4:]])
+        said = succeed(*line, labels)
+        assert (told in " ".join(said.split())) == expected
+    assert "1 clip that results were seen of before is left out now" in " ".join(said.split())
+    assert told in " ".join((copy.parent / f"{copy.name}_calibration.html").read_text().split())
+
+
 def test_clips_added_after_a_look_are_another(copy: Path, small_model: SmallModel, tmp_path: Path):
     # Whoever adds until he likes what he sees has chosen when to stop.
     (copy / "looks.json").unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from anomaly.errors import CalibrationError, UsageError
 from anomaly.evidence import FOLDER, load_evidence, save_evidence
 from anomaly.evidence_collection import collect_evidence
 from anomaly.first_start import calibrated_here
-from anomaly.looks import Look, settings_tried
+from anomaly.looks import Look, labelled_otherwise, settings_tried
 from anomaly.model import load_model
 from anomaly.recertification import looking, recheck
 from anomaly.report.calibration import calibration_page
@@ -88,6 +88,16 @@ def run(config: CalibrateConfig) -> None:
     else:
         options["threshold"] = config.calibration.threshold
         result = calibrate(anomalous, labeled.events, holdout, decider, **options)
+    otherwise = labelled_otherwise(before, labeled.seen, labeled.proving)
+    if otherwise:
+        note = (
+            f"{console.counted(otherwise, 'clip')} that results were seen of before {'is' if otherwise == 1 else 'are'} left out now, or "
+            "labelled otherwise. If that was for what was seen, what is certified here does not hold: nothing pays for "
+            "choosing the anomalies."
+        )
+        result = replace(result, notes=(note, *result.notes))
+        if cameras is not None:
+            cameras = replace(cameras, pooled=result, assumption=f"{cameras.assumption} {note}".strip())
     intervals = [
         {**asdict(interval), "end_s": finite(interval.end_s)} for interval in labeled.footage.intervals
     ]
