@@ -23,7 +23,7 @@ from anomaly.calibration import (
     recall_bound,
     threshold_rank,
 )
-from anomaly.calibration.budget import without
+from anomaly.calibration.budget import split_holdout, without
 from anomaly.decider import DeciderConfig, alarms
 from anomaly.errors import CalibrationError, LabelsError, UsageError
 
@@ -381,6 +381,19 @@ def test_a_budget_spends_no_camera_whole_so_that_a_restless_one_is_seen():
         "Camera b: 20 of 20 labelled events caught (100 %); 58 false alarms in 30 minutes"
         in result.assumption
     )
+
+
+def test_clips_too_short_to_be_halved_are_dealt_whole_to_both_parts_of_a_budget():
+    """As where each clip lies in a folder of its own, which tells a camera."""
+    short = [
+        replace(one, source=f"n{i}", camera=f"n{i}") for i, one in enumerate(normal_series(6, seconds=8.0))
+    ]
+    (long,) = normal_series(1, seconds=300.0, seed=3)
+    spend, report = split_holdout([*short, replace(long, source="long", camera="long")], 10.0)
+    assert len(spend) == len(report) == 4
+    assert {one.source for one in [*spend, *report]} == {*(f"n{i}" for i in range(6)), "long"}
+    assert split_holdout(short[:1], 10.0) == ([], short[:1])
+    assert split_holdout([], 10.0) == ([], [])
 
 
 def test_clips_of_one_incident_count_once_for_their_camera_too():

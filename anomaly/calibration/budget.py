@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Spent: TypeAlias = tuple[str, float, float | None]
 #: Thresholds tried: this many of the highest peaks, and as many spread over the rest.
 _LEVELS = 500
+#: Guards that footage is long of which one is lost to halve it, where there is more to deal.
+_WORTH_HALVING = 4
 
 
 def split_holdout(holdout: Sequence[Series], guard_s: float) -> tuple[list[Series], list[Series]]:
@@ -30,13 +32,24 @@ def split_holdout(holdout: Sequence[Series], guard_s: float) -> tuple[list[Serie
 
     Each camera's by itself, so that no quiet one is reported on in place of a restless one: whole series where there are
     two or more, else the two halves of the one with `guard_s` between
-    them. The longest are dealt first, each to the part that is shorter so far; equal ones by name.
+    them. The longest are dealt first, each to the part that is shorter so far; equal ones by name. What is too short to be
+    worth halving is dealt whole, with that of the other cameras.
     """
     of_camera: dict[str, list[Series]] = {}
     for one in holdout:
         of_camera.setdefault(one.camera, []).append(one)
-    parts = [_split(some, guard_s) for some in of_camera.values()]
-    return [one for spend, _ in parts for one in spend], [one for _, report in parts for one in report]
+    spend: list[Series] = []
+    report: list[Series] = []
+    short: list[Series] = []
+    for some in of_camera.values():
+        if len(some) == 1 and some[0].seconds.sum() < _WORTH_HALVING * guard_s:
+            short += some
+            continue
+        parts = _split(some, guard_s)
+        spend += parts[0]
+        report += parts[1]
+    parts = _split(short, guard_s)
+    return spend + parts[0], report + parts[1]
 
 
 def _split(holdout: Sequence[Series], guard_s: float) -> tuple[list[Series], list[Series]]:
