@@ -193,7 +193,7 @@ class _Album:
             files=tuple(files),
             times=one.times[frames],
             scores=one.scores[frames],
-            distances=np.stack([np.where(look.counts, look.distances, np.float32(0)) for look in looks]),
+            distances=np.stack([look.distances for look in looks]),
             threshold=float(own.value or 0.0),
             scale=own.scale,
         )

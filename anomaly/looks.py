@@ -93,8 +93,7 @@ def settings_tried(looks: Iterable[Look], new: Iterable[Look], proving: Collecti
         new: what is about to be.
         proving: sha256 of the clips.
     """
-    met = [one for one in looks if not one.clips.keys().isdisjoint(proving)]
-    return len(joined(met, new)) or 1
+    return len(joined(_met(looks, proving), new)) or 1
 
 
 def labelled_otherwise(looks: Iterable[Look], seen: Mapping[str, str], proving: Collection[str]) -> int:
@@ -107,8 +106,13 @@ def labelled_otherwise(looks: Iterable[Look], seen: Mapping[str, str], proving: 
         seen: what is about to be, as `Look.clips`.
         proving: sha256 of the clips that are to prove something.
     """
-    met = [one for one in looks if not one.clips.keys().isdisjoint(proving)]
+    met = _met(looks, proving)
     return len({clip for one in met for clip, labels in one.clips.items() if seen.get(clip) != labels})
+
+
+def _met(looks: Iterable[Look], proving: Collection[str]) -> list[Look]:
+    """The looks that saw any of the clips that are to prove something."""
+    return [one for one in looks if not one.clips.keys().isdisjoint(proving)]
 
 
 @contextmanager

@@ -128,8 +128,9 @@ def looking(detector: Detector) -> LookAt:
 
     def look_at(images: Sequence[ImageArray]) -> Answer:
         looks = [look for image in images for look in detector.look([image])]
-        maps = [np.where(look.counts, look.distances, np.float32(0)) for look in looks]
-        return np.array([look.score for look in looks], np.float64), np.stack(maps)
+        return np.array([look.score for look in looks], np.float64), np.stack(
+            [look.distances for look in looks]
+        )
 
     return look_at
 

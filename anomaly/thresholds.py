@@ -130,11 +130,15 @@ class Threshold:
         return scores if self.scale is None else self.scale.of(scores)
 
     @property
-    def certifies(self) -> bool:
-        """Whether a certificate holds for what runs now: that of all, or that of one camera (`of`)."""
+    def issued(self) -> bool:
+        """Whether a certificate was issued: of all, or of one camera (`of`)."""
         cameras = self.document.get("cameras", {}).values()
-        issued = self.certificate is not None or any(own["certificate"] for own in cameras)
-        return self.value is not None and issued and not self.doubt
+        return self.certificate is not None or any(own["certificate"] for own in cameras)
+
+    @property
+    def certifies(self) -> bool:
+        """Whether such a certificate holds for what runs now."""
+        return self.value is not None and self.issued and not self.doubt
 
     @property
     def certified(self) -> bool:

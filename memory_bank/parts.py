@@ -155,7 +155,8 @@ class PartMerger:
         while level < len(self._levels) - 1 or len(self._levels[level]) > 1:
             waiting, self._levels[level] = self._levels[level], []
             if waiting:
-                self._enter(level + 1, _merged(waiting, self._config))
+                alone = len(waiting) == 1
+                self._enter(level + 1, waiting[0] if alone else _merged(waiting, self._config))
             level += 1
         bank, bound = self._levels[level][0]
         if self._config.size is not None and len(bank) > self._config.size:
@@ -187,8 +188,7 @@ class PartMerger:
 
 
 def _merged(group: Sequence[_Bounded], config: CoresetConfig) -> _Bounded:
-    if len(group) == 1 and len(group[0][0]) <= (config.size or 0):
-        return group[0]
+    """One bank of a group, of the configured size; of a group of one too."""
     bank, merged = merge_banks(
         [bank for bank, _ in group],
         config.size,

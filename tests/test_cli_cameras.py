@@ -130,13 +130,16 @@ def test_what_does_not_go_with_cameras_is_one_line(line: Path):
         assert (done.status, told in done.message) == (2, True), done.err
 
 
+def apply_the_best(model: Path, *how: str) -> str:
+    """Have a study of two settings write the better one into the model; what it said."""
+    return succeed("study", "--model", model, "--out", model.parent / "study", "study.grid={smoothing_s: [0, 0.5]}",
+                   "study.apply=true", *how, FPS)  # fmt: skip
+
+
 def test_a_study_of_cameras_chooses_on_the_scale_they_share(line: Path, tmp_path: Path):
     model = Path(shutil.copytree(line / "model", tmp_path / "model"))
     before = read_signed(model / "thresholds" / "torch-fp32.json")
-    out = succeed(
-        "study", "--model", model, "--out", tmp_path / "study", "study.grid={smoothing_s: [0, 0.5]}",
-        "study.protect=correct", "study.apply=true", FPS,
-    )  # fmt: skip
+    out = apply_the_best(model, "study.protect=correct")
     assert "2 decider settings" in out
     document = read_signed(model / "thresholds" / "torch-fp32.json")
     assert set(document["cameras"]) == {"left", "right"}
@@ -218,10 +221,7 @@ def test_a_camera_without_a_labelled_anomaly_has_no_certificate(flat: Path, tmp_
     succeed("evaluate", *arguments, "--json", figures, "--html", tmp_path / "p.html")
     assert json.loads(figures.read_text())["certified_recall"] is None
     # A study promises the same of each camera, no more and no less.
-    out = succeed(
-        "study", "--model", model, "--out", tmp_path / "study", "study.grid={smoothing_s: [0, 0.5]}",
-        "study.protect=correct", "study.apply=true", FPS,
-    )  # fmt: skip
+    out = apply_the_best(model, "study.protect=correct")
     assert "Camera left by itself: Threshold" in out
     document = read_signed(model / "thresholds" / "torch-fp32.json")
     assert document["certificate"] is None
@@ -231,10 +231,7 @@ def test_a_camera_without_a_labelled_anomaly_has_no_certificate(flat: Path, tmp_
 
 def test_a_study_by_halves_certifies_no_camera_whose_events_all_chose(flat: Path, tmp_path: Path):
     model = Path(shutil.copytree(flat / "model", tmp_path / "model"))
-    succeed(
-        "study", "--model", model, "--out", tmp_path / "study", "study.grid={smoothing_s: [0, 0.5]}",
-        "study.share=0.67", "study.apply=true", FPS,
-    )  # fmt: skip
+    apply_the_best(model, "study.share=0.67")
     document = read_signed(model / "thresholds" / "torch-fp32.json")
     certifying = {
         one["event"]["video"].split("_")[0] for one in document["events"] if one["event"]["found"] != "chose"

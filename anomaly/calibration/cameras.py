@@ -280,6 +280,7 @@ def calibrate_scaled(
     except CalibrationError as error:
         failing = dict.fromkeys(provers, str(error))
     together = shared or pooled
+    unproven = {camera: _unproven(of[camera]) for camera, n in proving.items() if not n}
     told, unspoken = [], {}
     for camera in rest:
         rows = [one for one in together.events if camera_of[one.event.video] == camera]
@@ -295,8 +296,8 @@ def calibrate_scaled(
             options.get("confidence", 0.95),
         )
         doubt, why = "", failing.get(camera) or why
-        if not proving[camera]:
-            doubt = f" Nothing is certified for {camera}: {_unproven(of[camera])}."
+        if camera in unproven:
+            doubt = f" Nothing is certified for {camera}: {unproven[camera]}."
         elif why:
             unspoken[camera] = f"of camera {camera}, {why}"
             doubt = f" No certificate for {camera}: {why}"
@@ -313,7 +314,6 @@ def calibrate_scaled(
         # One sentence for all would speak of a threshold that some do not use, or of a camera that contradicts it.
         ends = tuple(replace(end, certificate=None, withheld=_EACH_BY_ITSELF) for end in pooled.conflict)
         pooled = replace(pooled, certificate=None, withheld=_EACH_BY_ITSELF, conflict=ends)
-    unproven = {camera: _unproven(of[camera]) for camera, n in proving.items() if not n}
     return CameraCalibrations(scales, pooled, own, assumption, unproven, unspoken, shared)
 
 

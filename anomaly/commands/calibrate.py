@@ -165,8 +165,7 @@ def check(config: CalibrateConfig) -> None:
             tolerance=config.evidence.tolerance,
             progress=advance,
         )
-    cameras = threshold.document.get("cameras", {}).values()
-    console.say(found.text(threshold.certificate is not None or any(one["certificate"] for one in cameras)))
+    console.say(found.text(threshold.issued))
     if not found.holds and not found.incomplete:
         console.say(f"UNCERTIFIED here: {found.why_not}.")
         raise CalibrationError(

@@ -15,7 +15,7 @@ import numpy as np
 from anomaly.artifact import check_place, file_digest, finite, read_description
 from anomaly.calibration import Series
 from anomaly.commands import console
-from anomaly.commands.outputs import check_output
+from anomaly.commands.outputs import check_output, page_beside
 from anomaly.config import quoted
 from anomaly.decider import DeciderConfig
 from anomaly.errors import LabelsError, ModelError, UsageError, WeightsError
@@ -120,7 +120,7 @@ def run(config: FitConfig) -> None:
     _tell(config, folder, detector, report, known)
     if config.fit.review:
         moments = rank_moments(detector, sources, config.fit.review)
-        page = folder.parent / f"{folder.name}_fit_review.html"
+        page = page_beside(config.model, "fit_review", None)
         write_review(page, detector, moments, sources, folder.name, drop_override)
         if moments:
             console.say(

@@ -145,10 +145,6 @@ def _apply(
     tried: int,
     how: str,
 ) -> None:
-    if document["hangs_on"]["scoring"] != model.scoring_digest:
-        raise ModelError(
-            "the scores are those of another bank, backbone or regions; calibrate again, then study"
-        )
     path = save_calibration(
         model,
         result,

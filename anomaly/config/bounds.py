@@ -61,7 +61,7 @@ def within(default: Any, **bounds: Any) -> Any:
 
 def added_keys(config: Any, prefix: str = "") -> Iterator[str]:
     """Keys of a composed configuration that its typed groups do not have, so that nothing reads them."""
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import OmegaConf
 
     kind = OmegaConf.get_type(config)
     known = {one.name for one in fields(kind)} if kind is not None and is_dataclass(kind) else None
@@ -70,9 +70,8 @@ def added_keys(config: Any, prefix: str = "") -> Iterator[str]:
         if known is not None and name not in known:
             yield key
             continue
-        group = None if OmegaConf.is_missing(config, name) else config._get_node(name)
-        if isinstance(group, DictConfig) and not group._is_none():
-            yield from added_keys(group, f"{key}.")
+        if not OmegaConf.is_missing(config, name) and OmegaConf.is_dict(config[name]):
+            yield from added_keys(config[name], f"{key}.")
 
 
 def check_bounds(config: Any, prefix: str = "") -> None:

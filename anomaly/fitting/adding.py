@@ -163,7 +163,6 @@ def add_footage(
     description, (branch, *_) = model.description, model.detector.branches
     only_branch(description)
     options = _options(description, branch.bank, size, refuse_damage)
-    most = options.bank_size
     within = options.radius or min(_covering(description), branch.scale)
     damaged: list[str] = []
     usable, infos = probe_all(list(fresh.values()), damaged, tell, refuse_damage=refuse_damage)
@@ -188,8 +187,10 @@ def add_footage(
             "footage that FFmpeg or OpenCV reads"
         )
     tell("choosing rows", 0, None)
-    bank, grown = gathered.finish(most, options.part_radius or within, options.radius or branch.scale)
-    added = Added(bank, grown, most, within, branch.scale, tally, damaged=damaged)
+    bank, grown = gathered.finish(
+        options.bank_size, options.part_radius or within, options.radius or branch.scale
+    )
+    added = Added(bank, grown, options.bank_size, within, branch.scale, tally, damaged=damaged)
     added.holdout_kept = grown.merged is None and rows_only_lower(branch.reweight, branch.index)
     if added.changed:
         added.bank = bank.as_float16() if branch.bank.storage == "float16" else bank
@@ -275,15 +276,12 @@ def _refuse_changed(model: Model) -> None:
 
 def _coverage(description: Mapping[str, Any], grown: Grown, rounding: float) -> dict[str, Any] | None:
     """What is true of the footage before and of the new one; what was measured when it was fitted is an upper end."""
-    bound = coverage_bound(description)
+    coverage, bound = description["fit"]["coverage"], coverage_bound(description)
+    if bound is None:
+        return None if grown.merged is not None else coverage
     if grown.merged is not None:
-        return (
-            None
-            if bound is None
-            else {"largest_bound": max(bound + grown.merged.largest, grown.largest) + rounding}
-        )
-    coverage = description["fit"]["coverage"]
-    return coverage if bound is None else {**coverage, "largest_bound": max(bound, grown.largest + rounding)}
+        return {"largest_bound": max(bound + grown.merged.largest, grown.largest) + rounding}
+    return {**coverage, "largest_bound": max(bound, grown.largest + rounding)}
 
 
 def _exemplars(
