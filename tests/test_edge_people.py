@@ -108,6 +108,8 @@ def test_a_camera_that_comes_and_goes_holds_back_no_alarm(tmp_path: Path):
             site.start(camera)
             until(lambda camera=camera: f"{camera}: something" in receiver.contents()[-1]["title"])
             assert time.monotonic() - begun < 3
+        # A request is seen before its row knows that it was taken.
+        until(lambda: site.status("people")["sent"] == 7)
         assert site.status("people")["pending"] == 1
         # The first of another camera waits for nothing, and takes along what came and went.
         flap(site, "press", False)

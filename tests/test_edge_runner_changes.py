@@ -903,7 +903,7 @@ def test_a_camera_that_is_read_otherwise_keeps_the_index_of_its_last_segment(
         runner.reload(lambda: site)
         until(lambda: runner._cameras.get("line", live) is not live)
         # The part that the old process still writes is nothing for the new one to finish, and nobody waits.
-        scored(runner, "other", 8)
+        scored(runner, "other", 2)
         assert runner._cameras["line"].capture.pid is None
         os.kill(before.pid, signal.SIGCONT)
         scored(runner, "line", 2)
