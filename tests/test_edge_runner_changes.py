@@ -827,6 +827,30 @@ def test_a_camera_whose_last_process_nobody_can_wait_for_yet_is_told_and_read_as
         until(lambda: runner.status()["cameras"]["line"]["health"] == [])
 
 
+def test_the_end_needs_no_new_thread(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    start = threading.Thread.start
+
+    def start_if_possible(thread: threading.Thread) -> None:
+        if "leave" in thread.name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_if_possible)
+    folder = tmp_path / "s" / "recording"
+    cameras = (looped(small_model, record=True), looped(small_model, "other", record=True))
+    with running(tmp_path / "s", loaded, *cameras, recording=folder) as runner:
+        for name in ("line", "other"):
+            scored(runner, name, 2)
+        until(lambda: len(list(folder.rglob("*.part"))) == 2)
+    assert not list(folder.rglob("*.part"))
+    with Store(tmp_path / "s", owner=False) as store:
+        known = {one.path for name in ("line", "other") for one in store.segments(name, 0.0, 2e10)}
+    assert known == set(folder.rglob("*.mp4"))
+    assert len({path.parent for path in known}) == 2
+
+
 def test_recording_stops_and_goes_on_and_a_camera_that_left_stays_away(
     small_model: SmallModel, loaded: Loaded, tmp_path: Path
 ):

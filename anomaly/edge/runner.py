@@ -194,12 +194,16 @@ class Runner:
     def _close(self) -> None:
         for camera in self._cameras.values():
             camera.finish()
-        stopping = [
-            threading.Thread(target=camera.leave, daemon=True)
-            for camera in [*self._cameras.values(), *self._roster.leaving]
-        ]
-        for thread in stopping:
-            thread.start()
+        stopping = []
+        for camera in [*self._cameras.values(), *self._roster.leaving]:
+            thread = threading.Thread(target=camera.leave, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                # No thread is to be had: one after the other, so that each last segment is written down all the same.
+                camera.leave()
+            else:
+                stopping.append(thread)
         until = time.monotonic() + _LEAVE_S
         for thread in stopping:
             thread.join(max(0.0, until - time.monotonic()))
