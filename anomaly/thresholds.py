@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from anomaly.model import Model
 
 
+#: Frames so many times as far apart as those that were calibrated on are other footage.
+COARSER = 1.5
+
+
 @dataclass(frozen=True)
 class Threshold:
     """A threshold as `run` uses it.
@@ -97,6 +101,9 @@ class Threshold:
             "withheld": own.get("withheld", ""),
             "spent": own.get("spent", self.document.get("spent", ())),
         }
+        steps_s, name = self.document.get("steps_s", {}), camera or camera_of(source)
+        if name in steps_s:
+            document["steps_s"] = {name: steps_s[name]}
         return replace(
             self,
             value=own["threshold"],
@@ -124,6 +131,28 @@ class Threshold:
             "labelled pictures"
         )
         return replace(own, doubt=doubt)
+
+    def sampled(self, step_s: float, source: str, camera: str | None = None) -> Threshold:
+        """The threshold for footage with a source that usually has a frame every `step_s` seconds, in doubt where it was calibrated on more.
+
+        Args:
+            step_s: of the frames that are looked at; 0 for a single picture.
+            source, camera: as for `of`.
+        """
+        known = self.of(source, camera).step_s
+        if self.doubt or not known or step_s <= COARSER * known:
+            return self
+        doubt = (
+            f"{source} has a frame every {step_s:.3g} s, and it was calibrated on one every {known:.3g} s; record more frames "
+            "a second, or calibrate on footage that has as few"
+        )
+        return replace(self, doubt=doubt)
+
+    @property
+    def step_s(self) -> float | None:
+        """Usual seconds between the frames that it was calibrated on, at most; None = not known, or single pictures."""
+        told = max(self.document.get("steps_s", {}).values(), default=0.0)
+        return told or (1.0 / self.fps if self.fps else None)
 
     def scaled(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Raw scores as the decider takes them: on the camera's scale, where it has one."""
@@ -162,6 +191,7 @@ def save_calibration(
     familiar: Collection[str] = (),
     stills: bool = False,
     videos: bool = False,
+    steps_s: Mapping[str, float] | None = None,
 ) -> Path:
     """Write `scores.npz` and `thresholds/<runtime>.json` into the model folder; returns the latter's path.
 
@@ -183,6 +213,7 @@ def save_calibration(
         clips: sha256 of each labelled file, by the name of its source.
         familiar: labelled sources whose normal time is not new to the model.
         stills, videos: whether single pictures, and whether videos are among the labelled anomalies.
+        steps_s: longest usual time between frames of the videos that certify, in seconds, by camera.
     """
     if target is None and labeled is not None:
         replace_labeled(model.folder, labeled)
@@ -198,6 +229,7 @@ def save_calibration(
         "familiar": sorted(familiar),
         "stills": stills,
         "videos": videos,
+        "steps_s": dict(steps_s or {}),
         "hangs_on": {
             **identities(model, calibration.config, fps),
             "scoring": model.scoring_digest,

@@ -18,7 +18,7 @@ PUBLIC = {
     """,
     "anomaly.footage.source": """
         IMAGE_SUFFIXES Source SourceInfo VIDEO_SUFFIXES duration_s find_sources fingerprint natural_key
-        probe read_frame_at read_frames under_masks
+        probe read_frame_at read_frames steps_s under_masks
     """,
     "anomaly.footage.labels": """
         LabeledFootage load_labels read_mask
@@ -121,7 +121,7 @@ PUBLIC = {
         Look joined labelled_otherwise looks_at looks_bytes remember settings_tried
     """,
     "anomaly.thresholds": """
-        Threshold calibrated_events camera_scales identities load_threshold save_calibration
+        COARSER Threshold calibrated_events camera_scales identities load_threshold save_calibration
     """,
     "anomaly.scoring": """
         Scored cache_folder look_at score_source score_sources

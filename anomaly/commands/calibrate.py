@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from anomaly.artifact import digest_of, finite, read_signed, write_file
 from anomaly.calibration import calibrate, calibrate_cameras
 from anomaly.commands import console
-from anomaly.commands.labeled import apart, keep_looks, looks_before, of_cameras, score_labeled
+from anomaly.commands.labeled import apart, keep_looks, looks_before, of_cameras, score_labeled, steps_of
 from anomaly.commands.outputs import check_output, page_beside
 from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError, UsageError
@@ -22,7 +22,7 @@ from anomaly.model import load_model
 from anomaly.recertification import looking, recheck
 from anomaly.report.calibration import calibration_page
 from anomaly.scores import read_series
-from anomaly.thresholds import load_threshold, save_calibration
+from anomaly.thresholds import COARSER, load_threshold, save_calibration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,16 +88,26 @@ def run(config: CalibrateConfig) -> None:
     else:
         options["threshold"] = config.calibration.threshold
         result = calibrate(anomalous, labeled.events, holdout, decider, **options)
+    notes = []
     otherwise = labelled_otherwise(before, labeled.seen, labeled.proving)
     if otherwise:
-        note = (
+        notes.append(
             f"{console.counted(otherwise, 'clip')} that results were seen of before {'is' if otherwise == 1 else 'are'} left out now, or "
             "labelled otherwise. If that was for what was seen, what is certified here does not hold: nothing pays for "
             "choosing the anomalies."
         )
-        result = replace(result, notes=(note, *result.notes))
+    steps = steps_of(anomalous, labeled.events)
+    asked_s = 1 / config.footage.fps if config.footage.fps else 0.0
+    if asked_s and max(steps.values(), default=0.0) > COARSER * asked_s:
+        notes.append(
+            f"There are labelled videos with a frame every {max(steps.values()):.3g} s only, where footage.fps={config.footage.fps:g} asks "
+            f"for one every {asked_s:.3g} s: what is certified here is so for footage seen as seldom."
+        )
+    if notes:
+        result = replace(result, notes=(*notes, *result.notes))
         if cameras is not None:
-            cameras = replace(cameras, pooled=result, assumption=f"{cameras.assumption} {note}".strip())
+            told = " ".join([cameras.assumption, *notes]).strip()
+            cameras = replace(cameras, pooled=result, assumption=told)
     intervals = [
         {**asdict(interval), "end_s": finite(interval.end_s)} for interval in labeled.footage.intervals
     ]
@@ -120,6 +130,7 @@ def run(config: CalibrateConfig) -> None:
         familiar=labeled.familiar,
         stills=any(len(one.times) == 1 for one in anomalous),
         videos=any(len(one.times) > 1 for one in anomalous),
+        steps_s=steps,
         chosen="as configured" if config.out is None else _APART,
     )
     console.say(cameras.text() if cameras else result.text())

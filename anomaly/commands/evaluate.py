@@ -55,6 +55,8 @@ def run(config: EvaluateConfig) -> None:
         [(name, "not known" if value is None else f"{value:.4g}") for name, value in found.figures.items()],
     )
     promised = threshold.on({one.kind for one in videos})
+    for series in (one.series for one in labeled.scored):
+        promised = promised.sampled(series.step_s, series.source, series.camera)
     for line in promised.promises({one.series.camera: one.source.name for one in labeled.scored}):
         console.say(line)
     if found.alarms is not None:

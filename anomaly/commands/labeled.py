@@ -205,6 +205,17 @@ def apart(
     )
 
 
+def steps_of(series: Sequence[Series], events: Sequence[Event]) -> dict[str, float]:
+    """Longest usual time between frames of the videos that certify, in seconds, by camera; of all with events where none does."""
+    certifying = [event for event in events if event.certifies] or events
+    named = {event.video for event in certifying}
+    steps: dict[str, float] = {}
+    for one in series:
+        if one.source in named and one.step_s:
+            steps[one.camera] = max(one.step_s, steps.get(one.camera, 0.0))
+    return steps
+
+
 def of_cameras(holdout: Sequence[Series], cameras: Collection[str]) -> list[Series]:
     """The held-out footage of some cameras; told, where there is other footage, which is not used."""
     others = [one.source for one in holdout if one.camera not in cameras]

@@ -14,7 +14,7 @@ from anomaly.edge.address import parse_address
 from anomaly.edge.sinks import AnnotatedVideo, EventLog, annotate, write_jpeg
 from anomaly.errors import FootageError, ModelError, UsageError
 from anomaly.first_start import checked_here
-from anomaly.footage.source import find_sources, probe, under_masks
+from anomaly.footage.source import find_sources, probe, steps_s, under_masks
 from anomaly.model import load_model
 from anomaly.thresholds import load_threshold
 
@@ -52,6 +52,8 @@ def run(config: RunConfig) -> None:
     with console.counter("first start here: checking the evidence", None) as advance:
         threshold = checked_here(model, threshold, advance)
     threshold = threshold.on({source.kind for source in sources})
+    for name, step_s in steps_s(sources, config.footage.fps).items():
+        threshold = threshold.sampled(step_s, name)
     if config.run.require_certificate:
         for own in (threshold.of(source.name) for source in sources):
             if not own.certified:

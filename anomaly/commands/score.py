@@ -19,7 +19,7 @@ from anomaly.exemplars import load_exemplars
 from anomaly.explanation import Moment, Worst, draw, facts, headline, match
 from anomaly.first_start import checked_here
 from anomaly.footage.damage import damage_handler, refuses
-from anomaly.footage.source import find_sources, read_frames, under_masks
+from anomaly.footage.source import find_sources, read_frames, steps_s, under_masks
 from anomaly.model import load_model
 from anomaly.thresholds import load_threshold
 
@@ -48,6 +48,8 @@ def run(config: ScoreConfig) -> None:
     with console.counter("first start here: checking the evidence", None) as advance:
         threshold = checked_here(model, threshold, advance)
     threshold = threshold.on({source.kind for source in sources})
+    for name, step_s in steps_s(sources, config.footage.fps).items():
+        threshold = threshold.sampled(step_s, name)
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")

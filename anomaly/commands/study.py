@@ -14,7 +14,7 @@ from anomaly.calibration.budget import spent_on
 from anomaly.calibration.certificate import CERTIFYING, CHOSE, percent
 from anomaly.commands import console
 from anomaly.commands.calibrate import by_camera, count_of, decider_of, options_of, setting_of
-from anomaly.commands.labeled import apart, keep_looks, of_cameras, score_labeled
+from anomaly.commands.labeled import apart, keep_looks, of_cameras, score_labeled, steps_of
 from anomaly.commands.study_cost import count_looks, protected
 from anomaly.commands.study_table import for_all, name_of, row_of, table_of, write_study
 from anomaly.commands.sweeps import finished_jobs
@@ -132,7 +132,7 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     keep_looks(folder, looks)
     write_study(_place(config, folder), f"Threshold study of {folder.name}", lines, rows, target)
     if config.study.apply:
-        document = {**threshold.document, "setting": setting}
+        document = {**threshold.document, "setting": setting, "steps_s": steps_of(labeled, prove)}
         _apply(model, result, cameras, config, document, len(settings), how)
 
 
@@ -157,6 +157,7 @@ def _apply(
         familiar=document["familiar"],
         stills=document.get("stills", False),
         videos=document.get("videos", False),
+        steps_s=document["steps_s"],
         chosen=f"the best of {tried} settings in a study; {how}",
         cameras=cameras,
     )

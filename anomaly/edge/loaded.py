@@ -91,8 +91,7 @@ class Loaded:
     @property
     def interval_s(self) -> float | None:
         """Seconds between the frames that the certificate was issued for."""
-        fps = self.threshold.fps
-        return None if not fps else 1.0 / fps
+        return self.threshold.step_s
 
     @property
     def shortest_s(self) -> float:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 from anomaly.errors import DamagedFootageError, UsageError
+from anomaly.footage.container import open_video
 from anomaly.footage.images import image_header, read_image
 from anomaly.footage.orientation import ROTATION, swaps_sides
 from anomaly.footage.sources import (
@@ -41,6 +43,7 @@ __all__ = [
     "probe",
     "read_frame_at",
     "read_frames",
+    "steps_s",
     "under_masks",
 ]
 
@@ -67,6 +70,19 @@ def duration_s(source: Source) -> float | None:
         DamagedFootageError: it cannot be opened.
     """
     return video_duration_s(source) if source.kind == "video" else None
+
+
+def steps_s(sources: Iterable[Source], fps: float | None) -> dict[str, float]:
+    """Seconds between frames, on average, of each video by its name, where `fps` frames a second are taken of it.
+
+    As the files tell; nothing is decoded. One that cannot be opened is left out.
+    """
+    steps = {}
+    for source in sources:
+        if source.kind == "video":
+            with suppress(DamagedFootageError), open_video(source.path, source.name) as video:
+                steps[source.name] = max(video.period_s, 1 / fps if fps else 0.0)
+    return steps
 
 
 def read_frames(

@@ -1,0 +1,72 @@
+"""How often footage was seen that certifies: files whose own rate is below the one asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from clips import write_clip
+from small_model import FPS, SmallModel, invoke, succeed
+
+from anomaly.artifact import read_signed
+from anomaly.edge.loaded import Loaded
+from anomaly.footage.source import find_sources, read_frames
+from anomaly.model import load_model
+from anomaly.thresholds import load_threshold
+
+TOLD = "has a frame every 0.5 s, and it was calibrated on one every 0.2 s"
+
+
+@pytest.fixture(scope="module")
+def seldom(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The labelled and the test clips, recorded at two frames a second."""
+    folder = tmp_path_factory.mktemp("seldom")
+    for source in find_sources([small_model.footage.labeled, small_model.footage.test]):
+        frames = (frame.image for frame in read_frames(source, fps=2))
+        write_clip(folder / Path(source.name).name, frames, fps=2)
+    return folder
+
+
+def test_files_with_fewer_frames_than_were_calibrated_are_in_doubt(
+    small_model: SmallModel, seldom: Path, tmp_path: Path
+):
+    often, few = small_model.footage.test / "test_01.mp4", seldom / "test_01.mp4"
+    score = ("score", "--model", small_model.folder, "--out", tmp_path / "s.csv", FPS, "--source")
+    assert "UNCERTIFIED" not in succeed(*score, often)
+    assert f"UNCERTIFIED: test_01.mp4 {TOLD}; record more frames a second" in succeed(*score, few)
+    run = ("run", "--model", small_model.folder, "--out", tmp_path / "run", "run.annotate=false", FPS,
+           "--source")  # fmt: skip
+    assert "UNCERTIFIED: test_01.mp4" in succeed(*run, few)
+    assert TOLD in invoke(*run, few, "run.require_certificate=true").message
+
+
+def test_an_evaluation_tells_no_certified_recall_of_such_files(
+    small_model: SmallModel, seldom: Path, tmp_path: Path
+):
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "model"))
+    evaluate = ("evaluate", "--model", model, "--labeled", small_model.footage.test_csv, "--json", tmp_path / "f.json",
+                "--html", tmp_path / "p.html", FPS, "--videos")  # fmt: skip
+    succeed(*evaluate, small_model.footage.test)
+    assert json.loads((tmp_path / "f.json").read_text())["certified_recall"] is not None
+    assert TOLD in succeed(*evaluate, seldom)
+    assert json.loads((tmp_path / "f.json").read_text())["certified_recall"] is None
+
+
+def test_what_was_calibrated_on_fewer_frames_than_asked_for_says_so_and_holds_for_as_few(
+    small_model: SmallModel, seldom: Path, tmp_path: Path
+):
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "model"))
+    said = succeed("calibrate", "--model", model, "--labeled", small_model.footage.labeled_csv, "--videos", seldom,
+                   "--target-recall", 0.5, FPS)  # fmt: skip
+    note = "There are labelled videos with a frame every 0.5 s only, where footage.fps=5 asks for one every 0.2 s"
+    assert note in " ".join(said.split())
+    assert note in (tmp_path / "model_calibration.html").read_text()
+    assert read_signed(model / "thresholds" / "torch-fp32.json")["steps_s"] == {"default": 0.5}
+    few = seldom / "test_01.mp4"
+    out = succeed("score", "--model", model, "--source", few, "--out", tmp_path / "s.csv", FPS)
+    assert "UNCERTIFIED" not in out
+    # Beside the line, where a longer gap counts as not seen.
+    loaded = load_model(model, offline=True)
+    assert Loaded.of(loaded, load_threshold(loaded, fps=5.0)).interval_s == 0.5
