@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from anomaly.evidence import Evidence
     from anomaly.model import Model
+    from anomaly.reissue import Rescored
     from anomaly.thresholds import Threshold
 
 _LOG = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def checked_here(
 ) -> Threshold:
     """The threshold, in doubt where the evidence comes out otherwise on this device.
 
-    What was found is remembered in the user's cache by export or scoring digest, thresholds, evidence, device,
+    Where an event that lay on it scores a trace lower here, the threshold is lowered by as much, so that it is still caught. What was found is remembered in the user's cache by export or scoring digest, thresholds, evidence, device,
     processor and versions, so that only the first start takes the time, and where a model was calibrated not even that;
     where that cache cannot be written, each start checks again. A model without a certificate is checked like any; one
     without evidence, or already in doubt, is left as it is.
@@ -53,41 +54,61 @@ def checked_here(
         return threshold
     path = _remembered(model)
     try:
-        doubt = str(json.loads(path.read_text(encoding="utf-8"))["doubt"])
+        told = json.loads(path.read_text(encoding="utf-8"))
+        doubt, factor = str(told["doubt"]), float(told["factor"])
     except (OSError, ValueError, KeyError):
-        wrong = _wrong_here(model, threshold, evidence, progress)
+        wrong, factor = _wrong_here(model, threshold, evidence, progress)
         doubt = f"on this device ({model.device}) {model.runtime} does not answer as where it was {'certified' if threshold.certifies else 'calibrated'}: {wrong}"
-        _remember(path, doubt if wrong else "")
         doubt = doubt if wrong else ""
-    return replace(threshold, doubt=doubt) if doubt else threshold
+        _remember(path, doubt, factor)
+    lowered = threshold.lowered(factor)
+    return replace(lowered, doubt=doubt) if doubt else lowered
 
 
 def calibrated_here(model: Model) -> None:
     """Remember that the model answers on this device as where it was certified: it was certified here."""
-    _remember(_remembered(model), "")
+    _remember(_remembered(model), "", 1.0)
+
+
+def rescored_here(
+    model: Model,
+    threshold: Threshold,
+    evidence: Evidence,
+    tolerance: float,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Rescored:
+    """The evidence scored on this device, and what the model's threshold is lowered by for it.
+
+    Args:
+        model, threshold, progress: as for `checked_here`.
+        evidence: of the model.
+        tolerance: allowed difference of a score; 1 = the score of an ordinary normal frame.
+    """
+    # As much as the threshold was lowered when the certificate was issued for this runtime.
+    issued = threshold.document.get("recertified", {}).get("threshold_factor", 1.0)
+    lowering = 1.0 - issued + _NOISE
+    found = rescore(
+        evidence, model.detector, model.runtime, tolerance=tolerance, lowering=lowering, progress=progress
+    )
+    return replace(found, factor=min(1.0, found.factor / issued))
 
 
 def _wrong_here(
     model: Model, threshold: Threshold, evidence: Evidence, progress: Callable[[int], None]
-) -> str:
-    """What is wrong with the model on this device; "" if nothing."""
+) -> tuple[str, float]:
+    """What is wrong with the model on this device, "" if nothing; and the factor of its threshold here."""
     export = model.choice.export
-    if export is None:
-        found = rescore(
-            evidence, model.detector, model.runtime, tolerance=_TOLERANCE, lowering=_NOISE, progress=progress
-        ).recheck
-        # Events without pictures were certified by this runtime itself: here nothing speaks against them.
-        return f"{found.why_not}; calibrate again here" if found.differs else ""
-    # Not what the export was allowed, which may be more than a certificate takes.
-    usual = TOLERANCE.get(export.precision, float("inf"))
-    tolerance = max(min(export.document["tolerance"] or usual, usual), _TOLERANCE)
-    # As much as the threshold was lowered when the certificate was issued for this runtime.
-    lowered = 1.0 - threshold.document.get("recertified", {}).get("threshold_factor", 1.0) + _NOISE
-    found = rescore(
-        evidence, model.detector, export.name, tolerance=tolerance, lowering=lowered, progress=progress
-    ).recheck
-    wrong = not found.holds if threshold.certifies else found.differs
-    return f"{found.why_not}; export again here" if wrong else ""
+    tolerance = _TOLERANCE
+    if export is not None:
+        # Not what the export was allowed, which may be more than a certificate takes.
+        usual = TOLERANCE.get(export.precision, float("inf"))
+        tolerance = max(min(export.document["tolerance"] or usual, usual), _TOLERANCE)
+    here = rescored_here(model, threshold, evidence, tolerance, progress)
+    found = here.recheck
+    # Events without pictures were certified by torch itself: there nothing speaks against them.
+    holds = found.holds if export is not None and threshold.certifies else not found.differs
+    again = "calibrate" if export is None else "export"
+    return "" if holds else f"{found.why_not}; {again} again here", here.factor
 
 
 def _remembered(model: Model) -> Path:
@@ -112,10 +133,10 @@ def _remembered(model: Model) -> Path:
     return cache_folder() / "checked" / f"{digest_of(facts)}.json"
 
 
-def _remember(path: Path, doubt: str) -> None:
+def _remember(path: Path, doubt: str, factor: float) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps({"doubt": doubt}).encode())
+        write_file(path, json.dumps({"doubt": doubt, "factor": factor}).encode())
     except OSError as error:
         # What was found is as good without: a read-only or full disk keeps no camera unwatched.
         _LOG.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from anomaly.artifact import read_signed, write_json
 from anomaly.calibration import just_below
+from anomaly.evidence import SETTLED
 from anomaly.exported import TORCH
 from anomaly.recertification import judge, look_again, looking
 
@@ -60,8 +62,9 @@ def rescore(
         for one, (found, _) in zip(evidence.stretches, answers, strict=True)
         if one.caught(evidence.decider)
     ]
-    lowest = min(reached, default=1.0)
-    factor = min(1.0, lowest) if lowest >= 1 - lowering else 1.0
+    # What went before the frames kept is not scored again, and has so much of the weight.
+    lower = max(0.0, 1.0 - min(reached, default=1.0)) / (1.0 - math.exp(-SETTLED))
+    factor = 1.0 - lower if lower <= lowering else 1.0
     found = judge(evidence, answers, runtime=name, tolerance=tolerance, factor=factor)
     return Rescored(found, factor)
 

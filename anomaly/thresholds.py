@@ -16,6 +16,7 @@ from anomaly.calibration import (
     ScoreScale,
     Series,
     camera_of,
+    just_below,
 )
 from anomaly.calibration.certificate import percent
 from anomaly.decider import DeciderConfig
@@ -153,6 +154,18 @@ class Threshold:
         """Usual seconds between the frames that it was calibrated on, at most; None = not known, or single pictures."""
         told = max(self.document.get("steps_s", {}).values(), default=0.0)
         return told or (1.0 / self.fps if self.fps else None)
+
+    def lowered(self, factor: float) -> Threshold:
+        """The same at `factor`, at most 1, of its value; those of cameras, too."""
+        if self.value is None or not 0 < factor < 1:
+            return self
+        document = dict(self.document)
+        if "cameras" in document:
+            document["cameras"] = {
+                camera: {**own, "threshold": just_below(own["threshold"] * factor)}
+                for camera, own in document["cameras"].items()
+            }
+        return replace(self, value=just_below(self.value * factor), document=document)
 
     def scaled(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Raw scores as the decider takes them: on the camera's scale, where it has one."""

@@ -40,6 +40,14 @@ def with_other_bank(model: Path, change: Callable[[np.ndarray], np.ndarray]) -> 
     write_json(model / "model.json", document)
 
 
+def pictures(model: Path) -> dict[str, bytes]:
+    """The pictures of a model's evidence, as `save_evidence` takes them."""
+    return {
+        f"{path.parent.name}/{path.name}" if path.parent.name != "evidence" else path.name: path.read_bytes()
+        for path in (model / "evidence").rglob("*.png")
+    }
+
+
 def test_the_frames_kept_give_each_events_score_to_the_last_bit(small_model: SmallModel):
     evidence = load_evidence(small_model.folder)
     document = read_signed(small_model.folder / "thresholds" / "torch-fp32.json")
@@ -174,16 +182,13 @@ def test_the_first_start_on_another_device_is_compared_once_with_what_was_kept(
     monkeypatch.setenv("ANOMALY_CACHE", str(tmp_path / "elsewhere"))
     assert "UNCERTIFIED" not in succeed(*arguments)
     (remembered,) = (tmp_path / "elsewhere" / "checked").glob("*.json")
-    assert json.loads(remembered.read_text()) == {"doubt": ""}
+    assert json.loads(remembered.read_text()) == {"doubt": "", "factor": 1.0}
     assert "UNCERTIFIED" not in succeed(*arguments)
     assert list((tmp_path / "elsewhere" / "checked").iterdir()) == [remembered], "looked at once"
     # And one whose scores are not those that were kept: what was found for other evidence does not hold for it.
     evidence = load_evidence(copy)
     stretches = tuple(replace(one, scores=one.scores + np.float32(0.2)) for one in evidence.stretches)
-    images = {
-        f"{path.parent.name}/{path.name}" if path.parent.name != "evidence" else path.name: path.read_bytes()
-        for path in (copy / "evidence").rglob("*.png")
-    }
+    images = pictures(copy)
     save_evidence(replace(evidence, stretches=stretches), images)
     out = succeed(*arguments)
     assert "UNCERTIFIED: on this device (cpu) torch-fp32 does not answer as where it was certified" in out
@@ -197,6 +202,38 @@ def test_the_first_start_on_another_device_is_compared_once_with_what_was_kept(
         "UNCERTIFIED: on this device (cpu) torch-fp32 does not answer as where it was calibrated: heatmaps differ by"
         in out
     )
+
+
+def test_where_scores_are_a_trace_lower_the_threshold_is_lowered_by_as_much(
+    copy: Path, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As if calibrated where everything scores 5e-5 higher: the event that set the threshold stays just below it here."""
+    higher = 1 + 5e-5
+    evidence = load_evidence(copy)
+    stretches = tuple(
+        replace(one, scores=one.scores * higher, threshold=one.threshold * higher,
+                before=None if one.before is None else (one.before[0], one.before[1] * higher))
+        for one in evidence.stretches
+    )  # fmt: skip
+    save_evidence(
+        replace(evidence, stretches=stretches, threshold=evidence.threshold * higher), pictures(copy)
+    )
+    path = copy / "thresholds" / "torch-fp32.json"
+    document = read_signed(path)
+    lowest = min(document["events"], key=lambda one: one["score"])["event"]["video"]
+    write_json(path, {**document, "threshold": document["threshold"] * higher})
+    monkeypatch.setenv("ANOMALY_CACHE", str(tmp_path / "elsewhere"))
+    out = " ".join(succeed("calibrate", "--model", copy, "--check").split())
+    assert "The certificate holds here." in out
+    assert "For that the threshold is lowered here by" in out
+    clip = small_model.footage.labeled / lowest
+    for _ in ("measured", "remembered"):
+        out = succeed("score", "--model", copy, "--source", clip, "--out", tmp_path / "s.csv", FPS)
+        assert "UNCERTIFIED" not in out
+        rows = [row.split(",") for row in (tmp_path / "s.csv").read_text().splitlines()[1:]]
+        assert sum(int(row[5]) for row in rows) > 0, "the event that set the threshold"
+    (remembered,) = (tmp_path / "elsewhere" / "checked").glob("*.json")
+    assert 1 - 1e-4 < json.loads(remembered.read_text())["factor"] < 1
 
 
 def test_a_cache_that_cannot_be_written_stops_no_start(

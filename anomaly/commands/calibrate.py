@@ -16,10 +16,9 @@ from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError, UsageError
 from anomaly.evidence import FOLDER, load_evidence, save_evidence
 from anomaly.evidence_collection import collect_evidence
-from anomaly.first_start import calibrated_here
+from anomaly.first_start import calibrated_here, rescored_here
 from anomaly.looks import Look, labelled_otherwise, settings_tried
 from anomaly.model import load_model
-from anomaly.recertification import looking, recheck
 from anomaly.report.calibration import calibration_page
 from anomaly.scores import read_series
 from anomaly.thresholds import COARSER, load_threshold, save_calibration
@@ -169,14 +168,13 @@ def check(config: CalibrateConfig) -> None:
     with console.counter(
         "scoring the evidence", sum(len(one.files) for one in evidence.stretches)
     ) as advance:
-        found = recheck(
-            evidence,
-            looking(model.detector),
-            runtime=model.runtime,
-            tolerance=config.evidence.tolerance,
-            progress=advance,
-        )
+        here = rescored_here(model, threshold, evidence, config.evidence.tolerance, advance)
+    found = here.recheck
     console.say(found.text(threshold.issued))
+    if here.factor < 1:
+        console.say(
+            f"For that the threshold is lowered here by {1 - here.factor:.2g} of itself, at the first start, too."
+        )
     if not found.holds and not found.incomplete:
         console.say(f"UNCERTIFIED here: {found.why_not}.")
         raise CalibrationError(
