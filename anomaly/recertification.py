@@ -97,8 +97,8 @@ class Recheck:
         """Whether every event was looked at and is still caught, nothing new alarms, and scores and heatmaps are within the tolerance."""
         return not self.why_not
 
-    def text(self, certified: bool = True) -> str:
-        """In plain words; `certified`: whether there is a certificate."""
+    def text(self, certified: bool = True, doubt: str = "") -> str:
+        """In plain words; `certified`: whether there is a certificate; `doubt`: why it does not hold, whatever the evidence shows."""
         kept = self.n_events - len(self.lost)
         lines = [
             f"Scored {self.n_frames} frames of the evidence again with {self.runtime}; the reference is {self.reference}.",
@@ -114,11 +114,13 @@ class Recheck:
             else "There is no certificate; the threshold decides as it did"
         )
         lines.append(
-            f"{holds} here."
+            f"The certificate does NOT hold here. {self.why_not[0].upper()}{self.why_not[1:]}."
+            if not self.holds and not self.incomplete
+            else f"UNCERTIFIED here, whatever these events show: {doubt}."
+            if doubt
+            else f"{holds} here."
             if self.holds
             else f"{holds} here for these {self.n_events} events; {self.why_not}, to check the others too."
-            if self.incomplete
-            else f"The certificate does NOT hold here. {self.why_not[0].upper()}{self.why_not[1:]}."
         )
         return "\n".join(lines)
 

@@ -137,6 +137,22 @@ def test_a_check_claims_no_certificate_where_there_is_none(copy: Path):
     assert "chance could not be measured" in done.message
 
 
+def test_a_check_under_a_doubt_tells_it_first_and_nothing_holds(copy: Path):
+    """The evidence is what it was; what decides on new footage is not."""
+    path = copy / "thresholds" / "torch-fp32.json"
+    document = read_signed(path)
+    write_json(path, {**document, "decider": {**document["decider"], "smoothing_s": 3.0}})
+    done = invoke("calibrate", "--model", copy, "--check")
+    assert done.status == 1
+    assert "there is no certificate to hold" in done.message
+    out = " ".join(done.out.split())
+    doubt = "not what it was calibrated with: decider"
+    assert out.index(f"UNCERTIFIED: {doubt}") < out.index("Scored ")
+    assert "3 of 3 labelled events that were caught are still caught" in out
+    assert f"UNCERTIFIED here, whatever these events show: {doubt}" in out
+    assert "holds" not in out
+
+
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [

@@ -170,7 +170,9 @@ def check(config: CalibrateConfig) -> None:
     ) as advance:
         here = rescored_here(model, threshold, evidence, config.evidence.tolerance, advance)
     found = here.recheck
-    console.say(found.text(threshold.issued))
+    if threshold.doubt:
+        console.say(threshold.headline())
+    console.say(found.text(threshold.issued, threshold.doubt))
     if here.factor < 1:
         console.say(
             f"For that the threshold is lowered here by {1 - here.factor:.2g} of itself, at the first start, too."
@@ -180,8 +182,9 @@ def check(config: CalibrateConfig) -> None:
         raise CalibrationError(
             f"the certificate does not hold with {found.runtime} here: {found.why_not}; calibrate again on this machine"
         )
-    for line in threshold.promises({camera: camera for camera in threshold.document.get("cameras", {})}):
-        console.say(line)
+    if not threshold.doubt:
+        for line in threshold.promises({one: one for one in threshold.document.get("cameras", {})}):
+            console.say(line)
     if found.incomplete:
         raise CalibrationError(f"the certificate could be checked in part only: {found.why_not}")
     if not threshold.certifies:
