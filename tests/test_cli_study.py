@@ -92,6 +92,23 @@ def test_events_that_took_no_part_in_the_choice_pay_for_what_was_seen_on_them_on
     assert threshold(copy)["settings_tried"] > 2
 
 
+def test_a_split_tells_the_clips_that_choose_and_certify_not_those_of_the_detectors_own_alarms(
+    copy: Path, small_model: SmallModel
+):
+    header, *rows = small_model.footage.labeled_csv.read_text().splitlines()
+    labels = copy.parent / "labels.csv"
+    own = ["labeled_04.mp4,2,4,shadow,alarm", "labeled_05.mp4,2,4,shadow,proposed"]
+    labels.write_text("\n".join([f"{header},found", *(f"{row}," for row in rows[:3]), *own]) + "\n")
+    succeed("calibrate", "--model", copy, "--labeled", labels, "--videos", small_model.footage.labeled,
+            "--target-recall", 0.5, "evidence.max_mb=0", FPS)  # fmt: skip
+    arguments = ("study", "--model", copy, "--target-recall", 0.5, ALIKE, "study.apply=true", FPS)
+    said = " ".join(succeed(*arguments).split())
+    found = [event["event"]["found"] for event in threshold(copy)["events"]]
+    chose, proving = found.count("chose"), found.count("independent")
+    assert (chose + proving, found.count("alarm"), found.count("proposed")) == (3, 1, 1)
+    assert f"Chosen on the events of {chose} clips, certified on {proving} that played no part" in said
+
+
 def test_calibrating_with_what_a_study_found_best_pays_for_the_study(copy: Path, small_model: SmallModel):
     footage = small_model.footage
     calibrate = (

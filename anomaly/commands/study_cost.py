@@ -47,8 +47,8 @@ def protected(
             "certify; label more, or use study.protect=correct"
         )
     how = (
-        f"Chosen on the events of {len({event.video for event in choose})} clips, certified on "
-        f"{len({event.video for event in prove})} that played no part in the choice."
+        f"Chosen on the events of {len({event.video for event in choose if event.certifies})} clips, certified on "
+        f"{len({event.video for event in prove if event.certifies})} that played no part in the choice."
     )
     marked = [
         replace(event, found=CHOSE) if event.certifies and event in choose else event for event in events
