@@ -50,6 +50,26 @@ def test_a_threshold_written_apart_is_paid_for(copy: Path, small_model: SmallMod
     assert tried(in_model(copy)) == 4
 
 
+@pytest.mark.parametrize(
+    ("line", "grid", "number"), [("calibrate", "", 2), ("study", "[30]", 2), ("study", "[30,40]", 3)]
+)
+def test_what_is_refused_after_a_look_at_the_scores_is_paid_for(
+    copy: Path, small_model: SmallModel, line: str, grid: str, number: int
+):
+    """No clip is long enough for these settings, which the refusal tells of the clips."""
+    footage = small_model.footage
+    if line == "calibrate":
+        done = invoke("calibrate", "--model", copy, "--labeled", footage.labeled_csv, "--videos", footage.labeled,
+                      "--target-recall", 0.5, FPS, "decider.min_duration_s=30")  # fmt: skip
+    else:
+        done = invoke("study", "--model", copy, "--target-recall", 0.5, FPS, "study.protect=correct",
+                      f"study.grid={{min_duration_s:{grid}}}")  # fmt: skip
+    assert done.status == 1
+    assert "no threshold catches" in done.message or "no setting of the study catches" in done.message
+    calibrate(copy, small_model)
+    assert tried(in_model(copy)) == number
+
+
 def test_each_job_of_a_sweep_pays_for_all_of_them(
     copy: Path, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

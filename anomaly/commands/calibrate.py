@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly.artifact import digest_of, finite, read_signed, write_file
-from anomaly.calibration import calibrate, calibrate_cameras
+from anomaly.calibration import calibrate, calibrate_cameras, fit_scales
 from anomaly.commands import console
-from anomaly.commands.labeled import apart, keep_looks, looks_before, of_cameras, score_labeled, steps_of
+from anomaly.commands.labeled import (
+    apart,
+    keep_looks,
+    looks_before,
+    looks_if_refused,
+    of_cameras,
+    score_labeled,
+    steps_of,
+)
 from anomaly.commands.outputs import check_output, page_beside
 from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError, UsageError
@@ -82,11 +90,16 @@ def run(config: CalibrateConfig) -> None:
     anomalous, normal = apart(series, labeled.events, labeled.familiar)
     holdout += normal
     if each:
-        cameras = calibrate_cameras(anomalous, labeled.events, holdout, decider, **options)
-        result = cameras.pooled
-    else:
-        options["threshold"] = config.calibration.threshold
-        result = calibrate(anomalous, labeled.events, holdout, decider, **options)
+        # Of normal footage alone: what is refused here shows nothing of the anomalies.
+        fit_scales(anomalous, holdout)
+    looks = [Look(setting, labeled.seen)] if labeled.events else []
+    with looks_if_refused(model.folder, looks):
+        if each:
+            cameras = calibrate_cameras(anomalous, labeled.events, holdout, decider, **options)
+            result = cameras.pooled
+        else:
+            options["threshold"] = config.calibration.threshold
+            result = calibrate(anomalous, labeled.events, holdout, decider, **options)
     notes = []
     otherwise = labelled_otherwise(before, labeled.seen, labeled.proving)
     if otherwise:
@@ -111,7 +124,7 @@ def run(config: CalibrateConfig) -> None:
         {**asdict(interval), "end_s": finite(interval.end_s)} for interval in labeled.footage.intervals
     ]
     # Before anybody sees what came out.
-    keep_looks(model.folder, [Look(setting, labeled.seen)])
+    keep_looks(model.folder, looks)
     if config.out is None:
         # What was kept for an earlier threshold says nothing of this one.
         shutil.rmtree(model.folder / FOLDER, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from anomaly.calibration.certificate import CERTIFYING, CHOSE
 from anomaly.calibration.checks import some
 from anomaly.commands import console
 from anomaly.edge.segment_name import start_of
-from anomaly.errors import FootageError, LabelsError, UsageError
+from anomaly.errors import CalibrationError, FootageError, LabelsError, UsageError
 from anomaly.footage.damage import refuses
 from anomaly.footage.labels import LabeledFootage, load_labels
 from anomaly.footage.source import Source, duration_s, under_masks
@@ -21,7 +22,7 @@ from anomaly.looks import looks_at, remember
 from anomaly.scoring import Scored, score_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from anomaly.calibration import Series
     from anomaly.config import FootageConfig, LabelsConfig
@@ -100,6 +101,16 @@ def keep_looks(folder: Path, looks: Sequence[Look]) -> None:
         remember(folder, looks)
     except OSError as error:
         console.warn([f"{folder} cannot be written ({error.strerror}): this look is not counted"])
+
+
+@contextmanager
+def looks_if_refused(folder: Path, looks: Sequence[Look]) -> Iterator[None]:
+    """`keep_looks` where it ends in a CalibrationError: why it was refused tells of the scores, too."""
+    try:
+        yield
+    except CalibrationError:
+        keep_looks(folder, looks)
+        raise
 
 
 def score_labeled(

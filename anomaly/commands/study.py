@@ -14,7 +14,7 @@ from anomaly.calibration.budget import spent_on
 from anomaly.calibration.certificate import CERTIFYING, CHOSE, percent
 from anomaly.commands import console
 from anomaly.commands.calibrate import by_camera, count_of, decider_of, options_of, setting_of
-from anomaly.commands.labeled import apart, keep_looks, of_cameras, score_labeled, steps_of
+from anomaly.commands.labeled import apart, keep_looks, looks_if_refused, of_cameras, score_labeled, steps_of
 from anomaly.commands.study_cost import count_looks, protected
 from anomaly.commands.study_table import for_all, name_of, row_of, table_of, write_study
 from anomaly.commands.sweeps import finished_jobs
@@ -104,10 +104,13 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     rows = ranked(
         [row_of(table, index, name_of(one, settings), target) for index, one in enumerate(settings)]
     )
-    best = settings[table.best(target)] if len(settings) > 1 else settings[0]
-    looks, tried, tried_next, setting = count_looks(
-        config, model, threshold.document, settings, best, choose, prove
-    )
+
+    def cost(best: DeciderConfig) -> tuple[list[Look], int, int, str]:
+        return count_looks(config, model, threshold.document, settings, best, choose, prove)
+
+    with looks_if_refused(folder, cost(settings[0])[0]):
+        best = settings[table.best(target)] if len(settings) > 1 else settings[0]
+    looks, tried, tried_next, setting = cost(best)
     options = {
         **options_of(config.calibration),
         "count": count_of(config.labels),
@@ -117,11 +120,12 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     }
     spent = spent_on(holdout, report)
     cameras: CameraCalibrations | None = None
-    if scales:
-        cameras = calibrate_scaled(labeled, prove, report, best, scales, **options).spending(spent)
-        result = cameras.pooled
-    else:
-        result = calibrate(labeled, prove, report, best, **options).spending(spent)
+    with looks_if_refused(folder, looks):
+        if scales:
+            cameras = calibrate_scaled(labeled, prove, report, best, scales, **options).spending(spent)
+            result = cameras.pooled
+        else:
+            result = calibrate(labeled, prove, report, best, **options).spending(spent)
     lines = [
         f"{len(settings)} decider settings at {len(table.thresholds)} thresholds, on {table.n_events} labelled "
         f"{table.unit}s and {60 * table.hours:.1f} min of normal footage.",
