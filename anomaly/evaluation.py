@@ -151,6 +151,9 @@ def evaluate(
         # What was looked at when the setting was chosen is among it.
         tried = threshold.document.get("settings_tried", 1)
         alarms = false_alarms(normal, value, windows=windows, confidence=confidence, settings_tried=tried)
+        if threshold.document.get("cameras"):
+            alarms = replace(alarms, n_cameras=max(len({one.series.camera for one in normal}), 1))
+        alarms = replace(alarms, by_hand=threshold.document.get("by_hand", False))
         figures |= {
             "event_recall": sum(one.caught for one in seen) / len(seen) if seen else None,
             "events_caught_by_running_alarm": sum(one.outcome == "running" for one in outcomes),

@@ -46,6 +46,9 @@ def line(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> P
         folder / "labeled", "calibration.cameras=folder", FPS,
     )  # fmt: skip
     assert "Camera left: 2 of 2 labelled events caught" in out
+    # Two cameras beside each other have two such hours in one.
+    assert "of normal footage of 2 cameras: " in out
+    assert " an hour of one camera, at most " in out
     assert "What is certified of several cameras speaks for their anomalies as a whole" in out
     return folder
 
@@ -65,6 +68,8 @@ def test_each_camera_has_a_threshold_on_its_own_scores(line: Path):
     assert all(own["spent"] == document["spent"] for own in document["cameras"].values())
     page = (line / "model_calibration.html").read_text()
     assert all(f"<td>{camera}</td>" in page for camera in ("left", "right"))
+    assert "of normal footage of 2 cameras: " in page
+    assert "false alarms an hour of one camera" in page
     # What is to be signed is not green where no camera would run certified.
     assert '<div class="verdict no"><strong>No single camera is certified.</strong>' in page
     assert "Of left, right together, in the mix of the labelled ones: At least" in page
@@ -101,7 +106,7 @@ def test_score_alarms_by_the_threshold_of_the_camera(line: Path, tmp_path: Path)
 
 
 def test_evaluate_measures_in_units_of_each_threshold(line: Path, tmp_path: Path):
-    succeed(
+    out = succeed(
         "evaluate", "--model", line / "model", "--labeled", line / "labels.csv", "--videos", line / "labeled",
         "--json", tmp_path / "f.json", "--html", tmp_path / "p.html", FPS,
     )  # fmt: skip
@@ -109,6 +114,7 @@ def test_evaluate_measures_in_units_of_each_threshold(line: Path, tmp_path: Path
     assert figures["event_recall"] == 1.0
     assert figures["threshold"] == 1.0
     assert figures["certified_recall"] is None
+    assert "of normal footage of 2 cameras: " in out
 
 
 def test_what_does_not_go_with_cameras_is_one_line(line: Path):
@@ -141,6 +147,7 @@ def test_a_study_of_cameras_chooses_on_the_scale_they_share(line: Path, tmp_path
     before = read_signed(model / "thresholds" / "torch-fp32.json")
     out = apply_the_best(model, "study.protect=correct")
     assert "2 decider settings" in out
+    assert "False alarms an hour are those in an hour of one camera" in out
     document = read_signed(model / "thresholds" / "torch-fp32.json")
     assert set(document["cameras"]) == {"left", "right"}
     assert document["chosen"].startswith("the best of 2 settings")

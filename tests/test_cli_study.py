@@ -269,6 +269,14 @@ def test_a_threshold_set_by_hand_says_so_and_pays(copy: Path, small_model: Small
     document = threshold(copy)
     assert document["certificate"]["settings_tried"] == 3
     assert document["certificate"]["recall"] == pytest.approx(recall_bound(3, 1, 0.95, 3))
-    assert "set by hand" in (copy.parent / "model_calibration.html").read_text()
+    page = (copy.parent / "model_calibration.html").read_text()
+    assert "set by hand" in page
+    # Nor is the bound of false alarms one of a threshold that nobody chose by a look.
+    told = "The threshold was set by hand: if that was after a look at this footage, the truth may lie above that bound"
+    assert told in " ".join(out.split())
+    assert told in page
+    evaluated = succeed("evaluate", *arguments[1:7], FPS)
+    assert told in " ".join(evaluated.split())
+    assert told not in " ".join(small_model.calibrate_out.split())
     bad = invoke(*arguments, "calibration.threshold=-1")
     assert (bad.status, "calibration.threshold=-1" in bad.message) == (2, True)

@@ -237,7 +237,7 @@ def calibrate_scaled(
         CalibrationError: as `calibrate`.
     """
     camera_of = {name: one.camera for name, one in by_source(labeled).items()}
-    pooled = calibrate(labeled, events, holdout, config, **options)
+    pooled = _per_camera(calibrate(labeled, events, holdout, config, **options), holdout)
     needed = events_needed(
         options.get("target_recall", 0.95), options.get("confidence", 0.95), options.get("settings_tried", 1)
     )
@@ -249,13 +249,15 @@ def calibrate_scaled(
     }
 
     def calibrated(some: Sequence[str]) -> Calibration:
-        return calibrate(
+        normal = [one for one in holdout if one.camera in some]
+        found = calibrate(
             [one for one in labeled if one.camera in some],
             [one for one in events if camera_of.get(one.video) in some],
-            [one for one in holdout if one.camera in some],
+            normal,
             config,
             **options,
         )
+        return _per_camera(found, normal)
 
     own: dict[str, Calibration] = {}
     failing: dict[str, str] = {}
@@ -315,6 +317,17 @@ def calibrate_scaled(
         ends = tuple(replace(end, certificate=None, withheld=_EACH_BY_ITSELF) for end in pooled.conflict)
         pooled = replace(pooled, certificate=None, withheld=_EACH_BY_ITSELF, conflict=ends)
     return CameraCalibrations(scales, pooled, own, assumption, unproven, unspoken, shared)
+
+
+def _per_camera(calibration: Calibration, holdout: Sequence[Series]) -> Calibration:
+    """The same, told that the hours of its false alarms are those of several cameras, one after the other."""
+    n_cameras = len({one.camera for one in without(holdout, calibration.spent)})
+
+    def told(price: FalseAlarms) -> FalseAlarms:
+        return replace(price, n_cameras=max(n_cameras, 1))
+
+    ends = tuple(replace(end, false_alarms=told(end.false_alarms)) for end in calibration.conflict)
+    return replace(calibration, false_alarms=told(calibration.false_alarms), conflict=ends)
 
 
 def _unproven(events: Sequence[Event]) -> str:

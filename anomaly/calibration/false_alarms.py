@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 #: Under this much normal footage no rate is told at all; under `SHORT_S` only with a warning.
 MINIMUM_S = 60.0
 SHORT_S = 1800.0
+BY_HAND = (
+    "The threshold was set by hand: if that was after a look at this footage, the truth may lie above that bound more often than "
+    "it says."
+)
 #: Normal windows sampled for each length of event.
 _WINDOWS = 2000
 
@@ -40,6 +44,8 @@ class FalseAlarms:
         chance_hit_rate: how often a normal stretch as long as an event reaches the threshold; None
             where there are no events or no normal footage.
         settings_tried: settings that this one was chosen among; the bounds are widened for them (Bonferroni).
+        n_cameras: cameras whose footage is added up: an hour is then one of one camera.
+        by_hand: whether the threshold was set by hand, maybe after a look at this footage, which the bounds do not pay for.
     """
 
     n_alarms: int
@@ -53,9 +59,17 @@ class FalseAlarms:
     n_frames_in_alarm: int
     chance_hit_rate: float | None
     settings_tried: int = 1
+    n_cameras: int = 1
+    by_hand: bool = False
 
     def text(self) -> str:
-        """One or two plain sentences."""
+        """A few plain sentences."""
+        bounded = self.n_frames > 0 and (self.per_hour is not None or self.hours == 0)
+        if self.by_hand and bounded:
+            return f"{self._counted()} {BY_HAND}"
+        return self._counted()
+
+    def _counted(self) -> str:
         if self.n_frames == 0:
             return "No normal footage was held out: nothing can be said of false alarms."
         level = percent(self.confidence)
@@ -63,8 +77,9 @@ class FalseAlarms:
             level += f" for all {self.settings_tried} settings compared"
         if self.per_hour is not None:
             alarms = f"{self.n_alarms} false alarm{'s' * (self.n_alarms != 1)}"
+            of, each = (f" of {self.n_cameras} cameras", " of one camera") if self.n_cameras > 1 else ("", "")
             told = (
-                f"{alarms} in {_hours(self.hours)} of normal footage: {_figure(self.per_hour)} an hour, at most "
+                f"{alarms} in {_hours(self.hours)} of normal footage{of}: {_figure(self.per_hour)} an hour{each}, at most "
                 f"{_figure(self.per_hour_at_most or 0.0, math.ceil)} at {level}; "
                 f"in alarm {percent(self.alarm_time_share)} of the time."
             )

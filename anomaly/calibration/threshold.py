@@ -157,6 +157,7 @@ def calibrate(
         price = false_alarms(
             normal, threshold, confidence=confidence, settings_tried=settings_tried, windows=mine
         )
+        price = replace(price, by_hand=serves == "hand")
         withheld = dependent or checks.chance_verdict(price, mine, certificate, threshold, max_chance_hit)
         return OperatingPoint(serves, threshold, None if withheld else certificate, withheld, price)
 

@@ -16,7 +16,7 @@ from anomaly.commands import console
 from anomaly.commands.calibrate import by_camera, count_of, decider_of, options_of, setting_of
 from anomaly.commands.labeled import apart, keep_looks, looks_if_refused, of_cameras, score_labeled, steps_of
 from anomaly.commands.study_cost import count_looks, protected
-from anomaly.commands.study_table import for_all, name_of, row_of, table_of, write_study
+from anomaly.commands.study_table import ONE_CAMERAS_HOUR, for_all, name_of, row_of, table_of, write_study
 from anomaly.commands.sweeps import finished_jobs
 from anomaly.decider import DeciderConfig
 from anomaly.errors import ModelError, UsageError
@@ -133,6 +133,8 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
         how,
         *(cameras or result).text().splitlines(),
     ]
+    if len(scales) > 1:
+        lines.insert(1, ONE_CAMERAS_HOUR)
     keep_looks(folder, looks)
     write_study(_place(config, folder), f"Threshold study of {folder.name}", lines, rows, target)
     if config.study.apply:
@@ -202,7 +204,7 @@ def _study_sweep(config: StudyConfig) -> None:
         raise ModelError(f"{str(folder)!r} holds no finished job with a model; sweep with `fit -m` first")
     decider, target = decider_of(config.decider), config.calibration.target_recall
     tables: list[tuple[str, Study]] = []
-    looks = []
+    looks, several = [], False
     for place, name in models:
         model = load_model(place, device=config.device, offline=config.weights.offline)
         found = score_labeled(
@@ -215,6 +217,7 @@ def _study_sweep(config: StudyConfig) -> None:
             if found.footage.cameras:
                 holdout = of_cameras(holdout, {one.camera for one in [*labeled, *normal]})
             scales = fit_scales(labeled, holdout + normal)
+            several |= len(scales) > 1
             labeled, normal, holdout = (_on_shared_scale(part, scales) for part in (labeled, normal, holdout))
         holdout += normal
         tables.append(
@@ -230,6 +233,7 @@ def _study_sweep(config: StudyConfig) -> None:
         f"{len(rows)} models of a sweep, on {tables[0][1].n_events} labelled {tables[0][1].unit}s.",
         f"Whoever takes the best of them and calibrates it on these same labels has compared {len(rows)} settings, and "
         "its certificate pays for them all; calibrated on other labels it pays for none.",
+        *([ONE_CAMERAS_HOUR] if several else []),
     ]  # fmt: skip
     write_study(
         Path(config.out) if config.out else folder,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from anomaly.decider import DeciderConfig
 
 _SHOWN_ROWS = 12
+#: Where cameras are studied together.
+ONE_CAMERAS_HOUR = "False alarms an hour are those in an hour of one camera, on average over the cameras."
 
 
 def table_of(

@@ -220,6 +220,8 @@ def _curves(calibration: Calibration, labeled: Sequence[Series], holdout: Sequen
     except CalibrationError:
         return parts
     price, title = found.n_alarms[0] / max(found.hours, 1e-9), "false alarms an hour"
+    if calibration.false_alarms.n_cameras > 1:
+        title += " of one camera"
     if not found.hours:
         price, title = 100 * found.alarm_time_share[0], "normal pictures in alarm, in 100"
     at = int(np.searchsorted(found.thresholds, calibration.threshold))
