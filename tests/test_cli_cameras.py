@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,27 @@ def test_each_camera_has_a_threshold_on_its_own_scores(line: Path):
     assert '<div class="verdict no"><strong>No single camera is certified.</strong>' in page
     assert "Of left, right together, in the mix of the labelled ones: At least" in page
     assert "The certificate holds here." in succeed("calibrate", "--model", line / "model", "--check")
+
+
+POOLED = "Footage of 2 folders (left, right) was pooled as one camera's. Where each is a camera, name it in the labels' column `camera`"
+
+
+def test_folders_that_may_be_cameras_are_told_where_they_count_as_one(line: Path, tmp_path: Path):
+    model = Path(shutil.copytree(line / "model", tmp_path / "model"))
+    labeled = ("--videos", line / "labeled", "evidence.max_mb=0", FPS)
+    calibrate = ("calibrate", "--model", model, "--labeled", line / "labels.csv", *labeled)
+    assert POOLED in " ".join(succeed(*calibrate).split())
+    assert POOLED in unescape((tmp_path / "model_calibration.html").read_text())
+    assert "cameras" not in read_signed(model / "thresholds" / "torch-fp32.json")
+    assert POOLED in " ".join(apply_the_best(model, "study.protect=correct").split())
+    # Not where somebody said so, nor where the folders hold nothing normal, as those of kinds of anomaly.
+    assert "pooled" not in succeed(*calibrate, "calibration.cameras=one")
+    held_out = [replace(one, source=Path(one.source).name) for one in read_series(model, "holdout")]
+    (model / "scores.npz").write_bytes(archive_bytes(packed("holdout", held_out)))
+    rows = (line / "labels.csv").read_text().splitlines()
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(row for row in rows if "normal" not in row) + "\n")
+    assert "pooled" not in succeed("calibrate", "--model", model, "--labeled", labels, *labeled)
 
 
 def test_score_alarms_by_the_threshold_of_the_camera(line: Path, tmp_path: Path):

@@ -16,6 +16,7 @@ from anomaly.commands.labeled import (
     looks_before,
     looks_if_refused,
     of_cameras,
+    pooled_folders,
     score_labeled,
     steps_of,
 )
@@ -108,6 +109,8 @@ def run(config: CalibrateConfig) -> None:
             "labelled otherwise. If that was for what was seen, what is certified here does not hold: nothing pays for "
             "choosing the anomalies."
         )
+    if not each and config.calibration.cameras == "auto" and not labeled.footage.cameras:
+        notes += pooled_folders(anomalous, labeled.events, holdout)
     steps = steps_of(anomalous, labeled.events)
     asked_s = 1 / config.footage.fps if config.footage.fps else 0.0
     if asked_s and max(steps.values(), default=0.0) > COARSER * asked_s:

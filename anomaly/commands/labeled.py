@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly.artifact import digest_of
-from anomaly.calibration import Event, join_events
+from anomaly.calibration import Event, camera_of, join_events
 from anomaly.calibration.certificate import CERTIFYING, CHOSE
 from anomaly.calibration.checks import some
 from anomaly.commands import console
@@ -225,6 +225,28 @@ def steps_of(series: Sequence[Series], events: Sequence[Event]) -> dict[str, flo
         if one.source in named and one.step_s:
             steps[one.camera] = max(one.step_s, steps.get(one.camera, 0.0))
     return steps
+
+
+def pooled_folders(series: Sequence[Series], events: Sequence[Event], normal: Sequence[Series]) -> list[str]:
+    """What to say where footage of several folders counts as one camera's, though they may well be cameras.
+
+    Folders of cameras hold normal footage and anomalies. Those of a set by kinds of anomaly, as MVTec AD's, hold no normal
+    footage but in one.
+
+    Args:
+        series: that have an event, of a calibration that does not tell cameras apart.
+        events: labelled.
+        normal: held-out and labelled normal footage.
+    """
+    with_events = {event.video for event in events}
+    anomalous = {one.camera for one in series if one.source in with_events}
+    folders = {one.camera for one in normal} - {camera_of("")}
+    if len(folders) < 2 or not folders & anomalous:
+        return []
+    return [
+        f"Footage of {len(folders)} folders ({some(sorted(folders))}) was pooled as one camera's. Where each is a camera, name it in the "
+        "labels' column `camera` (or set calibration.cameras=folder): each is then judged by itself."
+    ]
 
 
 def of_cameras(holdout: Sequence[Series], cameras: Collection[str]) -> list[Series]:

@@ -9,12 +9,20 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomaly.calibration import calibrate, calibrate_scaled, fit_scales
+from anomaly.calibration import calibrate, calibrate_scaled, camera_of, fit_scales
 from anomaly.calibration.budget import spent_on
 from anomaly.calibration.certificate import CERTIFYING, CHOSE, percent
 from anomaly.commands import console
 from anomaly.commands.calibrate import by_camera, count_of, decider_of, options_of, setting_of
-from anomaly.commands.labeled import apart, keep_looks, looks_if_refused, of_cameras, score_labeled, steps_of
+from anomaly.commands.labeled import (
+    apart,
+    keep_looks,
+    looks_if_refused,
+    of_cameras,
+    pooled_folders,
+    score_labeled,
+    steps_of,
+)
 from anomaly.commands.study_cost import count_looks, protected
 from anomaly.commands.study_table import ONE_CAMERAS_HOUR, for_all, name_of, row_of, table_of, write_study
 from anomaly.commands.sweeps import finished_jobs
@@ -120,12 +128,17 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     }
     spent = spent_on(holdout, report)
     cameras: CameraCalibrations | None = None
+    # A column that names a camera for all is no reason to ask for one.
+    unnamed = all(one.camera == camera_of(one.source) for one in labeled)
+    pooled = not scales and unnamed and threshold.document["settings"].get("cameras", "auto") == "auto"
+    notes = pooled_folders(labeled, events, holdout) if pooled else []
     with looks_if_refused(folder, looks):
         if scales:
             cameras = calibrate_scaled(labeled, prove, report, best, scales, **options).spending(spent)
             result = cameras.pooled
         else:
             result = calibrate(labeled, prove, report, best, **options).spending(spent)
+            result = replace(result, notes=(*notes, *result.notes))
     lines = [
         f"{len(settings)} decider settings at {len(table.thresholds)} thresholds, on {table.n_events} labelled "
         f"{table.unit}s and {60 * table.hours:.1f} min of normal footage.",
