@@ -137,6 +137,7 @@ def test_evaluate_measures_in_units_of_each_threshold(line: Path, tmp_path: Path
     assert figures["threshold"] == 1.0
     assert figures["certified_recall"] is None
     assert "of normal footage of 2 cameras: " in out
+    assert "Each camera's scale was measured on the footage that was held out" in " ".join(out.split())
 
 
 def test_what_does_not_go_with_cameras_is_one_line(line: Path):

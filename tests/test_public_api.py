@@ -39,7 +39,7 @@ PUBLIC = {
         Calibration CameraCalibrations Certificate Decided Event EventOutcome FalseAlarms KindOutcome
         NormalWindows OperatingPoint ScoreScale Series Study calibrate calibrate_cameras calibrate_scaled camera_of certify decide
         event_outcomes event_scores events_needed false_alarms fit_scale fit_scales frame_recall join_events just_below
-        kind_outcomes normal_windows recall_bound split_events study threshold_grid threshold_rank
+        kind_outcomes normal_windows recall_bound scaled_apart split_events study threshold_grid threshold_rank
     """,
     "anomaly.metrics": """
         PixelMetrics auroc average_precision bootstrap_interval

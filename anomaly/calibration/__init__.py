@@ -1,14 +1,6 @@
 """Calibration: events, the threshold, the recall that can be defended, and what it costs."""
 
-from anomaly.calibration.cameras import (
-    CameraCalibrations,
-    ScoreScale,
-    calibrate_cameras,
-    calibrate_scaled,
-    camera_of,
-    fit_scale,
-    fit_scales,
-)
+from anomaly.calibration.cameras import CameraCalibrations, calibrate_cameras, calibrate_scaled
 from anomaly.calibration.certificate import (
     Certificate,
     certify,
@@ -27,6 +19,7 @@ from anomaly.calibration.events import (
 )
 from anomaly.calibration.false_alarms import FalseAlarms, NormalWindows, false_alarms, normal_windows
 from anomaly.calibration.result import Calibration, KindOutcome, OperatingPoint
+from anomaly.calibration.scales import ScoreScale, camera_of, fit_scale, fit_scales, scaled_apart
 from anomaly.calibration.series import Decided, Series, decide
 from anomaly.calibration.studies import Study, split_events, study, threshold_grid
 from anomaly.calibration.threshold import calibrate, kind_outcomes
@@ -63,6 +56,7 @@ __all__ = [
     "kind_outcomes",
     "normal_windows",
     "recall_bound",
+    "scaled_apart",
     "split_events",
     "study",
     "threshold_grid",

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from scipy import stats
 
 from anomaly.calibration.budget import without
@@ -15,71 +14,19 @@ from anomaly.calibration.checks import chance_verdict
 from anomaly.calibration.events import Event, searched_s, shortest_of_units, unit_keys, unit_name
 from anomaly.calibration.false_alarms import FalseAlarms, false_alarms, normal_windows
 from anomaly.calibration.result import Calibration
+from anomaly.calibration.scales import ScoreScale, fit_scales, scaled_apart
 from anomaly.calibration.series import Series, by_source, decide
 from anomaly.calibration.threshold import calibrate, kind_outcomes
 from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from anomaly.calibration.budget import Spent
     from anomaly.calibration.certificate import Certificate
 
 
 _SMALLEST = 1e-9
 _EACH_BY_ITSELF = "no sentence speaks for all cameras; see what is certified of each"
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreScale:
-    """Puts raw scores of one camera on a scale that cameras share.
-
-    1 is the camera's ordinary (median) normal frame, 2 its 1-in-100 normal frame, both on its own
-    hold-out. Straight in between and beyond, 0 at the lowest.
-
-    Attributes:
-        ordinary, rare: the two raw scores.
-    """
-
-    ordinary: float
-    rare: float
-
-    def apply(self, series: Series) -> Series:
-        """The series with its scores on the shared scale."""
-        return replace(series, scores=self.of(series.scores))
-
-    def of(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Raw scores on the shared scale; the same to the last bit for one as for many."""
-        return np.maximum(1 + (scores - self.ordinary) / (self.rare - self.ordinary), 0.0)
-
-    def raw(self, score: float) -> float:
-        """The raw score that lies at a score of the shared scale, 0 or more; rounded, for comparing cameras."""
-        return max(0.0, self.ordinary + (score - 1) * (self.rare - self.ordinary))
-
-
-def camera_of(source: str) -> str:
-    """The camera that a source's name tells: its first folder, or "default" without one."""
-    folder, slash, _ = source.partition("/")
-    return folder if slash else "default"
-
-
-def fit_scale(holdout: Sequence[Series]) -> ScoreScale:
-    """The scale of one camera, from its own normal footage.
-
-    Raises:
-        CalibrationError: no footage, or scores without any spread.
-    """
-    if not holdout:
-        raise CalibrationError("there is no normal footage of a camera to put its scores on a scale")
-    scores = np.concatenate([one.scores for one in holdout])
-    ordinary, rare = np.quantile(scores, [0.5, 0.99]).tolist()
-    if not rare > ordinary:
-        raise CalibrationError(
-            f"camera {holdout[0].camera!r}: half of its normal scores are {ordinary:g} and hardly any is "
-            "higher; hold out more of its normal footage"
-        )
-    return ScoreScale(ordinary, rare)
 
 
 @dataclass(frozen=True)
@@ -157,6 +104,10 @@ class CameraCalibrations:
         scaled = self.scales[series.camera].apply(series)
         return replace(scaled, scores=scaled.scores * self.factor(series.camera))
 
+    def apply_normal(self, holdout: Sequence[Series]) -> list[Series]:
+        """Normal footage as it was counted (`scaled_apart`), for the pooled threshold like `apply`."""
+        return [replace(one, scores=one.scores * self.factor(one.camera)) for one in scaled_apart(holdout)]
+
     def spending(self, spent: Sequence[Spent]) -> CameraCalibrations:
         """The same, with more normal footage on which something was chosen."""
         own = {camera: one.spending(spent) for camera, one in self.own.items()}
@@ -212,7 +163,7 @@ def calibrate_cameras(
     return calibrate_scaled(
         [scales[one.camera].apply(one) for one in labeled],
         events,
-        [scales[one.camera].apply(one) for one in holdout],
+        scaled_apart(holdout),
         config,
         scales,
         **options,
@@ -230,7 +181,7 @@ def calibrate_scaled(
     """`calibrate_cameras` of scores that are on the shared scale already.
 
     Args:
-        scales: what put them there, by camera.
+        scales: what put them there, by camera; normal footage is put there by `scaled_apart`.
         labeled, events, holdout, config, options: as for `calibrate_cameras`.
 
     Raises:
@@ -411,21 +362,3 @@ def _contradicted(
         f"{n_caught} of {n} labelled {unit_name(events, pooled.count)}s are caught: at {percent(certificate.confidence)} no more than "
         f"{at_most(most)} of its anomalies, less than the {at_least(certificate.recall)} of all cameras together."
     )
-
-
-def fit_scales(labeled: Sequence[Series], holdout: Sequence[Series]) -> dict[str, ScoreScale]:
-    """The scale of each camera that there is footage of, by name.
-
-    Raises:
-        CalibrationError: a camera without normal footage, or without any spread in its scores.
-    """
-    normal: dict[str, list[Series]] = {one.camera: [] for one in [*labeled, *holdout]}
-    for one in holdout:
-        normal[one.camera].append(one)
-    without = [camera for camera in sorted(normal) if not normal[camera]]
-    if without:
-        raise CalibrationError(
-            f"no normal footage of camera {without[0]} was held out to put its scores on a scale; fit on a folder that "
-            f"holds a folder {without[0]}/, or label videos of it as normal"
-        )
-    return {camera: fit_scale(normal[camera]) for camera in sorted(normal)}

@@ -155,7 +155,7 @@ def run(config: CalibrateConfig) -> None:
     if config.out is None or config.report:
         if cameras is not None:
             result = cameras.as_decided({one.source: one.camera for one in series})
-            series, holdout = ([cameras.apply(one) for one in part] for part in (series, holdout))
+            series, holdout = [cameras.apply(one) for one in series], cameras.apply_normal(holdout)
         _report(config, model, result, read_signed(path), labeled.footage.sources, series, holdout)
     if config.out is None:
         console.say(

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomaly.calibration import calibrate, calibrate_scaled, camera_of, fit_scales
+from anomaly.calibration import calibrate, calibrate_scaled, camera_of, fit_scales, scaled_apart
 from anomaly.calibration.budget import spent_on
 from anomaly.calibration.certificate import CERTIFYING, CHOSE, percent
 from anomaly.commands import console
@@ -97,14 +97,15 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     scales = camera_scales(threshold.document)
     labeled, holdout = read_series(folder, "labeled"), read_series(folder, "holdout")
     if scales:
-        labeled = _on_shared_scale(labeled, scales)
-        holdout = _on_shared_scale(of_cameras(holdout, scales), scales)
+        holdout = of_cameras(holdout, scales)
     events = [
         replace(event, found=CERTIFYING[0]) if event.found == CHOSE else event
         for event in calibrated_events(threshold.document)
     ]
     labeled, normal = apart(labeled, events, threshold.document["familiar"])
     holdout += normal
+    if scales:
+        labeled, holdout = _on_shared_scale(labeled, holdout, scales)
     settings = _settings(config)
     choose, prove, spend, report, how = protected(config, events, holdout, len(settings))
     table = table_of(config, labeled, choose, spend, settings)
@@ -187,19 +188,21 @@ def _apply(
     )
 
 
-def _on_shared_scale(series: list[Series], scales: Mapping[str, ScoreScale]) -> list[Series]:
+def _on_shared_scale(
+    labeled: list[Series], holdout: list[Series], scales: Mapping[str, ScoreScale]
+) -> tuple[list[Series], list[Series]]:
     """Series of a model that was calibrated by camera, each on its camera's scale.
 
     Raises:
         ModelError: scores of a camera that was not calibrated.
     """
-    unknown = {one.camera for one in series} - scales.keys()
+    unknown = {one.camera for one in [*labeled, *holdout]} - scales.keys()
     if unknown:
         raise ModelError(
             f"there are scores of {', '.join(sorted(unknown))}, but only {', '.join(sorted(scales))} were calibrated; "
             "calibrate again with footage of all of them"
         )
-    return [scales[one.camera].apply(one) for one in series]
+    return [scales[one.camera].apply(one) for one in labeled], scaled_apart(holdout)
 
 
 def _study_sweep(config: StudyConfig) -> None:
@@ -226,13 +229,14 @@ def _study_sweep(config: StudyConfig) -> None:
         looks.append(Look(setting_of(config, model, config.footage.fps, decider), found.seen))
         labeled, normal = apart([one.series for one in found.scored], found.events, found.familiar)
         holdout = read_series(place, "holdout")
-        if by_camera(config.calibration, found.footage.cameras):
-            if found.footage.cameras:
-                holdout = of_cameras(holdout, {one.camera for one in [*labeled, *normal]})
-            scales = fit_scales(labeled, holdout + normal)
-            several |= len(scales) > 1
-            labeled, normal, holdout = (_on_shared_scale(part, scales) for part in (labeled, normal, holdout))
+        each = by_camera(config.calibration, found.footage.cameras)
+        if each and found.footage.cameras:
+            holdout = of_cameras(holdout, {one.camera for one in [*labeled, *normal]})
         holdout += normal
+        if each:
+            scales = fit_scales(labeled, holdout)
+            several |= len(scales) > 1
+            labeled, holdout = _on_shared_scale(labeled, holdout, scales)
         tables.append(
             (
                 name,
