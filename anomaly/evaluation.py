@@ -196,7 +196,7 @@ def _certified_recall(threshold: Threshold, scored: Sequence[Scored]) -> float |
     recalls = []
     for one in scored:
         own = threshold.of(one.source.name, one.series.camera)
-        own = own.on({one.source.kind}).sampled(one.series.step_s, one.source.name, one.series.camera)
+        own = own.on({one.source.kind}).sampled(one.series.interval_s, one.source.name, one.series.camera)
         if not own.certified or own.certificate is None:
             return None
         recalls.append(own.certificate.recall)

@@ -134,7 +134,7 @@ class Threshold:
         return replace(own, doubt=doubt)
 
     def sampled(self, step_s: float, source: str, camera: str | None = None) -> Threshold:
-        """The threshold for footage with a source that usually has a frame every `step_s` seconds, in doubt where it was calibrated on more.
+        """The threshold for footage with a source that has a frame every `step_s` seconds, in doubt where it was calibrated on more.
 
         Args:
             step_s: of the frames that are looked at; 0 for a single picture.
@@ -226,7 +226,7 @@ def save_calibration(
         clips: sha256 of each labelled file, by the name of its source.
         familiar: labelled sources whose normal time is not new to the model.
         stills, videos: whether single pictures, and whether videos are among the labelled anomalies.
-        steps_s: longest usual time between frames of the videos that certify, in seconds, by camera.
+        steps_s: longest mean time between frames of the videos that certify, in seconds, by camera.
     """
     if target is None and labeled is not None:
         replace_labeled(model.folder, labeled)

@@ -6,12 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from clips import write_clip
 from small_model import FPS, SmallModel, invoke, succeed
 
 from anomaly.artifact import read_signed
+from anomaly.calibration import Series
 from anomaly.edge.loaded import Loaded
+from anomaly.footage.clock import Sampler
 from anomaly.footage.source import find_sources, read_frames
 from anomaly.model import load_model
 from anomaly.thresholds import load_threshold
@@ -70,3 +73,13 @@ def test_what_was_calibrated_on_fewer_frames_than_asked_for_says_so_and_holds_fo
     # Beside the line, where a longer gap counts as not seen.
     loaded = load_model(model, offline=True)
     assert Loaded.of(loaded, load_threshold(loaded, fps=5.0)).interval_s == 0.5
+
+
+@pytest.mark.parametrize("rate", [6.0, 7.0, 7.5, 12.5, 15.0])
+def test_a_rate_that_is_no_multiple_of_the_one_asked_for_is_no_other_sampling(rate: float):
+    """Every second and every third frame in turn: the median of the steps is 0.7 to 1.4 times their mean."""
+    sampler = Sampler(5.0, 0.0)
+    times = np.array([number / rate for number in range(600) if sampler.takes(number / rate)])
+    # A hole is no step: what is not there was not taken seldom.
+    times[len(times) // 2 :] += 30.0
+    assert Series("clip", times, np.ones(len(times))).interval_s == pytest.approx(0.2, rel=0.02)

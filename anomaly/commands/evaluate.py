@@ -56,7 +56,7 @@ def run(config: EvaluateConfig) -> None:
     )
     promised = threshold.on({one.kind for one in videos})
     for series in (one.series for one in labeled.scored):
-        promised = promised.sampled(series.step_s, series.source, series.camera)
+        promised = promised.sampled(series.interval_s, series.source, series.camera)
     for line in promised.promises({one.series.camera: one.source.name for one in labeled.scored}):
         console.say(line)
     if found.alarms is not None:

@@ -217,13 +217,13 @@ def apart(
 
 
 def steps_of(series: Sequence[Series], events: Sequence[Event]) -> dict[str, float]:
-    """Longest usual time between frames of the videos that certify, in seconds, by camera; of all with events where none does."""
+    """Longest mean time between frames of the videos that certify, in seconds, by camera; of all with events where none does."""
     certifying = [event for event in events if event.certifies] or events
     named = {event.video for event in certifying}
     steps: dict[str, float] = {}
     for one in series:
-        if one.source in named and one.step_s:
-            steps[one.camera] = max(one.step_s, steps.get(one.camera, 0.0))
+        if one.source in named and one.interval_s:
+            steps[one.camera] = max(one.interval_s, steps.get(one.camera, 0.0))
     return steps
 
 
