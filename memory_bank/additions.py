@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memory_bank.distance import sum_of
 from memory_bank.errors import MemoryBankError
+from memory_bank.features import refuse_unusable
 from memory_bank.ledger import Ledger
 from memory_bank.merge import add_rows, merge_banks
 from memory_bank.origins import Origins
@@ -34,7 +36,7 @@ class Grown:
         patches: of the new footage.
         covered: of these, patches that lay within the radius of a row already.
         added: rows of the new footage that the bank has now.
-        needed: rows that would cover all of it within the radius, with none of those before dropped.
+        needed: rows with which all that was gathered lies within the radius, with none of those before dropped.
         mean_before, largest_before: how far a patch of the new footage was from its nearest row, measured on each.
         largest: none is further from a row than this now.
         merged: what choosing anew cost, over the rows before and the new ones; None where rows were only added.
@@ -87,11 +89,12 @@ class Additions:
         camera: str = "default",
     ) -> None:
         """Take in the patches of one frame; arguments and errors as of `StreamingCoreset.add`."""
+        refuse_unusable(rows, self._bank.metric, source, np.full(len(rows), frame))
         found, nearest_row = self._bank.search(rows, y=y, x=x)
         distances, row = found[:, 0], nearest_row[:, 0]
         covered = distances <= self._radius
         uncovered = ~covered
-        if uncovered.any():  # refuses what is not finite, before anything is counted
+        if uncovered.any():
             self._coreset.add(
                 rows[uncovered], source, frame, time_s, y[uncovered], x[uncovered], patch[uncovered], camera
             )
@@ -115,16 +118,19 @@ class Additions:
         )
         self._ledger.note(row[covered], origins)
 
-    def finish(self, size: int | None, radius: float, enough: float) -> tuple[MemoryBank, Grown]:
+    def finish(
+        self, size: int | None, radius: float, enough: float, *, anew: bool = False
+    ) -> tuple[MemoryBank, Grown]:
         """The bank with the rows that it lacked.
 
-        Rows are only added, those furthest from all others first, for as long as there is room. Where there is none
-        and something would stay further than `enough` from every row, all rows are chosen anew (`merge_banks`).
+        Rows are only added, those furthest from all others first, for as long as there is room.
 
         Args:
             size: most rows of the result, at least the bank's; None = all that are needed.
             radius: gathered rows within this distance of a row that is there, or was added, are only counted.
             enough: how far a patch of the new footage may stay from its nearest row where the bank is full.
+            anew: where one would stay further, choose all rows anew (`merge_banks`), unless none of the new ones were
+                among them: rows that are further from each other than the new ones are from them win.
 
         Raises:
             MemoryBankError: nothing was added, or a size below the bank's.
@@ -146,9 +152,9 @@ class Additions:
             needed = len(grown)
             if size is not None and needed > size:
                 grown, furthest = add_rows(bank, extra, radius, size)
-            largest = max(largest, furthest + beyond)
-            if size is not None and needed > size and largest > enough:
-                grown, merged = merge_banks(
+            largest = max(largest, sum_of(furthest, beyond, bank.metric))
+            if anew and size is not None and needed > size and largest > enough:
+                chosen, cost = merge_banks(
                     [bank, extra],
                     size,
                     radii=[self._largest_covered, beyond],
@@ -156,14 +162,18 @@ class Additions:
                     seed=config.seed,
                     slack=config.slack,
                 )
-                largest = merged.bound
+                if self._new_rows(chosen):
+                    grown, merged, largest = chosen, cost, cost.bound
         return grown, Grown(
             patches=self._patches,
             covered=self._covered,
-            added=int((grown.origins.source >= len(self._bank.sources)).sum()),
+            added=self._new_rows(grown),
             needed=needed,
             mean_before=self._sum / self._patches,
             largest_before=self._largest,
             largest=largest,
             merged=merged,
         )
+
+    def _new_rows(self, bank: MemoryBank) -> int:
+        return int((bank.origins.source >= len(self._bank.sources)).sum())

@@ -86,6 +86,12 @@ def from_metric(distance: float, metric: Metric) -> float:
     return float(np.sqrt(2.0 * distance)) if metric == "cosine" else float(distance)
 
 
+def sum_of(one: float, other: float, metric: Metric) -> float:
+    """How far a patch is at most that lies `one` from what is `other` from a row (distances of the metric)."""
+    together = from_metric(one, metric) + from_metric(other, metric)
+    return float(to_metric(np.array(together, np.float32), metric))
+
+
 def squared_norms(rows: Floats) -> Floats:
     """(N,) float32, the squared length of each row."""
     norms: Floats = np.einsum("ij,ij->i", rows, rows)

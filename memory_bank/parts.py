@@ -16,7 +16,7 @@ import numpy as np
 from memory_bank.bank import MemoryBank
 from memory_bank.coreset import StreamingCoreset
 from memory_bank.coverage import MEASURED, Coverage, measure_coverage
-from memory_bank.distance import from_metric, to_metric
+from memory_bank.distance import sum_of
 from memory_bank.errors import MemoryBankError
 from memory_bank.merge import add_rows, merge_banks
 from memory_bank.settings import CoresetConfig
@@ -203,6 +203,4 @@ def _merged(group: Sequence[_Bounded], config: CoresetConfig) -> _Bounded:
 def _covering(held: _Bounded, part: Part, radius: float) -> _Bounded:
     """The rows held so far, with those of a part that they do not cover to within a radius."""
     bank, moved = add_rows(held[0], part.bank, radius)
-    metric = bank.metric
-    bound = from_metric(moved, metric) + from_metric(part.bound, metric)
-    return bank, max(held[1], float(to_metric(np.array(bound, np.float32), metric)))
+    return bank, max(held[1], sum_of(moved, part.bound, bank.metric))

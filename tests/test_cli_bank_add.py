@@ -103,15 +103,39 @@ def test_what_was_strange_is_ordinary_and_no_frame_scores_higher(small_model: Sm
     assert (model / "looks.json").read_bytes() == (small_model.folder / "looks.json").read_bytes()
 
 
-def test_a_full_bank_is_chosen_anew_and_says_what_that_costs(small_model: SmallModel, tmp_path: Path):
+def test_a_full_bank_is_left_as_it_is_and_says_what_the_footage_needs(
+    small_model: SmallModel, tmp_path: Path
+):
+    clip, model = small_model.footage.test / "test_01.mp4", copy_of(small_model, tmp_path / "m")
+    done = add(model, clip, size=None)
+    assert done.status == 2
+    assert "the bank is full (1,000 rows)" in done.err.replace("\n", " ")  # before the footage is read
+    assert "nothing was added" in done.message
+    assert contents(model) == contents(small_model.folder)
+    needed = int(done.message.split("give size=")[1].split(",")[0])
+    assert needed > 1000
+    # A little room is not enough either; what is told to be needed is.
+    done = add(model, clip, size=1001)
+    assert done.status == 2
+    assert f"give size={needed}, with which no row is dropped" in done.message
+    assert contents(model) == contents(small_model.folder)
+    done = add(model, clip, size=needed)
+    assert done.status == 0, done.err
+    assert "is full" not in done.out + done.err
+    assert "0 dropped" in done.out
+    assert len(bank_of(model)) == needed
+    assert len(read_series(model, "holdout")) == len(read_series(small_model.folder, "holdout")) > 0
+
+
+def test_a_full_bank_is_chosen_anew_where_that_is_asked_for(small_model: SmallModel, tmp_path: Path):
     clip = small_model.footage.test / "test_01.mp4"
     first, again = (copy_of(small_model, tmp_path / name) for name in ("m", "again"))
     graph = first / "graph" / "openvino-fp32"
     graph.mkdir(parents=True)
     (graph / "export.json").write_text("{}")
-    done = add(first, clip, size=None)
+    done = add(first, clip, size=None, anew=True)
     assert done.status == 0, done.err
-    add(again, clip, size=None)
+    add(again, clip, size=None, anew=True)
     assert (first / BANK).read_bytes() == (again / BANK).read_bytes()
     before, after, told = bank_of(small_model.folder), bank_of(first), described(first)["fit"]
     assert len(after) == len(before) == 1000  # as it was fitted
@@ -122,6 +146,7 @@ def test_a_full_bank_is_chosen_anew_and_says_what_that_costs(small_model: SmallM
     unit = described(first)["branches"][0]["scale"]  # type: ignore[index]
     assert f"{cost / unit:.2f} at most" in done.out
     assert "The hold-out's scores hold no longer" in done.out
+    assert "the bank is full" not in done.err
     assert (read_series(first, "holdout"), told["holdout_sources"]) == ([], [])
     assert "Exported graphs were of the bank before and are gone (openvino-fp32)" in done.out
     assert not (first / "graph").exists()
@@ -140,6 +165,7 @@ def test_more_rows_that_may_raise_scores_take_the_holdout_with_them(small_model:
     )
     done = add(tmp_path / "m", small_model.footage.test / "test_01.mp4")
     assert "0 dropped" in done.out
+    assert "more rows may raise a score of this model" in done.err.replace("\n", " ")
     assert "more rows may raise a score here" in done.out
     assert read_series(tmp_path / "m", "holdout") == []
 

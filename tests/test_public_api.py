@@ -81,7 +81,8 @@ PUBLIC = {
         BLOCK_PERIOD_S CLIPS_FOR_WHOLE_HOLDOUT Span is_excluded parse_drops plan_holdout
     """,
     "anomaly.fitting": """
-        Added FitOptions FitReport add_footage checkpoint_folder discard_checkpoint fit unknown_sources
+        Added FitOptions FitReport add_footage checkpoint_folder discard_checkpoint fit rows_at_most rows_only_lower
+        unknown_sources
     """,
     "anomaly.moments": """
         GUARD_S guard_of same_moment

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from memory_bank import MemoryBank
 
 
+_NO_HOLDOUT = (
+    "Until `fit` learns from all footage anew, false alarms are measured on the normal clips among --labeled alone, and "
+    "without such no certificate is given."
+)
+
+
 def run(config: BankCommandConfig) -> None:
     """Do what ACTION says."""
     actions = {"info": _info, "add": _add, "merge": _merge, "forget": _forget}
@@ -71,7 +77,7 @@ def _rows_for_one_source(bank: MemoryBank) -> np.ndarray:
 
 def _add(config: BankCommandConfig) -> None:
     # The other actions work where torch is not installed.
-    from anomaly.fitting import add_footage, unknown_sources
+    from anomaly.fitting import add_footage, rows_at_most, rows_only_lower, unknown_sources
 
     folder = Path(config.model)
     if not config.normal_videos:
@@ -90,18 +96,35 @@ def _add(config: BankCommandConfig) -> None:
             if source.name != own[source.path]
         ]
     )
+    (branch, *_) = model.detector.branches
+    rows = len(branch.bank)
+    if not rows_only_lower(branch.reweight, branch.index) and model.description["fit"]["holdout_sources"]:
+        console.warn(
+            [
+                "more rows may raise a score of this model, so the hold-out's scores go with the first row added"
+            ]
+        )
+    if (config.size or rows_at_most(model.description, branch.bank)) <= rows and not config.anew:
+        console.warn(
+            [
+                f"the bank is full ({rows:,} rows): what is strange in this footage finds no room, and nothing will be added "
+                "if there is any; give size=N, such as "
+                f"size={round(1.5 * rows)}, for room, or anew=true to choose all rows anew, which costs the hold-out's scores"
+            ]
+        )
     had_evidence, graphs = has_evidence(folder), exports(folder)
     with console.stages() as tell:
         added = add_footage(
             model,
             fresh,
             size=config.size,
+            anew=config.anew,
             refuse_damage=refuse_damage,
             exemplar_bytes=round(config.exemplars.max_mb * 1e6),
             progress=tell,
         )
     console.warn(added.damaged)
-    _tell_added(config, added, len(model.detector.branches[0].bank))
+    _tell_added(config, added, rows)
     if added.changed:
         if had_evidence:
             console.say("The evidence was of the bank before and is gone; `calibrate` keeps it anew.")
@@ -126,24 +149,22 @@ def _tell_added(config: BankCommandConfig, added: Added, before: int) -> None:
         table.append(
             (
                 "coverage lost",
-                f"the bank was full, so all rows were chosen anew: a row of before, or a new one, is "
+                f"all rows were chosen anew: a row of before, or a new one, is "
                 f"{grown.merged.mean / unit:.2f} from its nearest kept row on average, {grown.merged.largest / unit:.2f} at most",
             )
         )
     console.table(f"Added to {config.model}" if added.changed else "Nothing to add", table)
     if grown.needed > len(added.bank):
         console.say(
-            f"The bank is full. All that is new takes size={grown.needed}"
-            + ("; with that no row would have been dropped." if grown.merged else ", with no row dropped.")
+            f"With size={grown.needed} no row would have been dropped."
+            if grown.merged
+            else f"The bank is full. All that is new takes size={grown.needed}."
         )
     if not added.changed:
         console.say(f"{config.model} is left as it is, and with it what it is calibrated for.")
     elif not added.holdout_kept:
         why = "rows it was measured with are gone" if grown.merged else "more rows may raise a score here"
-        console.say(
-            f"The hold-out's scores hold no longer ({why}) and are removed: false alarms cannot be measured, and no "
-            "certificate is given, until `fit` learns from all footage anew."
-        )
+        console.say(f"The hold-out's scores hold no longer ({why}) and are removed. {_NO_HOLDOUT}")
 
 
 def _tell_exports(graphs: Sequence[str]) -> None:

@@ -69,6 +69,9 @@ class BankCommandConfig:
     size: int | None = within(None, least=1)
     overwrite: bool = False  # merge: replace the model that is there
     # The rest is for add.
+    anew: bool = (
+        False  # without room for what is strange: choose all rows anew, and lose the hold-out's scores
+    )
     normal_videos: list[str] = field(default_factory=list)
     device: str = "auto"
     footage: DamageConfig = field(default_factory=DamageConfig)

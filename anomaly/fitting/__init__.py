@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from anomaly.fitting.adding import Added, add_footage, unknown_sources
+from anomaly.fitting.adding import Added, add_footage, rows_at_most, unknown_sources
 from anomaly.fitting.checkpoint import checkpoint_folder, discard_checkpoint
+from anomaly.fitting.holdout import rows_only_lower
 from anomaly.fitting.options import FitOptions, FitReport
 from anomaly.fitting.process import fit
 
@@ -15,5 +16,7 @@ __all__ = [
     "checkpoint_folder",
     "discard_checkpoint",
     "fit",
+    "rows_at_most",
+    "rows_only_lower",
     "unknown_sources",
 ]

@@ -1,10 +1,10 @@
 """Footage of normal work added to a model that is there, by rows that its bank lacks.
 
 The new footage is seen as the model sees: its own network, projection, regions and rate. What its bank covers already
-is counted; the rest becomes rows. As long as the bank has room no row goes, so no frame scores higher than before, and
-the held-out scores in the model, measured with a bank that knew less, stay an upper end of what normal footage
-scores (decision 18). Where all rows had to be chosen anew, or more rows may raise scores (`rows_only_lower`), they are
-no such end and are removed. So are the scores of labelled footage in any case: an anomaly that resembles
+is counted; the rest becomes rows. No row goes, so no frame scores higher than before, and the held-out scores in the
+model, measured with a bank that knew less, stay an upper end of what normal footage scores (decision 18). A bank
+that has no room for what is strange stays as it is, unless all rows are to be chosen anew. Then, or where more rows may
+raise scores (`rows_only_lower`), the held-out scores are no such end and are removed. So are the scores of labelled footage in any case: an anomaly that resembles
 what was added scores lower now, and a recall told by them would be too high.
 
 The scale stays: 1 remains the score of an ordinary frame of the first footage, so that scores from before and after
@@ -134,6 +134,7 @@ def add_footage(
     fresh: Mapping[str, Source],
     *,
     size: int | None = None,
+    anew: bool = False,
     refuse_damage: bool = False,
     exemplar_bytes: int = 0,
     progress: Tell | None = None,
@@ -142,12 +143,13 @@ def add_footage(
 
     Covered is what lies as near to a row as the bank's own footage does, and no further than an ordinary frame scores.
     Rows are added, those that are strangest first, until all is covered or the bank is full. Then
-    what scores as an ordinary frame may stay out; where more would stay strange, all rows are chosen anew.
+    what scores as an ordinary frame may stay out, and nothing else.
 
     Args:
         model: loaded with torch; of one branch.
         fresh: the footage, by sha256 (`unknown_sources`).
-        size: most rows; None = as the model was fitted, or the default of `fit` where it does not tell.
+        size: most rows; None = `rows_at_most`.
+        anew: where more would stay out, choose all rows anew, at the cost of the held-out scores.
         refuse_damage: raise on a damaged file instead of learning what can be read.
         exemplar_bytes: crops may take so many bytes, or as many as they do.
         progress: called with (what is being done, units done so far, units in all or None).
@@ -155,7 +157,7 @@ def add_footage(
     Raises:
         NoFootageError: no frame could be read.
         DamagedFootageError: a damaged file, where damage is to be refused.
-        UsageError: `size` is below what the bank holds.
+        UsageError: `size` is below what the bank holds, or below what this footage needs.
         ModelError: several branches, or another command changed the model meanwhile.
         OSError: the disk is full, or may not be written; the model is as it was.
     """
@@ -172,8 +174,12 @@ def add_footage(
     spans = [Span(source, 0.0, float("inf")) for source in usable]
     expected = sum(reader.expected(span, options.fps) for span in spans)
     counts = model.detector.regions.patch_mask(*branch.backbone.grid).ravel()
+    # No smaller where less is asked for: the size that is told to be enough must be enough when it is given.
+    apart = max(rows_at_most(description, branch.bank), options.bank_size - len(branch.bank))
     gathered = Additions(
-        branch.bank, within, new_coreset(branch.projection, replace(options, radius=options.part_radius))
+        branch.bank,
+        within,
+        new_coreset(branch.projection, replace(options, bank_size=apart, radius=options.part_radius)),
     )
     tally = Tally()
 
@@ -187,15 +193,34 @@ def add_footage(
             "footage that FFmpeg or OpenCV reads"
         )
     tell("choosing rows", 0, None)
-    bank, grown = gathered.finish(
-        options.bank_size, options.part_radius or within, options.radius or branch.scale
-    )
+    enough = options.radius or branch.scale
+    bank, grown = gathered.finish(options.bank_size, options.part_radius or within, enough, anew=anew)
+    if grown.merged is None and grown.needed > options.bank_size and grown.largest > enough:
+        raise _no_room(len(branch.bank), options.bank_size, grown, branch.scale, anew)
     added = Added(bank, grown, options.bank_size, within, branch.scale, tally, damaged=damaged)
     added.holdout_kept = grown.merged is None and rows_only_lower(branch.reweight, branch.index)
     if added.changed:
         added.bank = bank.as_float16() if branch.bank.storage == "float16" else bank
         _write(model, fresh, added, exemplar_bytes, tell)
     return added
+
+
+def rows_at_most(description: Mapping[str, Any], bank: MemoryBank) -> int:
+    """How many rows a model's bank may have: as it was fitted, or the default of `fit` where it does not tell."""
+    return max(description["fit"].get("size") or FitOptions.bank_size, len(bank))
+
+
+def _no_room(rows: int, size: int, grown: Grown, scale: float, anew: bool) -> UsageError:
+    why = (
+        "and rows chosen anew would hold none of it"
+        if anew
+        else "or anew=true to choose all rows anew, which drops some and with them the hold-out's scores"
+    )
+    return UsageError(
+        f"the bank holds {rows:,} of {size:,} rows, and this footage lies up to {grown.largest_before / scale:.2f} from the "
+        f"nearest (1 = the score of an ordinary frame); nothing was added: give size={grown.needed}, with which no row is "
+        f"dropped, {why}"
+    )
 
 
 def _options(
@@ -209,7 +234,7 @@ def _options(
         )
     return FitOptions(
         fps=description["sampling"]["fit_fps"],
-        bank_size=size or max(fit.get("size") or FitOptions.bank_size, len(bank)),
+        bank_size=size or rows_at_most(description, bank),
         radius=fit.get("radius"),
         place_weight=bank.place_weight,
         seed=description["seed"],
