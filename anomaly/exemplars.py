@@ -186,7 +186,13 @@ def _patches(bank: MemoryBank) -> list[tuple[str, int, int]]:
 
 
 def load_exemplars(folder: Path) -> Exemplars | None:
-    """The exemplars of a model folder that was verified; None where it has none."""
+    """The exemplars of a model folder that was verified; None where it has none, and then nothing is read.
+
+    Raises:
+        CorruptModelError: a sheet is missing, or the index is not what was written.
+    """
+    if not (folder / _INDEX).is_file():
+        return None
     place = folder / "exemplars"
     return exemplars_of({f"exemplars/{path.name}": path.read_bytes() for path in sorted(place.glob("*"))})
 

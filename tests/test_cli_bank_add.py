@@ -17,6 +17,7 @@ from clips import cut_file
 from small_model import FIT, Done, SmallModel, environment, invoke, succeed
 from test_cli_interrupted import contents
 
+from anomaly.artifact import write_json
 from anomaly.errors import ModelError
 from anomaly.exemplars import load_exemplars
 from anomaly.fitting import add_footage, unknown_sources
@@ -168,6 +169,31 @@ def test_more_rows_that_may_raise_scores_take_the_holdout_with_them(small_model:
     assert "more rows may raise a score of this model" in done.err.replace("\n", " ")
     assert "more rows may raise a score here" in done.out
     assert read_series(tmp_path / "m", "holdout") == []
+
+
+def test_a_model_that_keeps_no_crops_gets_none(small_model: SmallModel, tmp_path: Path):
+    model = copy_of(small_model, tmp_path / "m")
+    description = described(model)
+    description["files"] = {
+        name: one for name, one in description["files"].items() if "exemplars" not in name
+    }
+    write_json(model / "model.json", description)
+    shutil.rmtree(model / "exemplars")
+    assert load_exemplars(model) is None
+    assert add(model, small_model.footage.test / "test_01.mp4").status == 0
+    assert not (model / "exemplars").exists()
+
+
+def test_what_is_covered_is_told_by_an_ordinary_score_where_no_coverage_is_known(
+    small_model: SmallModel, tmp_path: Path
+):
+    model = copy_of(small_model, tmp_path / "m")
+    description = described(model)
+    description["fit"]["coverage"] = None  # as after merging models of which it is not known
+    write_json(model / "model.json", description)
+    done = add(model, small_model.footage.test / "test_01.mp4")
+    assert "within 1.00 of a row" in done.out
+    assert described(model)["fit"]["coverage"] is None
 
 
 def test_footage_that_is_covered_leaves_the_model_and_its_certificate(

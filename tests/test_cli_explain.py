@@ -165,3 +165,8 @@ def test_times_are_read_as_clocks():
     ]  # fmt: skip
     assert moment_name("line/day1.mp4", 161) == "line/day1.mp4, 02:41"
     assert moment_name("good/000.PNG", 0) == "good/000.PNG"
+
+
+def test_nothing_is_read_of_exemplars_that_have_no_index(tmp_path: Path):
+    (tmp_path / "exemplars" / "0000.jpg").mkdir(parents=True)  # whoever reads it fails
+    assert load_exemplars(tmp_path) is None

@@ -13,6 +13,7 @@ can be compared; a new ordinary frame may score a little less.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -151,7 +152,7 @@ def add_footage(
         size: most rows; None = `rows_at_most`.
         anew: where more would stay out, choose all rows anew, at the cost of the held-out scores.
         refuse_damage: raise on a damaged file instead of learning what can be read.
-        exemplar_bytes: crops may take so many bytes, or as many as they do.
+        exemplar_bytes: where the model keeps crops, they may take so many bytes, or as many as they do.
         progress: called with (what is being done, units done so far, units in all or None).
 
     Raises:
@@ -243,9 +244,9 @@ def _options(
 
 
 def _covering(description: Mapping[str, Any]) -> float:
-    """How far the footage that was fitted is from the bank: measured, or proven; 0 where neither is known any more."""
+    """How far the footage that was fitted is from the bank: measured, or proven; inf where neither is known any more."""
     coverage = description["fit"]["coverage"] or {}
-    return float(coverage.get("largest", coverage.get("largest_bound", 0.0)))
+    return float(coverage.get("largest", coverage.get("largest_bound", math.inf)))
 
 
 def _write(model: Model, fresh: Mapping[str, Source], added: Added, exemplar_bytes: int, tell: Tell) -> None:
@@ -312,12 +313,14 @@ def _coverage(description: Mapping[str, Any], grown: Grown, rounding: float) -> 
 def _exemplars(
     model: Model, sources: Sequence[Source], bank: MemoryBank, most_bytes: int, tell: Tell
 ) -> dict[str, bytes]:
-    """The crops that the model has, and such of the new rows by their share of the bank."""
+    """The crops that the model has, and such of the new rows by their share of the bank; none where it keeps none."""
+    earlier = load_exemplars(model.folder)
+    if earlier is None:
+        return {}
     (branch,) = model.detector.branches
     most_bytes = max(most_bytes, sum(path.stat().st_size for path in (model.folder / "exemplars").glob("*")))
     names = [number for number, name in enumerate(bank.sources) if name not in branch.bank.sources]
     new = bank.subset(np.isin(bank.origins.source, names))
     room = round(most_bytes * len(new) / len(bank))
     made = make_exemplars(new, sources, model.detector.regions, branch.backbone.grid, room, tell)
-    earlier = [(new, exemplars_of(made)), (branch.bank, load_exemplars(model.folder))]
-    return carry_over(bank, earlier, most_bytes)
+    return carry_over(bank, [(new, exemplars_of(made)), (branch.bank, earlier)], most_bytes)
