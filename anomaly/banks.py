@@ -88,6 +88,9 @@ def clips_between(
 def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgotten, float]:
     """Take clips out of a model, in place: rows, crops, scores, and the evidence where it shows one of them.
 
+    Held-out footage that was scored with rows that go would score higher now, so its scores go, too. Those of rows that
+    came after it was scored (its own, and what was added) leave them an upper end of what normal footage scores.
+
     Evidence goes as a whole: what is left of it would check a bank that is no more; `calibrate` writes it anew.
 
     Args:
@@ -108,15 +111,17 @@ def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgot
     told = {one["source"] for one in description["fitted_on"]}
     # Held-out footage may be in no row; its frames may be evidence, and are told as what was fitted on.
     learned = [clip for clip in dict.fromkeys(clips) if clip in before.sources or clip not in shown | told]
-    bank, forgotten = before, Forgotten(0, 0, 0, 0.0, 0.0)
+    bank, forgotten = before, Forgotten(0, 0, 0, 0.0, 0.0, len(before))
     if learned:
         bank, forgotten = forget_source(before, *learned)
+    stale = forgotten.first < description["fit"].get("holdout_rows", len(before))
+    held = description["fit"]["holdout_sources"]
     kept = [name for name in _KEPT if name != EVIDENCE or not shown & set(clips)]
     exemplars = load_exemplars(folder)
     taken = sum(path.stat().st_size for path in (folder / "exemplars").glob("*"))
     files = {
         "projection.safetensors": (folder / "projection.safetensors").read_bytes(),
-        "scores.npz": scores_without(folder, clips),
+        "scores.npz": scores_without(folder, clips, holdout=not stale),
         **bank_file(branch["name"], bank),
         **carry_over(bank, [(before, exemplars)], taken),
     }
@@ -126,7 +131,7 @@ def forget_clips(folder: Path, clips: Sequence[str]) -> tuple[MemoryBank, Forgot
         "branches": [{**branch, "bank": bank_entry(bank)}],
         "fitted_on": left,
         "fit": {
-            **_without_held_out(description["fit"], clips),
+            **_without_held_out(description["fit"], held if stale else clips),
             "frames": sum(one["frames"] for one in left),
             "patches": description["fit"]["patches"] - int(before.counts.sum()) + int(bank.counts.sum()),
             "coverage": _coverage_without(description["fit"]["coverage"], forgotten),

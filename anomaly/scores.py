@@ -64,12 +64,12 @@ def replace_labeled(folder: Path, series: Sequence[Series]) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def scores_without(folder: Path, sources: Sequence[str]) -> bytes:
-    """The file without what sources scored, held out or labelled."""
+def scores_without(folder: Path, sources: Sequence[str], *, holdout: bool = True) -> bytes:
+    """The file without what sources scored, held out or labelled; with `holdout` False without all that was held out."""
     arrays: dict[str, NDArray[Any]] = {}
     parts: tuple[_Part, ...] = ("holdout", "labeled")
     for part in parts:
-        series = read_series(folder, part)
+        series = read_series(folder, part) if holdout or part != "holdout" else []
         if series or part == "holdout":
             arrays |= packed(part, [one for one in series if one.source not in sources])
     return archive_bytes(arrays)

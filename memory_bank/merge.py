@@ -49,6 +49,7 @@ class Forgotten:
             have been among those. What a row came from must not stay, so it goes.
         patches: fitted patches of that source that rows told apart, no longer stood for.
         largest, mean: distance of the dropped rows to the nearest row left; 0 where none was dropped.
+        first: the lowest number of a dropped row; as many as there were rows where none was dropped.
     """
 
     rows: int
@@ -56,6 +57,7 @@ class Forgotten:
     patches: int
     largest: float
     mean: float
+    first: int
 
 
 def _joined(banks: Sequence[MemoryBank]) -> MemoryBank:
@@ -282,7 +284,10 @@ def forget_source(bank: MemoryBank, *forgotten: str) -> tuple[MemoryBank, Forgot
         lost = to_metric(nearest(bank.working[dropped], remaining.working)[0][:, 0], bank.metric)
     patches = int(members.count[of_forgotten].sum())
     uncertain = int((members.others[dropped] > 0).sum())
-    return remaining, Forgotten(len(dropped), uncertain, patches, float(lost.max()), float(lost.mean()))
+    first = int(dropped[0]) if len(dropped) else len(bank)
+    return remaining, Forgotten(
+        len(dropped), uncertain, patches, float(lost.max()), float(lost.mean()), first
+    )
 
 
 def _metric(distance: float, metric: Metric) -> float:

@@ -217,15 +217,35 @@ def test_a_forgotten_clip_leaves_no_scores_and_no_name(small_model: SmallModel, 
     for clip in gone:
         succeed("bank", "forget", "--model", model, "--clip", clip)
     after = read_series(model, "holdout"), read_series(model, "labeled")
-    for before, left in zip((held, labeled), after, strict=True):
-        kept = [one for one in before if one.source not in gone]
-        assert [one.source for one in left] == [one.source for one in kept]
-        for one, same in zip(kept, left, strict=True):
-            np.testing.assert_array_equal(one.scores, same.scores)
+    # Of the clip that was held out the rest was learned, and the others were scored with rows of that.
+    assert after[0] == []
+    kept = [one for one in labeled if one.source not in gone]
+    assert [one.source for one in after[1]] == [one.source for one in kept]
+    for one, same in zip(kept, after[1], strict=True):
+        np.testing.assert_array_equal(one.scores, same.scores)
     description = json.loads((model / "model.json").read_text())
-    assert description["fit"]["holdout_sources"] == [one.source for one in after[0]]
-    assert len(description["fit"]["holdout_sha256"]) == len(after[0])
+    assert description["fit"]["holdout_sources"] == description["fit"]["holdout_sha256"] == []
     assert loaded(model).description["forgotten"] == gone
+
+
+def test_held_out_scores_go_with_a_row_that_they_were_measured_with(small_model: SmallModel, tmp_path: Path):
+    """Without it they would be higher; without rows that came later they stay an upper end."""
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "m"))
+    held = [one.source for one in read_series(model, "holdout")]
+    assert held
+    clip = small_model.footage.test / "test_01.mp4"
+    succeed("bank", "add", "--model", model, "--normal-videos", clip, "size=3000", "weights.offline=true")
+    out = succeed("bank", "forget", "--model", model, "--clip", "test_01.mp4")
+    assert "0 dropped" not in out
+    assert "hold-out" not in out
+    assert [one.source for one in read_series(model, "holdout")] == held
+    out = succeed("bank", "forget", "--model", model, "--clip", held[0])
+    assert "The hold-out was scored with rows that are gone and would score higher now" in out
+    assert read_series(model, "holdout") == []
+    told = json.loads((model / "model.json").read_text())["fit"]
+    assert (told["holdout_sources"], told["holdout_sha256"]) == ([], [])
+    # Nothing is said twice: it is gone already.
+    assert "hold-out" not in succeed("bank", "forget", "--model", model, "--clip", held[1])
 
 
 def test_forgetting_tells_which_pages_still_show_the_clip(small_model: SmallModel, tmp_path: Path):

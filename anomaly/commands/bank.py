@@ -224,6 +224,7 @@ def _forget(config: BankCommandConfig) -> None:
             "--until all that was recorded between; give one of the two"
         )
     had_evidence, graphs = has_evidence(folder), exports(folder)
+    held = read_description(folder)["fit"]["holdout_sources"]
     clips = [config.clip] if config.clip is not None else _clips_between(config)
     bank, forgotten, scale = forget_clips(folder, clips)
     console.table(
@@ -242,6 +243,10 @@ def _forget(config: BankCommandConfig) -> None:
         console.say(
             f"{forgotten.uncertain:,} of the dropped rows covered more clips than a row tells apart; they may have stood "
             "for clips that stay, too, and went because they came from what is forgotten."
+        )
+    if set(held) - set(clips) and not read_description(folder)["fit"]["holdout_sources"]:
+        console.say(
+            f"The hold-out was scored with rows that are gone and would score higher now: its scores are removed. {_NO_HOLDOUT}"
         )
     if had_evidence and not has_evidence(folder):
         console.say("The evidence showed it too and is gone as a whole.")

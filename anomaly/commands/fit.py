@@ -251,6 +251,7 @@ def _facts(config: FitConfig, sources: list[Source], report: FitReport) -> dict[
             "coverage": asdict(report.coverage) if report.coverage else None,
             "gain_of_second_half": finite(report.gain_of_second_half),
             "holdout_sources": sorted(report.holdout),
+            "holdout_rows": report.holdout_rows,
             "holdout_frames_learned": report.relearned,
             "holdout_sha256": [file_digest(by_name[name].path) for name in sorted(report.holdout)],
             "seconds": report.seconds,

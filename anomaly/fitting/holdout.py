@@ -118,7 +118,7 @@ def measure_holdout(
         report.scale_measured = measured and elsewhere
         return detector.with_branches([rescaled(branch, report.scale)])
     scale, report.scale_measured = scale_of_scores(bank, full_scores)
-    report.scale = scale
+    report.scale, report.holdout_rows = scale, len(bank)
     report.holdout_mean_distance = float(np.mean(means)) / scale if means else math.nan
     report.holdout_largest_distance = largest / scale
     if half_scores:

@@ -108,6 +108,7 @@ class FitReport:
         scale: distance that a score of 1 stands for.
         scale_measured: False where normal frames did not differ from what was learned, or there was only one.
         holdout: per source: times (n,) and scores (n,) of held-out frames.
+        holdout_rows: the first rows of the bank, those that the hold-out was scored with.
         holdout_mean_distance, holdout_largest_distance: of held-out patches to their nearest row,
             divided by the scale.
         gain_of_second_half: by what share the second half of the learned footage lowered the
@@ -125,6 +126,7 @@ class FitReport:
     scale: float = 1.0
     scale_measured: bool = True
     holdout: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
+    holdout_rows: int = 0
     holdout_mean_distance: float = math.nan
     holdout_largest_distance: float = math.nan
     gain_of_second_half: float = math.nan
