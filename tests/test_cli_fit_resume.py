@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from safetensors import safe_open
 from small_model import FIT, SmallModel, invoke, start, succeed
 
+from anomaly.fitting.scored import Scored, ScoredCheckpoint
 from memory_bank import checkpoint_note
 
 #: Slow enough to be stopped in the middle, and saved after every few frames.
@@ -112,6 +114,40 @@ def test_a_checkpoint_of_another_fit_is_not_gone_on_with(
     assert done.status == 0, done.message
     assert "went on with" in done.err
     assert not checkpoint.parent.exists()
+
+
+def test_a_fit_stopped_while_it_scored_the_holdout_goes_on_there(small_model: SmallModel, tmp_path: Path):
+    settings = (*FIT, "bank.size=300", "fit.holdout=0.5", "footage.fps=null", "fit.fps=2", "fit.review=0", "fit.checkpoint_s=0.01")  # fmt: skip
+    fit = ("fit", "--normal-videos", small_model.footage.normal, *settings)
+    child = start(*fit, "--model", "m", cwd=tmp_path)
+    kept = tmp_path / ".m.fit" / "holdout.safetensors"
+    wait_for(kept.is_file, child)
+    child.kill()
+    child.communicate(timeout=60)
+    assert not (tmp_path / "m").exists()
+    other = shutil.copytree(kept.parent, tmp_path / ".other.fit") / kept.name
+    other.write_bytes(other.read_bytes()[:1000])  # cannot be read: no loss
+    assert "scored before" not in invoke(*fit, "--model", tmp_path / "other").err
+    done = invoke(*fit, "--model", tmp_path / "m")
+    assert done.status == 0, done.err
+    scored = int(done.err.split("went on with ")[-1].split(" held-out frames that were scored before")[0])
+    assert scored >= 100
+    for name in (BANK, "scores.npz"):
+        assert (tmp_path / "m" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+    one, same = (json.loads((tmp_path / name / "model.json").read_text()) for name in ("m", "other"))
+    assert {**one["fit"], "seconds": 0} == {**same["fit"], "seconds": 0}
+    assert one["fitted_on"] == same["fitted_on"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "other"]
+
+
+def test_scores_of_the_holdout_belong_to_one_bank_and_one_way_of_scoring(tmp_path: Path):
+    told: list[str] = []
+    scored = Scored(2, 7, ["a", "b", "a"], [0.1, 0.2, 0.3], [1 / 3, 2.0, 5.0], [1.0], [0.5], float("inf"))
+    ScoredCheckpoint(tmp_path, {"bank": "one"}, 0.0, told.append).save_if_due(scored, None)
+    assert ScoredCheckpoint(tmp_path, {"bank": "other"}, 0.0, told.append).resume() is None
+    assert ScoredCheckpoint(tmp_path / "none", {"bank": "one"}, 0.0, told.append).resume() is None
+    assert ScoredCheckpoint(tmp_path, {"bank": "one"}, 0.0, told.append).resume() == (scored, None)
+    assert told == ["went on with 3 held-out frames that were scored before"]
 
 
 def test_an_unfinished_fit_is_thrown_away_when_that_is_asked_for(clips: Path, tmp_path: Path):

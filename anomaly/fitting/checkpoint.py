@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _PROJECTION, _CORESET = "projection.safetensors", "coreset.safetensors"
 #: A checkpoint is put off until this many times its own writing time has gone by.
-_PATIENCE = 20
+PATIENCE = 20
 
 
 def checkpoint_folder(model: Path) -> Path:
@@ -129,4 +129,4 @@ class Checkpoint:
                 )
             self._failed = True
         ended = time.monotonic()
-        self._next = ended + max(self._every_s, _PATIENCE * (ended - began))
+        self._next = ended + max(self._every_s, PATIENCE * (ended - began))

@@ -16,6 +16,7 @@ from anomaly.fitting.finished import FinishedShards
 from anomaly.fitting.holdout import measure_holdout, rows_before_holdout
 from anomaly.fitting.options import FitOptions, FitReport
 from anomaly.fitting.reading import Reader, probe_all, typical_size
+from anomaly.fitting.scored import ScoredCheckpoint
 from anomaly.fitting.shards import fill_in_shards
 from anomaly.model import software
 from anomaly.splits import plan_holdout
@@ -45,6 +46,8 @@ _NOT_OF_THE_BANK = {
     "checkpoint_s", "learn_holdout", "score_fps", "refuse_damage", "reweight", "half", "top_share",
     "index", "compute", "shard_s",
 }  # fmt: skip
+#: Options that what the hold-out scores hangs on, besides the bank.
+_OF_SCORING = ("score_fps", "learn_holdout", "reweight", "half", "top_share", "index")
 #: Distances that half precision may move by, in scores (1 = an ordinary frame).
 _MOST_MOVED = 1e-3
 
@@ -137,8 +140,23 @@ def fit(
     branch = Branch(
         "appearance", backbone, projection, stored, 1.0, options.top_share, options.reweight, options.index
     )
+    scorer = None
+    if checkpoint is not None and held:
+        hangs_on = {
+            **bound_to, "bank": bank.digest(), "scoring": {name: getattr(options, name) for name in _OF_SCORING},
+        }  # fmt: skip
+        scorer = ScoredCheckpoint(checkpoint, hangs_on, options.checkpoint_s, notice)
     detector = measure_holdout(
-        Detector([branch], regions, decider), bank, held, learned, tally, reader, options, report, tell
+        Detector([branch], regions, decider),
+        bank,
+        held,
+        learned,
+        tally,
+        reader,
+        options,
+        report,
+        tell,
+        scorer,
     )
     if options.half:
         _allow_for_half(detector.branches[0].bank, report)
