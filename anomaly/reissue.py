@@ -89,6 +89,9 @@ def reissue(model: Model, name: str, found: Rescored | None) -> str:
             "NOT CALIBRATED: the model has no threshold, so there is no certificate to re-issue; run "
             f"`python -m anomaly calibrate --model {model.folder} --labeled LABELS`, then export again"
         )
+    document = read_signed(source)
+    if document["hangs_on"]["scoring"] != model.scoring_digest:
+        return "UNCERTIFIED: the model is not what it was calibrated with; calibrate again, then export again"
     if found is None:
         return (
             "UNCERTIFIED: the model holds no evidence to certify it on; calibrate with evidence.max_mb above 0, "
@@ -104,7 +107,6 @@ def reissue(model: Model, name: str, found: Rescored | None) -> str:
         "largest_difference": checked.largest_difference,
         "threshold_factor": found.factor,
     }
-    document = read_signed(source)
     for one in (document, *document.get("cameras", {}).values()):
         if found.factor < 1:
             one["threshold"] = just_below(one["threshold"] * found.factor)

@@ -18,6 +18,7 @@ from anomaly.evidence import has_evidence, load_evidence
 from anomaly.exemplars import load_exemplars
 from anomaly.footage.source import find_sources, read_frames
 from anomaly.model import Model, load_model, save_model
+from anomaly.reissue import reissue
 from anomaly.scores import read_series
 from anomaly.thresholds import load_threshold
 from anomaly.weights import StoredWeights
@@ -197,6 +198,8 @@ def test_evidence_that_shows_a_forgotten_clip_is_gone(small_model: SmallModel, t
     if others:
         succeed("bank", "forget", "--model", model, "--clip", others[0])
         assert has_evidence(model)
+        # It shows how the bank before answered: the one that is left is no other runtime of that.
+        assert "is not what it was calibrated with" in reissue(loaded(model), "onnxruntime-fp32", None)
     clip = sorted(shown)[0]
     out = succeed("bank", "forget", "--model", model, "--clip", clip)
     assert "The evidence showed it too" in out
