@@ -91,7 +91,8 @@ def _weighted(
     nearest_rows, back = np.unique(rows[finite], return_inverse=True)
     _, around = bank.search_working(bank.working[nearest_rows], neighbours)
     apart = to_metric(exact_distances(queries[finite], bank.working[around[back]]), bank.metric)
-    # exp(d*) / sum exp(d) without overflow.
-    share = 1.0 / np.exp(apart - result[finite, None]).sum(axis=1)
+    # exp(d*) / sum exp(d); of a row so far away that its term is infinite the share is 0.
+    with np.errstate(over="ignore"):
+        share = 1.0 / np.exp(apart - result[finite, None]).sum(axis=1)
     result[finite] *= np.maximum(1.0 - share, 0.0).astype(np.float32)
     return result

@@ -139,3 +139,11 @@ def test_reweighting_follows_the_paper() -> None:
         assert weighted[i] == pytest.approx(expected, rel=1e-3)
     with pytest.raises(MemoryBankError, match="neighbours"):
         reweighted(bank, patches, neighbours=1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_row_among_others_that_are_far_away_keeps_its_distance_whole() -> None:
+    bank, patches = bank_and_patches()
+    far = bank.replace(rows=bank.rows * 1e4)
+    whole = far.search(patches * 1e4)[0][:, 0]
+    np.testing.assert_allclose(reweighted(far, patches * 1e4, neighbours=9).max(), whole.max(), rtol=1e-6)
