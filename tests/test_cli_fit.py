@@ -16,7 +16,7 @@ import pytest
 from clips import cut_file, texture, write_clip
 from small_model import FIT, FPS, SmallModel, invoke, process, succeed
 
-from anomaly.conveyor import PlannedFault, SceneConfig, plan_clip, render_clip
+from anomaly.conveyor import ConveyorFootage, PlannedFault, SceneConfig, plan_clip, render_clip
 from anomaly.footage.source import find_sources
 from anomaly.model import load_model
 from anomaly.review import rank_moments
@@ -166,6 +166,49 @@ def test_except_learns_from_everything_outside_the_labels(small_model: SmallMode
     times = bank.origins.time_s[bank.origins.source == bank.sources.index("labeled_01.mp4")]
     assert not ((times >= 2.4) & (times < 5.6)).any()
     assert {2.0, 6.0} <= set(np.round(times, 3))
+
+
+@pytest.mark.parametrize("how", ["link", "copy"])
+def test_what_is_left_out_of_a_file_is_not_learned_from_a_copy_of_it(
+    how: str, footage: ConveyorFootage, tmp_path: Path
+):
+    """Nor is the hold-out of one measured on what was learned of the other."""
+    normal = tmp_path / "normal"
+    normal.mkdir()
+    first, again = normal / "a.mp4", normal / "b.mp4"
+    shutil.copy(footage.normal / "normal_01.mp4", first)
+    again.symlink_to(first) if how == "link" else shutil.copy(first, again)
+    shutil.copy(footage.normal / "normal_02.mp4", normal / "c.mp4")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("video,start_s,end_s,label\nb.mp4,3,5,spill\n")
+    done = invoke(
+        "fit", "--normal-videos", normal, "--except", labels, "--videos", normal, "--model", tmp_path / "m", *SMALL,
+        "fit.except_margin_s=0.1", "fit.drop=[a.mp4@7-9]",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert "copies of other files, read once" in done.err
+    bank = bank_of(tmp_path / "m")
+    assert set(bank.sources) == {"a.mp4", "c.mp4"}
+    times = bank.origins.time_s[bank.origins.source == bank.sources.index("a.mp4")]
+    assert len(times)
+    assert not (((times >= 3) & (times < 5)) | ((times >= 7) & (times < 9))).any()
+    assert described(tmp_path / "m")["fit"]["holdout_sources"] == ["a.mp4", "c.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("normal_01.mp4", "is 10.00 s long"), ("p.png", "is a picture, shown at 0 s")]
+)
+def test_a_drop_that_would_leave_out_nothing_is_refused(
+    name: str, says: str, footage: ConveyorFootage, tmp_path: Path
+):
+    cv2.imwrite(str(tmp_path / "p.png"), np.zeros((96, 160, 3), np.uint8))
+    done = invoke(
+        "fit", "--normal-videos", footage.normal, tmp_path / "p.png", "--model", tmp_path / "m", *SMALL,
+        f"fit.drop=[{name}@61-75]",
+    )  # fmt: skip
+    assert done.status == 2
+    assert f"{name} from 61 to 75 s, but it {says}" in done.message
+    assert not (tmp_path / "m").exists()
 
 
 def test_labels_that_touch_none_of_the_footage_are_refused(small_model: SmallModel, tmp_path: Path):

@@ -14,17 +14,19 @@ import numpy as np
 
 from anomaly.artifact import check_place, file_digest, finite, read_description
 from anomaly.calibration import Series
+from anomaly.calibration.checks import some
 from anomaly.commands import console
 from anomaly.commands.outputs import check_output, page_beside
 from anomaly.config import quoted
 from anomaly.decider import DeciderConfig
-from anomaly.errors import LabelsError, ModelError, UsageError, WeightsError
+from anomaly.errors import FootageError, LabelsError, ModelError, UsageError, WeightsError
 from anomaly.exemplars import make_exemplars
 from anomaly.extractor import BackboneSpec
 from anomaly.fitting import FitOptions, FitReport, checkpoint_folder, discard_checkpoint, fit
+from anomaly.footage.copies import without_copies
 from anomaly.footage.damage import refuses
 from anomaly.footage.labels import load_labels
-from anomaly.footage.source import find_sources
+from anomaly.footage.source import duration_s, find_sources
 from anomaly.model import load_projection, save_model, spec_of
 from anomaly.regions import Regions
 from anomaly.review import NOTHING_TO_COMPARE, rank_moments, write_review
@@ -48,8 +50,10 @@ def run(config: FitConfig) -> None:
     regions = regions_of(config.regions)
     sources = find_sources(config.normal_videos, regions.black)
     excluded = parse_drops(config.fit.drop, [source.name for source in sources])
+    _check_drops(sources, excluded)
     if config.except_labels:
         _exclude_labeled(config, sources, excluded)
+    sources = _each_once(sources, excluded)
     spec = backbone_spec(config.backbone)
     check_license(config.backbone.name, config.weights.accept_license)
     weights, known = load_weights(
@@ -224,6 +228,37 @@ def _exclude_labeled(
         )
     notes = [f"--except labels {name}, which is not among --normal-videos" for name in sorted(elsewhere)]
     console.warn([*labeled.notes, *notes])
+
+
+def _check_drops(sources: list[Source], excluded: dict[str, list[tuple[float, float]]]) -> None:
+    """Refuse to leave out what is not there: what was meant would be learned."""
+    for source in sources:
+        for start, end in excluded.get(source.name, ()):
+            try:
+                length = duration_s(source) or 0.0
+            except FootageError:
+                continue  # told where the footage is read
+            if start > 0 and start >= length:
+                there = f"is {length:.2f} s long" if source.kind == "video" else "is a picture, shown at 0 s"
+                raise UsageError(
+                    f"fit.drop leaves out {source.name} from {start:g} to {end:g} s, but it {there}; correct the times"
+                )
+
+
+def _each_once(sources: list[Source], excluded: dict[str, list[tuple[float, float]]]) -> list[Source]:
+    """The sources without copies of others; what is left out of a copy is left out of what stays."""
+    kept, copies = without_copies(sources)
+    for copy, original in copies.items():
+        if copy in excluded:
+            excluded.setdefault(original, []).extend(excluded.pop(copy))
+    if copies:
+        console.warn(
+            [
+                "copies of other files, read once, or the hold-out would be measured on what was learned: "
+                f"{some(list(copies))}"
+            ]
+        )
+    return kept
 
 
 def _facts(config: FitConfig, sources: list[Source], report: FitReport) -> dict[str, Any]:
