@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -175,6 +176,23 @@ def test_heatmaps_are_written_for_every_frame(small_model: SmallModel, tmp_path:
     written = sorted(path.relative_to(tmp_path / "h").as_posix() for path in (tmp_path / "h").rglob("*.jpg"))
     assert written == ["a.bmp.jpg", "a.png.jpg", *(f"test_01.mp4/{i:06d}.jpg" for i in range(0, 80, 10))]
     assert cv2.imread(str(tmp_path / "h" / written[-1])).shape == (96, 160, 3)
+
+
+def test_a_name_that_is_no_utf_8_is_spelt_out(small_model: SmallModel, tmp_path: Path):
+    """As older systems and memory cards have them."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_clip(tmp_path / "a.mp4", texture(10, (96, 160)))
+    try:
+        (tmp_path / "a.mp4").rename(folder / os.fsdecode(b"t\xfcr.mp4"))
+    except OSError:
+        pytest.skip("this disk takes no such names")
+    source = ("--model", small_model.folder, "--source", folder, FPS)
+    succeed("score", *source, "--out", tmp_path / "s.csv", "--heatmaps", tmp_path / "h")
+    assert {row["source"] for row in rows(tmp_path / "s.csv")} == {"t\\xfcr.mp4"}
+    assert (tmp_path / "h" / "t\\xfcr.mp4" / "000000.jpg").is_file()
+    succeed("run", *source, "--out", tmp_path / "run")
+    assert (tmp_path / "run" / "annotated" / "t\\xfcr.mp4").is_file()
 
 
 def test_two_sources_of_one_stem_are_annotated_apart(small_model: SmallModel, tmp_path: Path):

@@ -81,7 +81,8 @@ class Source:
 
     Attributes:
         path: the file.
-        name: posix path relative to the root it was found under; unique within one `find_sources`.
+        name: posix path relative to the root it was found under; unique within one `find_sources`. Bytes that are
+            no UTF-8, in names from older systems, are spelt out in hex.
         kind: an image is a source of one frame, shown at 0 s.
         black: privacy masks, polygons of (x, y) in 0..1 that are black in every frame that is read.
     """
@@ -236,10 +237,15 @@ def _walk(folder: Path, visited: set[str]) -> Iterator[Path]:
             yield path
 
 
+def _readable(name: str) -> str:
+    """A name that can be written to any file: bytes that are no UTF-8, which a path holds as surrogates, spelt out."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def _with_unique_names(found: list[tuple[Path, Source]]) -> list[Source]:
     """Prefix names that occur under several roots with as many folders above the root as it takes."""
     roots = [Path(os.path.abspath(root)).parts[1:] for root, _ in found]
-    names = [source.name for _, source in found]
+    names = [_readable(source.name) for _, source in found]
     for depth in range(1, max(map(len, roots)) + 1):
         counts: dict[str, int] = {}
         for name in names:
@@ -248,5 +254,5 @@ def _with_unique_names(found: list[tuple[Path, Source]]) -> list[Source]:
             break
         for i, (_, source) in enumerate(found):
             if counts[names[i]] > 1:
-                names[i] = "/".join((*roots[i][-depth:], source.name))
+                names[i] = _readable("/".join((*roots[i][-depth:], source.name)))
     return [replace(source, name=name) for (_, source), name in zip(found, names, strict=True)]
