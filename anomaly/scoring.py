@@ -106,7 +106,12 @@ def score_source(
     Raises:
         FootageError: the source cannot be read at all, or is damaged and that is refused.
     """
-    digest = fingerprint(source.path)
+    try:
+        digest = fingerprint(source.path)
+    except OSError as error:
+        raise FootageError(
+            f"{source.name} cannot be read ({error.strerror}); check that it exists and may be read"
+        ) from None
     path = _cache_path(model, digest, fps)
     cached = _read_cache(path, source, digest, grids)
     if cached is not None and not (cached.damage and refuse_damage):
@@ -198,7 +203,8 @@ def _read_cache(path: Path, source: Source, digest: str, grids: bool) -> Scored 
                 stored["scores"],
                 stored["grids"] if grids else None,
                 (int(stored["size"][0]), int(stored["size"][1])),
-                str(stored["damage"]),
+                # Of a file that was scored under another name, or a copy of it.
+                str(stored["damage"]).replace(str(stored["name"]), source.name),
                 digest=digest,
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
@@ -212,6 +218,7 @@ def _write_cache(path: Path, series: Scored) -> None:
         "scores": series.scores,
         "size": np.array(series.size),
         "damage": np.array(series.damage),
+        "name": np.array(series.source.name),
     }
     if series.grids is not None:
         arrays["grids"] = series.grids

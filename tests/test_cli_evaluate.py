@@ -9,7 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from clips import cut_file, texture, write_clip
 from small_model import FPS, SmallModel, invoke, succeed
+
+from anomaly.footage.source import find_sources
+from anomaly.model import load_model
+from anomaly.scoring import score_sources
 
 KEYS = [
     "n_frames",
@@ -157,3 +162,24 @@ def test_one_damaged_file_stops_nothing(small_model: SmallModel, tmp_path: Path)
     assert "test_02.mp4" in done.err
     figures = json.loads((tmp_path / "f.json").read_text())
     assert (figures["n_sources"], figures["n_events"]) == (2, 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="looks at /proc")
+def test_a_file_that_cannot_be_read_stops_nothing(small_model: SmallModel, tmp_path: Path):
+    model = load_model(small_model.folder, offline=True)
+    write_clip(tmp_path / "b.mp4", texture(6, (96, 160)))
+    (tmp_path / "a.mp4").symlink_to("/proc/self/mem")
+    scored, problems = score_sources(model, find_sources([tmp_path]), fps=5.0)
+    assert [one.source.name for one in scored] == ["b.mp4"]
+    assert problems == ["a.mp4 cannot be read (Input/output error); check that it exists and may be read"]
+
+
+def test_damage_is_told_of_the_file_that_was_given(small_model: SmallModel, tmp_path: Path):
+    """Scored before under another name, its scores are there, and not the other's name."""
+    model = load_model(small_model.folder, offline=True)
+    whole = write_clip(tmp_path / "whole.mp4", texture(60, (96, 160)), muxer={"movflags": "faststart"})
+    path = cut_file(whole, 0.6, tmp_path / "first.mp4")
+    for name in ("first.mp4", "second.mp4"):
+        path = path.rename(tmp_path / name)
+        _, (problem,) = score_sources(model, find_sources([path]), fps=5.0)
+        assert problem.startswith(f"{name} is damaged at")
