@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from clips import cut_file, texture, write_clip
@@ -210,6 +211,30 @@ def test_bad_labels_are_one_line_with_the_place_and_the_remedy(line: Path, text:
     assert "labels.csv" in message
     assert "\n" not in message
     assert ";" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (HEADER + "p.png,5,6,jam\n", "line 2: 5 s is not in p.png, a picture, which is shown at 0 s; write 0 and 1"),
+        ("video,time_s,label\np.png,5,jam\n", "shown at 0 s; write 0 for its time"),
+    ],
+)  # fmt: skip
+def test_a_picture_has_no_later_time(line: Path, text: str, says: str):
+    """Its one frame counted as normal, and the event as missed."""
+    cv2.imwrite(str(line / "p.png"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(LabelsError, match=says):
+        load(line, text)
+    (interval,) = load(line, text.replace(",5", ",0")).intervals
+    assert interval.start_s <= 0 < interval.end_s
+
+
+def test_a_mask_that_is_no_archive_is_not_to_be_loaded_unsafely(tmp_path: Path):
+    (tmp_path / "a.npz").write_bytes(b"no archive")
+    with pytest.raises(
+        LabelsError, match=r"a\.npz is no mask file \(no archive of plain numbers\); it needs"
+    ):
+        read_mask(tmp_path / "a.npz", 0, (8, 8))
 
 
 def test_labels_without_an_anomaly_can_be_allowed(line: Path):

@@ -245,6 +245,11 @@ def _intervals(
         if row.times is None:
             continue
         start_s, end_s = row.times
+        if source.kind == "image" and start_s > 0:
+            raise LabelsError(
+                f"{path} line {row.line}: {start_s:g} s is not in {row.video}, a picture, which is shown at 0 s; write "
+                f"{'0 for its time' if widen_s else '0 and 1 for its start and end'}"
+            )
         starts_after = start_s >= limit_s and not widen_s
         if starts_after or end_s > limit_s + _PAST_THE_END_S:
             raise LabelsError(

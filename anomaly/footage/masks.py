@@ -61,8 +61,10 @@ def _packed(path: Path, _size: int, _mtime_ns: int) -> tuple[NDArray[np.uint8], 
         with np.load(path, allow_pickle=False) as archive:
             bits, shape = archive["mask"], archive["shape"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        # Of what is no archive NumPy says that it may be a pickle, and how to load that.
+        why = "no archive of plain numbers" if isinstance(error, ValueError) else error
         raise LabelsError(
-            f"{path} is no mask file ({error}); it needs `mask` (packed bits) and `shape` (frames, H, W)"
+            f"{path} is no mask file ({why}); it needs `mask` (packed bits) and `shape` (frames, H, W)"
         ) from None
     if (
         bits.dtype != np.uint8
