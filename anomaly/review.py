@@ -124,7 +124,11 @@ def _merged(moments: Sequence[Moment]) -> list[Moment]:
     for moment in moments[:500]:
         for index, other in enumerate(merged):
             near = moment.start_s <= other.end_s + MOMENT_S and other.start_s <= moment.end_s + MOMENT_S
-            if other.source == moment.source and near and moment.score > (usual + other.score) / 2:
+            if other.source != moment.source or not near:
+                continue
+            if other.start_s <= moment.start_s and moment.end_s <= other.end_s:
+                break  # between two that were joined: it is shown, and left out, with them
+            if moment.score > (usual + other.score) / 2:
                 start, end = min(other.start_s, moment.start_s), max(other.end_s, moment.end_s)
                 merged[index] = Moment(other.source, start, end, other.peak_s, other.score)
                 break

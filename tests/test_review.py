@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
-from anomaly.review import isolation
+from anomaly.footage.source import Source
+from anomaly.review import isolation, rank_moments
 from memory_bank import MemoryBank, Origins
 
 
@@ -57,3 +62,16 @@ def test_a_short_clip_is_compared_with_the_rest_of_itself():
     assert alone.argmax() == 25
     assert alone[25] > 7
     assert 0 < alone[:25].max() < 0.3
+
+
+def test_what_lies_within_a_moment_is_not_listed_once_more():
+    """Two odd seconds with a less odd one between them are one moment of three."""
+    usual = [(name, float(second) + 0.5, 1.0 + 0.1 * (second % 3)) for name in "bcdef" for second in range(4)]
+    odd = [("a", 10.5, 9.0), ("a", 11.5, 3.0), ("a", 12.5, 9.0), ("a", 40.5, 1.4)]
+    detector: Any = SimpleNamespace(branches=[SimpleNamespace(bank=bank([*usual, *odd]), scale=1.0)])
+    sources = [Source(Path(name), name, "video") for name in "abcdef"]
+    found = [
+        (one.start_s, one.end_s) for one in rank_moments(detector, sources, most=20) if one.source == "a"
+    ]
+    assert found[0] == (10.0, 13.0)
+    assert (11.0, 12.0) not in found
