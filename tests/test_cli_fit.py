@@ -222,6 +222,18 @@ def test_labels_that_touch_none_of_the_footage_are_refused(small_model: SmallMod
     assert not list(tmp_path.iterdir())
 
 
+def test_labels_without_an_anomaly_leave_nothing_out_and_that_is_told(
+    footage: ConveyorFootage, tmp_path: Path
+):
+    (tmp_path / "labels.csv").write_text("video,start_s,end_s,label\nnormal_01.mp4,,,normal\n")
+    done = invoke(
+        "fit", "--normal-videos", footage.normal, "--except", tmp_path / "labels.csv", "--videos", footage.normal,
+        "--model", tmp_path / "m", *SMALL,
+    )  # fmt: skip
+    assert done.status == 1
+    assert "labels not one anomaly, so there is nothing to leave out" in done.message
+
+
 PLANTED = ("bank.size=1500", "projection.sample_frames=24", "projection.dims=48", "backbone.input_size=[128,208]",
            "fit.fps=2", "fit.holdout=0", "profile=cpu", "footage.fps=2")  # fmt: skip
 

@@ -119,6 +119,11 @@ def warn(lines: Sequence[str], *, most: int = 10) -> None:
         err.print(f"[yellow]note[/]: and {len(lines) - most} more like these")
 
 
+def warn_of_files(lines: Sequence[str]) -> None:
+    """What was wrong with files, a line each, however many: nothing else tells which of them were not read."""
+    warn(lines, most=len(lines))
+
+
 def counted(number: int, what: str) -> str:
     """A number of things: `1 source`, `2 sources`."""
     return f"{number} {what}" + ("" if number == 1 else "s")

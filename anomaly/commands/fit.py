@@ -117,7 +117,7 @@ def run(config: FitConfig) -> None:
             round(config.exemplars.max_mb * 1e6),
             tell,
         )
-    console.warn(report.damaged)
+    console.warn_of_files(report.damaged)
     holdout = packed("holdout", (Series(name, *report.holdout[name]) for name in sorted(report.holdout)))
     save_model(folder, detector, known, holdout, _facts(config, sources, report), exemplars)
     discard_checkpoint(folder)
@@ -207,7 +207,13 @@ def _exclude_labeled(
         Path(config.except_labels),
         Path(config.videos) if config.videos else None,
         tolerance_s=config.labels.tolerance_s,
+        need_anomaly=False,
     )
+    if not labeled.intervals:
+        raise LabelsError(
+            f"--except {config.except_labels} labels not one anomaly, so there is nothing to leave out; label what is not "
+            "to be learned, or give no --except"
+        )
     by_path = {source.path.resolve(): source.name for source in sources}
     path_of = {source.name: source.path.resolve() for source in labeled.sources}
     margin = config.fit.except_margin_s

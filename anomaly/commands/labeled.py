@@ -151,7 +151,7 @@ def score_labeled(
             refuse_damage=refuses(footage.on_error),
             progress=advance,
         )
-    console.warn(problems)
+    console.warn_of_files(problems)
     known = {one.source.name for one in scored}
     if not known:
         raise LabelsError(

@@ -74,7 +74,7 @@ def run(config: RunConfig) -> None:
                 advance(1)
     if not frames:
         raise FootageError(nothing_read("watched", sources, problems))
-    console.warn(problems)
+    console.warn_of_files(problems)
     console.say(
         f"{console.counted(frames, 'frame')} of {console.counted(len(sources), 'source')} watched, "
         f"{console.counted(log.count, 'event')}: {out / 'events.jsonl'}"
