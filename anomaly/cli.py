@@ -132,7 +132,7 @@ def run(arguments: Sequence[str]) -> int:
         command = COMMANDS[name]
         _dispatch(command, [*to_overrides(command, parsed), *overrides], parsed)
     except KeyboardInterrupt:
-        print("stopped; what was finished is kept, run the same command to go on", file=sys.stderr)
+        print(_stopped(name, flags), file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output left (`| head`); pointing stdout elsewhere keeps Python quiet at exit.
@@ -145,6 +145,17 @@ def run(arguments: Sequence[str]) -> int:
         print(f"anomaly: {message}", file=sys.stderr)
         return status
     return 0
+
+
+def _stopped(name: str, flags: Sequence[str]) -> str:
+    """What is left of a command that was stopped by Ctrl-C."""
+    if name == "run":
+        return "stopped; the events until now are kept, the same command starts from the beginning"
+    if name == "score" and {"--heatmaps", "--explain"} & {flag.partition("=")[0] for flag in flags}:
+        return "stopped; no CSV was written, the same command starts from the beginning"
+    if name == "score":
+        return "stopped; no CSV was written, the same command goes on after the files that were finished"
+    return "stopped; what was finished is kept, run the same command to go on"
 
 
 def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace) -> None:

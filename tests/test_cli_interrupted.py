@@ -102,6 +102,30 @@ def test_an_interrupted_calibration_goes_on_where_it_stopped(small_model: SmallM
     assert read_signed(model / name)["events"] == read_signed(small_model.folder / name)["events"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at /proc")
+@pytest.mark.parametrize("verb", ["score", "run"])
+def test_a_stopped_score_or_run_says_what_is_left_of_it(verb: str, small_model: SmallModel, tmp_path: Path):
+    """`score` goes on after the files that it had finished; `run` starts anew, and says so."""
+    normal, cache = small_model.footage.normal, tmp_path / "cache"
+    clips = [normal / "normal_01.mp4", normal / "normal_02.mp4"]
+    child = start(
+        verb, "--model", small_model.folder, "--source", *clips, "--out", "out", "footage.fps=10", cwd=tmp_path,
+        ANOMALY_CACHE=str(cache),
+    )  # fmt: skip
+    wait_for(lambda: any(target.endswith("normal_02.mp4") for target in open_files(child.pid)), child)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=120)
+    assert child.returncode == 130
+    left = [path.name for path in tmp_path.iterdir()]
+    if verb == "run":
+        assert "the events until now are kept, the same command starts from the beginning" in err
+        assert [path.name for path in (tmp_path / "out" / "annotated").iterdir()] == ["normal_01.mp4"]
+        return
+    assert "no CSV was written, the same command goes on after the files that were finished" in err
+    assert left == ["cache"]
+    assert len(list(cache.rglob("*.npz"))) == 1
+
+
 @pytest.mark.slow
 def test_scores_from_the_cache_are_those_without_it(
     small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -180,6 +204,18 @@ def test_a_disk_that_fills_while_calibrating_leaves_the_old_threshold(
     assert contents(model) == before
     clip = small_model.footage.test / "test_01.mp4"
     succeed("score", "--model", model, "--source", clip, "--out", small_disk.parent / "s.csv", FPS)
+
+
+@pytest.mark.parametrize("small_disk", [40], indirect=True)
+def test_a_disk_that_fills_while_scoring_is_told_with_the_file(small_disk: Path, small_model: SmallModel):
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    clip, out = small_model.footage.test / "test_01.mp4", small_disk / "s.csv"
+    for more in ((), ("--heatmaps", small_disk / "h")):
+        done = invoke("score", "--model", small_model.folder, "--source", clip, "--out", out, FPS, *more)
+        assert done.status == 1
+        assert f"no space left on device '{small_disk}/" in done.message
+        assert "free the space" in done.message
+    assert [path.name for path in small_disk.rglob("*") if path.is_file()] == ["filler"]
 
 
 @pytest.mark.parametrize("small_disk", [1000], indirect=True)

@@ -15,6 +15,10 @@ import pytest
 from clips import cut_file, texture, write_clip
 from small_model import FPS, SmallModel, invoke, process, succeed
 
+from anomaly.edge.sinks import EventLog
+from anomaly.model import load_model
+from anomaly.thresholds import load_threshold
+
 
 @pytest.fixture(scope="module")
 def watched(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -137,12 +141,16 @@ def test_a_model_scores_the_same_in_a_new_process(watched: Path, small_model: Sm
         "s.csv",
         FPS,
         cwd=tmp_path,
+        ANOMALY_CACHE=str(tmp_path / "cache"),
     )
     assert done.status == 0, done.err
     assert (tmp_path / "s.csv").read_text() == (watched / "s.csv").read_text()
 
 
-def test_a_copied_model_scores_the_same(watched: Path, small_model: SmallModel, tmp_path: Path):
+def test_a_copied_model_scores_the_same(
+    watched: Path, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ANOMALY_CACHE", str(tmp_path / "cache"))
     copy = shutil.copytree(small_model.folder, tmp_path / "elsewhere" / "renamed")
     clip = small_model.footage.test / "test_02.mp4"
     succeed("score", "--model", copy, "--source", clip, "--out", tmp_path / "s.csv", FPS)
@@ -152,8 +160,9 @@ def test_a_copied_model_scores_the_same(watched: Path, small_model: SmallModel, 
 
 
 def test_the_order_of_sources_does_not_change_their_scores(
-    watched: Path, small_model: SmallModel, tmp_path: Path
+    watched: Path, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setenv("ANOMALY_CACHE", str(tmp_path / "cache"))
     clips = [small_model.footage.test / f"test_0{i}.mp4" for i in (3, 1)]
     succeed("score", "--model", small_model.folder, "--source", *clips, "--out", tmp_path / "s.csv", FPS)
     before = rows(watched / "s.csv")
@@ -161,6 +170,15 @@ def test_the_order_of_sources_does_not_change_their_scores(
         assert [row for row in rows(tmp_path / "s.csv") if row["source"] == name] == [
             row for row in before if row["source"] == name
         ]
+
+
+def test_the_csv_is_the_same_from_scores_that_are_there_and_with_pictures(
+    watched: Path, small_model: SmallModel, tmp_path: Path
+):
+    source = ("score", "--model", small_model.folder, "--source", small_model.footage.test, FPS)
+    for name, more in (("again", ()), ("pictures", ("--heatmaps", tmp_path / "h"))):
+        succeed(*source, "--out", tmp_path / f"{name}.csv", *more)
+        assert (tmp_path / f"{name}.csv").read_bytes() == (watched / "s.csv").read_bytes()
 
 
 def test_heatmaps_are_written_for_every_frame(small_model: SmallModel, tmp_path: Path):
@@ -350,6 +368,30 @@ def test_damage_stops_nothing_and_a_csv_without_frames_replaces_nothing(
             FPS,
         ).message
     )
+
+
+def test_every_file_that_cannot_be_read_is_named(small_model: SmallModel, tmp_path: Path):
+    for number in range(12):
+        (tmp_path / f"bad_{number:02d}.mp4").write_text("hello")
+    write_clip(tmp_path / "good.mp4", texture(5, (96, 160)))
+    done = invoke(
+        "score", "--model", small_model.folder, "--source", tmp_path, "--out", tmp_path / "s.csv", FPS
+    )
+    assert done.status == 0, done.err
+    assert [number for number in range(12) if f"bad_{number:02d}.mp4" not in done.err] == []
+
+
+def test_two_runs_at_once_do_not_write_into_one_folder(small_model: SmallModel, tmp_path: Path):
+    """The second moved the pictures of the first away, and put its own in their place."""
+    source = small_model.footage.test / "test_01.mp4"
+    run = ["run", "--model", small_model.folder, "--source", source, "--out", tmp_path / "out", FPS]
+    threshold = load_threshold(load_model(small_model.folder, offline=True), fps=5.0)
+    with EventLog(tmp_path / "out", threshold):
+        done = invoke(*run)
+        assert done.status == 2
+        assert "is being written by another run; wait until it has ended" in done.message
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["events.jsonl"]
+    succeed(*run)
 
 
 def test_a_second_run_keeps_the_events_of_the_first(small_model: SmallModel, tmp_path: Path):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from anomaly.artifact import write_file
 from anomaly.calibration import camera_of
 from anomaly.commands import console
+from anomaly.decider import Decider
 from anomaly.edge.sinks import annotate, write_jpeg
 from anomaly.edge.watch import watch
 from anomaly.errors import FootageError
@@ -21,12 +22,14 @@ from anomaly.first_start import checked_here
 from anomaly.footage.damage import damage_handler, refuses
 from anomaly.footage.source import find_sources, read_frames, steps_s, under_masks
 from anomaly.model import load_model
+from anomaly.scoring import score_source
 from anomaly.thresholds import load_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from anomaly.config import FootageConfig, ScoreConfig
+    from anomaly.decider import Decision
     from anomaly.edge.watch import Watched
     from anomaly.footage.source import Source
     from anomaly.model import Model
@@ -64,8 +67,20 @@ def run(config: ScoreConfig) -> None:
             table = csv.writer(file)
             table.writerow(("source", "frame", "time_s", "score", "decision_score", "alarm"))
             for source in sources:
+                if not config.heatmaps and worst is None:
+                    # Without pictures scores are enough, and those that are there already need no network.
+                    for number, seconds, score, decision in _decisions(
+                        model, source, threshold, config.footage, problems.append, advance
+                    ):
+                        table.writerow(_row(source.name, number, seconds, score, decision))
+                        frames += 1
+                        alarms += decision.alarm
+                    continue
                 for watched in watch_source(model, source, threshold, config.footage, problems.append):
-                    table.writerow(_row(watched))
+                    frame = watched.frame
+                    table.writerow(
+                        _row(source.name, frame.index, frame.pts_s, watched.look.score, watched.decision)
+                    )
                     frames += 1
                     alarms += watched.decision.alarm
                     if config.heatmaps:
@@ -76,10 +91,12 @@ def run(config: ScoreConfig) -> None:
         if not frames:
             raise FootageError(nothing_read("scored", sources, problems))
         os.replace(partial, out)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(out)  # a disk that is full names no file
         raise
-    console.warn(problems)
+    console.warn_of_files(problems)
     console.say(
         f"{console.counted(frames, 'frame')} of {console.counted(len(sources), 'source')} scored into {out}; "
         f"an alarm is on in {alarms} of them."
@@ -142,7 +159,7 @@ def _pictures_in(folder: Path) -> set[str]:
 def nothing_read(done: str, sources: Sequence[Source], problems: Sequence[str]) -> str:
     """What to say where not one frame was `done`: the first problem, after notes of all of them where they are many."""
     if len(problems) > 1:
-        console.warn(problems)
+        console.warn_of_files(problems)
     return f"not one frame of {console.counted(len(sources), 'source')} could be {done}; the first problem: {problems[0]}"
 
 
@@ -163,13 +180,44 @@ def watch_source(
         problem(str(error))
 
 
-def _row(watched: Watched) -> tuple[str, int, str, str, str, int]:
-    frame, decision = watched.frame, watched.decision
+def _decisions(
+    model: Model,
+    source: Source,
+    threshold: Threshold,
+    footage: FootageConfig,
+    problem: Callable[[str], None],
+    progress: Callable[[int], None],
+) -> Iterator[tuple[int, float, float, Decision]]:
+    """(frame, seconds, raw score, decision) of a file, as `watch_source` comes to them, from cached scores where they are there."""
+    refuse = refuses(footage.on_error)
+    own = threshold.of(source.name)
+    if own.doubt != threshold.doubt:
+        problem(own.headline())
+    try:
+        scored = score_source(model, source, fps=footage.fps, refuse_damage=refuse, progress=progress)
+    except FootageError as error:
+        if refuse:
+            raise
+        problem(str(error))
+        return
+    if scored.damage:
+        problem(scored.damage)
+    decider = Decider(own.decider.for_images() if source.kind == "image" else own.decider, own.value)
+    state = decider.start()
+    rows = zip(scored.frames.tolist(), scored.times.tolist(), scored.scores.tolist(), strict=True)
+    for (number, seconds, score), compared in zip(rows, own.scaled(scored.scores).tolist(), strict=True):
+        decision, state = decider.step(state, seconds, compared)
+        yield number, seconds, score, decision
+
+
+def _row(
+    source: str, number: int, seconds: float, score: float, decision: Decision
+) -> tuple[str, int, str, str, str, int]:
     return (
-        frame.source,
-        frame.index,
-        f"{frame.pts_s:.6f}",
-        repr(watched.look.score),
+        source,
+        number,
+        f"{seconds:.6f}",
+        repr(score),
         repr(decision.decision_score),
         int(decision.alarm),
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import cv2
 
+from anomaly.errors import UsageError
 from anomaly.footage.clips import VideoWriter
 from anomaly.heatmap import draw_box, heat_range, overlay
 
@@ -35,6 +38,9 @@ class EventLog:
     Attributes:
         count: events written.
         earlier: where the events of the run before went, None where there were none.
+
+    Raises:
+        UsageError: on entering, where another run is still writing into the folder.
     """
 
     def __init__(self, folder: Path, threshold: Threshold) -> None:
@@ -45,6 +51,7 @@ class EventLog:
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self._folder)
         self.earlier = _set_aside(self._folder)
         self._file = (self._folder / "events.jsonl").open("x", encoding="utf-8")
         return self
@@ -53,6 +60,7 @@ class EventLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        os.close(self._lock)
 
     def write(self, event: Event) -> None:
         """Write one event and its snapshot."""
@@ -81,6 +89,21 @@ class EventLog:
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+
+
+def _locked(folder: Path) -> int:
+    """The folder, opened and locked until it is closed: a second run would carry off what the first is writing."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UsageError(
+            f"--out {str(folder)!r} is being written by another run; wait until it has ended, or give another folder"
+        ) from None
+    except OSError:
+        pass  # a disk without locks
+    return handle
 
 
 def _set_aside(folder: Path) -> Path | None:
@@ -149,4 +172,9 @@ def annotate(watched: Watched, threshold: Threshold, opacity: float) -> ImageArr
 def write_jpeg(path: Path, image: ImageArray) -> None:
     """Write a picture (H, W, 3) uint8 RGB as JPEG; raises OSError where it cannot be written."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
-    path.write_bytes(data.tobytes())
+    try:
+        path.write_bytes(data.tobytes())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        # A disk that is full names no file.
+        raise OSError(error.errno, error.strerror, str(path)) from None
