@@ -12,6 +12,8 @@ from anomaly.errors import LabelsError
 from anomaly.footage.labels import LabeledFootage, load_labels, read_mask
 from anomaly.types import Interval
 
+HEADER = "video,start_s,end_s,label\n"
+
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -100,6 +102,13 @@ def test_a_bare_file_name_is_found_below(line: Path):
     assert load(line, "video,start_s,end_s,label\n./a.mp4,1,2,jam\n").intervals[0].video == "a.mp4"
 
 
+def test_an_accent_is_one_letter_or_two(line: Path, clip: Path):
+    """Files that were on a Mac have names in which accents are letters of their own."""
+    os.link(clip, line / "Pru\u0308fung.mp4")
+    (interval,) = load(line, HEADER + "Pr\u00fcfung.mp4,1,2,jam\n").intervals
+    assert interval.video == "Pru\u0308fung.mp4"
+
+
 def test_videos_may_lie_elsewhere(line: Path, tmp_path_factory: pytest.TempPathFactory):
     other = tmp_path_factory.mktemp("labels")
     loaded = load(other, "video,start_s,end_s,label\nc.mp4,1,2,jam\n", videos=line / "night")
@@ -158,14 +167,12 @@ def test_each_video_counts_for_progress(line: Path):
     assert steps == [1, 1]
 
 
-HEADER = "video,start_s,end_s,label\n"
-
-
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         (HEADER + "x.mp4,1,2,jam\n", r"line 2: there is no x.mp4 in .*; the nearest name there is \w.mp4"),
         (HEADER + "nigth/c.mp4,1,2,jam\n", "the nearest name there is night/c.mp4; correct"),
+        (HEADER + "NIGHT/C.MP4,1,2,jam\n", "there is no NIGHT/C.MP4 in .*; the nearest name there is night/c.mp4"),
         (HEADER + "zzzzzzzzzz.webm,1,2,jam\n", "it holds 3 others"),
         (HEADER + "../secret.mp4,1,2,jam\n", r"line 2: \.\./secret.mp4 leads out of"),
         (HEADER + "night/../../x.mp4,1,2,jam\n", "leads out of"),

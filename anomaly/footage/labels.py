@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -296,6 +297,10 @@ class _Footage:
             source = self.by_name[str(name)] = replace(alone, name=str(name))
         if source is not None:
             return source
+        # macOS takes accents apart, and a CSV from elsewhere has them in one: to the eye one name.
+        spelt = [s for s in self.all if _composed(s.name) == _composed(str(name))]
+        if len(spelt) == 1:
+            return spelt[0]
         below = [s for s in self._by_file.get(name.name, ()) if s.name.endswith(f"/{name}")]
         if len(below) == 1:
             return below[0]
@@ -304,16 +309,25 @@ class _Footage:
                 f"{where}: {written} could be {below[0].name} or {below[1].name} in {self._root}; write "
                 "the folder too"
             )
-        near = difflib.get_close_matches(str(name), self.by_name, n=1, cutoff=0.6) or [
-            self._by_file[file][0].name
-            for file in difflib.get_close_matches(name.name, self._by_file, n=1, cutoff=0.6)
-        ]
+        other_case = [s.name for s in self.all if s.name.casefold() == str(name).casefold()]
+        near = (
+            other_case
+            or difflib.get_close_matches(str(name), self.by_name, n=1, cutoff=0.6)
+            or [
+                self._by_file[file][0].name
+                for file in difflib.get_close_matches(name.name, self._by_file, n=1, cutoff=0.6)
+            ]
+        )
         hint = (
             f"the nearest name there is {near[0]}" if near else f"it holds {_count(len(self.all), 'other')}"
         )
         raise LabelsError(
             f"{where}: there is no {written} in {self._root}; {hint}; correct the name or --videos"
         )
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _video_masks(folder: Path, sources: Sequence[Source]) -> dict[str, Path]:
