@@ -222,6 +222,18 @@ def test_labels_that_touch_none_of_the_footage_are_refused(small_model: SmallMod
     assert not list(tmp_path.iterdir())
 
 
+def test_the_folder_one_is_in_is_refused_as_any_that_is_no_model(
+    footage: ConveyorFootage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "below").mkdir()
+    for model in (".", "below/.."):
+        done = invoke("fit", "--normal-videos", footage.normal, "--model", model, *SMALL)
+        assert done.status == 1
+        assert f"'{tmp_path}' exists and is no model folder; give another --model" in done.message
+
+
 def test_labels_without_an_anomaly_leave_nothing_out_and_that_is_told(
     footage: ConveyorFootage, tmp_path: Path
 ):
@@ -497,3 +509,22 @@ def test_what_is_readable_of_a_truncated_video_is_learned_and_told(tmp_path: Pat
     lost = invoke("fit", "--normal-videos", folder, "--model", tmp_path / "m3", *SMALL)
     assert lost.status == 1
     assert "cut.mp4" in lost.message
+
+
+def test_the_pictures_of_a_model_and_of_a_run_are_no_footage(small_model: SmallModel, tmp_path: Path):
+    """A model beside the clips keeps frames of the labelled anomalies: the next fit would learn them as normal."""
+    line = tmp_path / "line"
+    line.mkdir()
+    shutil.copy(small_model.footage.test / "test_01.mp4", line / "clip.mp4")
+    shutil.copytree(small_model.folder, line / "model")
+    source = ("--model", line / "model", "--source", line / "clip.mp4", FPS)
+    for _ in range(2):
+        succeed("run", *source, "--out", line / "run")
+    succeed("score", *source, "--out", line / "s.csv", "--explain", line / "why")
+    pictures = {path.relative_to(line).parts[0] for path in line.rglob("*.[jp][pn]g")}
+    assert pictures == {"model", "run", "why"}
+    for given in (line, f"{line}/*", f"{line}/**/*"):
+        assert [one.name for one in find_sources([given])] == ["clip.mp4"]
+    # Named themselves, they are what was asked for.
+    assert find_sources([line / "model" / "evidence" / "frames"])
+    assert find_sources([line / "run" / "annotated"])

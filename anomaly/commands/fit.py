@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
 from dataclasses import asdict
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 def run(config: FitConfig) -> None:
     """Fit and save."""
     folder = Path(config.model)
+    if folder.name in ("", ".."):
+        folder = Path(os.path.abspath(folder))  # the folder that one is in has a name elsewhere only
     check_place(folder)
     check_output("--model", folder, folder=True, renamed=True)
     regions = regions_of(config.regions)
@@ -119,12 +122,12 @@ def run(config: FitConfig) -> None:
         )
     console.warn_of_files(report.damaged)
     holdout = packed("holdout", (Series(name, *report.holdout[name]) for name in sorted(report.holdout)))
-    save_model(folder, detector, known, holdout, _facts(config, sources, report), exemplars)
+    save_model(folder, detector, known, holdout, _facts(config, folder, sources, report), exemplars)
     discard_checkpoint(folder)
     _tell(config, folder, detector, report, known)
     if config.fit.review:
         moments = rank_moments(detector, sources, config.fit.review)
-        page = page_beside(config.model, "fit_review", None)
+        page = page_beside(str(folder), "fit_review", None)
         write_review(page, detector, moments, sources, folder.name, drop_override)
         if moments:
             console.say(
@@ -267,7 +270,7 @@ def _each_once(sources: list[Source], excluded: dict[str, list[tuple[float, floa
     return kept
 
 
-def _facts(config: FitConfig, sources: list[Source], report: FitReport) -> dict[str, Any]:
+def _facts(config: FitConfig, folder: Path, sources: list[Source], report: FitReport) -> dict[str, Any]:
     by_name = {source.name: source for source in sources}
     fitted = [
         {
@@ -279,7 +282,7 @@ def _facts(config: FitConfig, sources: list[Source], report: FitReport) -> dict[
         for name, facts in report.sources.items()
     ]
     return {
-        "name": config.name or Path(config.model).name,
+        "name": config.name or folder.name,
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": config.seed,
         "sampling": {"fps": config.footage.fps, "fit_fps": config.fit.fps},

@@ -74,6 +74,9 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 
+# What `run` writes beside `events.jsonl`.
+_RUN_FOLDERS = frozenset(("annotated", "snapshots", "earlier"))
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -119,7 +122,8 @@ def find_sources(paths: Sequence[str | Path], black: Sequence[Polygon] = ()) -> 
     """Videos and images under `paths`, in the order given and naturally sorted (clip_2 before clip_10).
 
     Each path is a video, an image, a folder (searched with its subfolders) or a glob. In a folder
-    or a glob, hidden files and files of other kinds are passed over; a file named outright is taken
+    or a glob, hidden files and files of other kinds are passed over, and so are the pictures of a model folder and of
+    what `run` and `score --explain` wrote: they show anomalies. A file named outright is taken
     whatever its extension, and tried as a video. A file reached twice is taken once. Names that would
     collide are told apart by the folders above their roots. `black` are the privacy masks of all of them.
 
@@ -195,6 +199,9 @@ def _in_glob(pattern: str) -> list[tuple[Path, Source]]:
     root = Path(*parts[:fixed]) if fixed else Path()
     files: list[Path] = []
     for match in map(Path, glob.glob(pattern, recursive=True)):
+        below = [path for path in (match, *match.parents) if path != root and path.is_relative_to(root)]
+        if any(map(_is_no_footage, below)):
+            continue
         files.extend(_walk(match, set()) if match.is_dir() else [match] if match.is_file() else [])
     found = {source.name: source for source in _known(root, files)}
     if not found:
@@ -232,9 +239,20 @@ def _walk(folder: Path, visited: set[str]) -> Iterator[Path]:
     for entry in entries:
         path = folder / entry.name
         if entry.is_dir():
+            if _is_no_footage(path):
+                continue
             yield from _walk(path, visited)
         elif entry.is_file():
             yield path
+
+
+def _is_no_footage(folder: Path) -> bool:
+    """Whether a folder is a model, or what `run` or `score --explain` wrote beside footage or into its folder."""
+    if folder.name in _RUN_FOLDERS and (folder.parent / "events.jsonl").is_file():
+        return True
+    return (folder / "explanations.json").is_file() or (
+        (folder / "model.json").is_file() and (folder / "banks").is_dir()
+    )
 
 
 def _readable(name: str) -> str:
