@@ -375,9 +375,10 @@ def test_every_file_that_cannot_be_read_is_named(small_model: SmallModel, tmp_pa
         (tmp_path / f"bad_{number:02d}.mp4").write_text("hello")
     write_clip(tmp_path / "good.mp4", texture(5, (96, 160)))
     done = invoke(
-        "score", "--model", small_model.folder, "--source", tmp_path, "--out", tmp_path / "s.csv", FPS
-    )
+        "score", "--model", small_model.folder, "--source", tmp_path, "--out", tmp_path / "s.csv", "footage.fps=10",
+    )  # fmt: skip
     assert done.status == 0, done.err
+    assert "5 frames of 1 of 13 sources scored" in done.out
     assert [number for number in range(12) if f"bad_{number:02d}.mp4" not in done.err] == []
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from anomaly.calibration import camera_of
 from anomaly.commands import console
-from anomaly.commands.score import named_as, nothing_read, watch_source
+from anomaly.commands.score import named_as, nothing_read, read_of, watch_source
 from anomaly.edge.address import parse_address
 from anomaly.edge.sinks import AnnotatedVideo, EventLog, annotate, write_jpeg
 from anomaly.errors import FootageError, ModelError, UsageError
@@ -65,18 +65,20 @@ def run(config: RunConfig) -> None:
     out = Path(config.out)
     problems: list[str] = []
     frames = 0
+    read: set[str] = set()
     with EventLog(out, threshold) as log, console.counter("watching", None) as advance:
         if log.earlier:
             console.say(f"The events of the run before are kept in {log.earlier}.")
         for source in sources:
             for _ in _watch(model, source, threshold, config, log, problems):
                 frames += 1
+                read.add(source.name)
                 advance(1)
     if not frames:
         raise FootageError(nothing_read("watched", sources, problems))
     console.warn_of_files(problems)
     console.say(
-        f"{console.counted(frames, 'frame')} of {console.counted(len(sources), 'source')} watched, "
+        f"{console.counted(frames, 'frame')} of {read_of(read, sources)} watched, "
         f"{console.counted(log.count, 'event')}: {out / 'events.jsonl'}"
     )
     if config.run.annotate:

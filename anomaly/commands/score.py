@@ -26,7 +26,7 @@ from anomaly.scoring import score_source
 from anomaly.thresholds import load_threshold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from anomaly.config import FootageConfig, ScoreConfig
     from anomaly.decider import Decision
@@ -58,6 +58,7 @@ def run(config: ScoreConfig) -> None:
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     problems: list[str] = []
     frames = alarms = 0
+    read: set[str] = set()
     worst = Worst(config.explain_most) if config.explain else None
     try:
         with (
@@ -74,6 +75,7 @@ def run(config: ScoreConfig) -> None:
                     ):
                         table.writerow(_row(source.name, number, seconds, score, decision))
                         frames += 1
+                        read.add(source.name)
                         alarms += decision.alarm
                     continue
                 for watched in watch_source(model, source, threshold, config.footage, problems.append):
@@ -82,6 +84,7 @@ def run(config: ScoreConfig) -> None:
                         _row(source.name, frame.index, frame.pts_s, watched.look.score, watched.decision)
                     )
                     frames += 1
+                    read.add(source.name)
                     alarms += watched.decision.alarm
                     if config.heatmaps:
                         _write_heatmap(Path(config.heatmaps), source, watched, threshold)
@@ -98,7 +101,7 @@ def run(config: ScoreConfig) -> None:
         raise
     console.warn_of_files(problems)
     console.say(
-        f"{console.counted(frames, 'frame')} of {console.counted(len(sources), 'source')} scored into {out}; "
+        f"{console.counted(frames, 'frame')} of {read_of(read, sources)} scored into {out}; "
         f"an alarm is on in {alarms} of them."
     )
     if worst is not None:
@@ -161,6 +164,11 @@ def nothing_read(done: str, sources: Sequence[Source], problems: Sequence[str]) 
     if len(problems) > 1:
         console.warn_of_files(problems)
     return f"not one frame of {console.counted(len(sources), 'source')} could be {done}; the first problem: {problems[0]}"
+
+
+def read_of(read: Collection[str], sources: Sequence[Source]) -> str:
+    """Of how many sources frames came: `3 sources`, or `2 of 3 sources` where some could not be read."""
+    return (f"{len(read)} of " if len(read) < len(sources) else "") + console.counted(len(sources), "source")
 
 
 def watch_source(
