@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import re
 
 import cv2
 import numpy as np
 
+from anomaly.calibration import Series, decide
+from anomaly.decider import DeciderConfig
+from anomaly.report.charts import score_over_time
 from anomaly.report.page import facts_list, jpeg, page, picture, section, table
 from anomaly.report.study import StudyRow, study_page
 
@@ -55,3 +59,20 @@ def test_a_table_of_a_study_that_is_cut_says_so():
     whole = study_page("t", ["i"], rows[:200], 0.9)
     assert "study.csv has all" not in whole
     assert whole.count("<tr>") == 201
+
+
+def test_scores_that_differ_by_a_tenth_are_drawn_apart():
+    """1 is an ordinary frame, and an event may stand at 1.1: drawn from 0 on both were one flat line."""
+    times = np.arange(100) / 10.0
+    scores = np.where(times < 5, 1.0, 1.1)
+    drawn = score_over_time(
+        decide(Series("a.mp4", times, scores, "default"), DeciderConfig()), times >= 5, 1.05
+    )
+    found = re.search(r'points="([^"]+)"', drawn)
+    assert found
+    heights = [float(point.partition(",")[2]) for point in found[1].split()]
+    assert max(heights) - min(heights) > 90
+    assert 0 <= min(heights) < max(heights) <= 128
+    threshold = re.search(r'y1="([0-9.]+)"', drawn)
+    assert threshold
+    assert min(heights) < float(threshold[1]) < max(heights)

@@ -22,8 +22,10 @@ def score_over_time(decided: Decided, truth: NDArray[np.bool_], threshold: float
     width, height, left, bottom = 900.0, 150.0, 44.0, 22.0
     times, scores = decided.series.times, decided.decision
     finite = scores[np.isfinite(scores)]
-    top = max(float(finite.max(initial=1.0)), threshold or 0.0) * 1.08
-    low = min(float(finite.min(initial=0.0)), threshold or 0.0) * 0.92
+    # From the lowest that is drawn: from 0 on, an event that stands a tenth above ordinary frames was a flat line.
+    drawn: list[float] = [*([] if threshold is None else [threshold]), *finite.tolist()] or [0.0, 1.0]
+    margin = max(0.08 * (max(drawn) - min(drawn)), 0.01)
+    low, top = min(drawn) - margin, max(drawn) + margin
     begin, end = float(times[0]), max(float(times[-1]), float(times[0]) + 1e-6)
 
     def x(time_s: float) -> float:
@@ -52,7 +54,7 @@ def score_over_time(decided: Decided, truth: NDArray[np.bool_], threshold: float
         'stroke="currentColor" stroke-dasharray="5 4" opacity=".7"/>'
     )  # fmt: skip
     ticks = "".join(
-        f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end" font-size="11" fill="currentColor">{value:.2g}</text>'
+        f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end" font-size="11" fill="currentColor">{value:.3g}</text>'
         for value in (low, (low + top) / 2, top)
     )
     ends = (
