@@ -105,6 +105,11 @@ def to_overrides(command: Command, parsed: argparse.Namespace) -> list[str]:
         value: Any = getattr(parsed, flag.name)
         if value is None:
             continue
+        if "" in (value if flag.many else (value,)):
+            # Read as a path it is the folder that one is in: all that lies there would be learned or scored.
+            raise UsageError(
+                f"{flag.name} is empty; give {flag.metavar}, or see whether a variable was not set"
+            )
         if flag.many:
             text = "[" + ",".join(quoted(item) for item in value) + "]"
         else:

@@ -31,6 +31,8 @@ def refused(*arguments: object, status: int = 2) -> str:
         (["fit", "--model", "m"], ["fit needs --normal-videos", "--help"]),
         (["fit"], ["--model", "--normal-videos"]),
         (["score", "--model", "m", "--source", "x"], ["score needs --out"]),
+        (["score", "--model", "m", "--source", "", "--out", "o"], ["--source is empty; give PATH"]),
+        (["fit", "--model", "", "--normal-videos", "x"], ["--model is empty; give DIR"]),
         (["calibrate", "--model", "m", "-m", "profile=glob(*)"], ["glob(*)", "list the values"]),
         (["calibrate", "--model", "m"], ["--labeled"]),
         (["weights"], ["action"]),
