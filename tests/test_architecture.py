@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("anomaly.backbone", "anomaly.decider", "anomaly.heatmap", "anomaly.metrics", "anomaly.projection",
      "anomaly.regions", "anomaly.weights_import", "export", "memory_bank"),
     ("anomaly.extractor", "anomaly.resize"),
-    ("anomaly.privacy",),
+    ("anomaly.locks", "anomaly.privacy"),
     ("anomaly.errors", "anomaly.startup", "anomaly.types"),
     ("configs",),
 )  # fmt: skip

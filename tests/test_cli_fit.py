@@ -521,8 +521,9 @@ def test_the_pictures_of_a_model_and_of_a_run_are_no_footage(small_model: SmallM
     for _ in range(2):
         succeed("run", *source, "--out", line / "run")
     succeed("score", *source, "--out", line / "s.csv", "--explain", line / "why")
+    succeed("score", *source, "--out", line / "s.csv", "--heatmaps", line / "heat")
     pictures = {path.relative_to(line).parts[0] for path in line.rglob("*.[jp][pn]g")}
-    assert pictures == {"model", "run", "why"}
+    assert pictures == {"model", "run", "why", "heat"}
     for given in (line, f"{line}/*", f"{line}/**/*"):
         assert [one.name for one in find_sources([given])] == ["clip.mp4"]
     # Named themselves, they are what was asked for.

@@ -38,6 +38,19 @@ def stopped(footage: Path, cwd: Path, how: signal.Signals, *extra: str) -> Path:
     return checkpoint
 
 
+def test_two_fits_do_not_share_a_model(clips: Path, tmp_path: Path):
+    """They would go on from one another's checkpoints, and the later one would put its model in the place of the other's."""
+    child = start("fit", "--normal-videos", clips, "--model", "m", *SLOW, cwd=tmp_path)
+    wait_for((tmp_path / ".m.fit" / "coreset.safetensors").is_file, child)
+    for more in ((), ("fit.fresh=true",)):
+        done = invoke("fit", "--normal-videos", clips, "--model", tmp_path / "m", *SLOW, *more)
+        assert done.status == 2
+        assert "is being fitted by another process; wait until it has ended" in done.message
+    _, err = child.communicate(timeout=120)
+    assert child.returncode == 0, err
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
 def wait_for(happened: Callable[[], object], child: subprocess.Popen[str]) -> None:
     until = time.monotonic() + 120
     while not happened():

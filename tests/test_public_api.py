@@ -17,7 +17,7 @@ PUBLIC = {
         LabelsError ModelError NoFootageError SchemaError SourceError StoreError StoreFullError UsageError WeightsError
     """,
     "anomaly.footage.source": """
-        IMAGE_SUFFIXES Source SourceInfo VIDEO_SUFFIXES duration_s find_sources fingerprint natural_key
+        HEATMAPS IMAGE_SUFFIXES Source SourceInfo VIDEO_SUFFIXES duration_s find_sources fingerprint natural_key
         probe read_frame_at read_frames steps_s under_masks
     """,
     "anomaly.footage.labels": """
@@ -81,7 +81,7 @@ PUBLIC = {
         BLOCK_PERIOD_S CLIPS_FOR_WHOLE_HOLDOUT Span is_excluded parse_drops plan_holdout
     """,
     "anomaly.fitting": """
-        Added FitOptions FitReport add_footage checkpoint_folder discard_checkpoint fit rows_at_most rows_only_lower
+        Added FitOptions FitReport add_footage checkpoint_folder discard_checkpoint fit only_fit rows_at_most rows_only_lower
         unknown_sources
     """,
     "anomaly.moments": """

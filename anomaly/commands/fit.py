@@ -23,7 +23,7 @@ from anomaly.decider import DeciderConfig
 from anomaly.errors import FootageError, LabelsError, ModelError, UsageError, WeightsError
 from anomaly.exemplars import make_exemplars
 from anomaly.extractor import BackboneSpec
-from anomaly.fitting import FitOptions, FitReport, checkpoint_folder, discard_checkpoint, fit
+from anomaly.fitting import FitOptions, FitReport, checkpoint_folder, discard_checkpoint, fit, only_fit
 from anomaly.footage.copies import without_copies
 from anomaly.footage.damage import refuses
 from anomaly.footage.labels import load_labels
@@ -93,37 +93,36 @@ def run(config: FitConfig) -> None:
     projection = None
     if config.projection.of is not None:
         projection, size = _projection_of(Path(config.projection.of), spec, known, size)
-    if config.fit.fresh:
+    with only_fit(folder, fresh=config.fit.fresh):
+        with console.stages() as tell:
+            detector, report = fit(
+                sources,
+                spec,
+                weights,
+                regions,
+                DeciderConfig(),
+                options,
+                input_size=(size[0], size[1]) if size else None,
+                excluded=excluded,
+                device=config.device,
+                projection=projection,
+                checkpoint=checkpoint_folder(folder),
+                progress=tell,
+                note=lambda line: console.warn([line]),
+            )
+            branch = detector.branches[0]
+            exemplars = make_exemplars(
+                branch.bank,
+                sources,
+                detector.regions,
+                branch.backbone.grid,
+                round(config.exemplars.max_mb * 1e6),
+                tell,
+            )
+        console.warn_of_files(report.damaged)
+        holdout = packed("holdout", (Series(name, *report.holdout[name]) for name in sorted(report.holdout)))
+        save_model(folder, detector, known, holdout, _facts(config, folder, sources, report), exemplars)
         discard_checkpoint(folder)
-    with console.stages() as tell:
-        detector, report = fit(
-            sources,
-            spec,
-            weights,
-            regions,
-            DeciderConfig(),
-            options,
-            input_size=(size[0], size[1]) if size else None,
-            excluded=excluded,
-            device=config.device,
-            projection=projection,
-            checkpoint=checkpoint_folder(folder),
-            progress=tell,
-            note=lambda line: console.warn([line]),
-        )
-        branch = detector.branches[0]
-        exemplars = make_exemplars(
-            branch.bank,
-            sources,
-            detector.regions,
-            branch.backbone.grid,
-            round(config.exemplars.max_mb * 1e6),
-            tell,
-        )
-    console.warn_of_files(report.damaged)
-    holdout = packed("holdout", (Series(name, *report.holdout[name]) for name in sorted(report.holdout)))
-    save_model(folder, detector, known, holdout, _facts(config, folder, sources, report), exemplars)
-    discard_checkpoint(folder)
     _tell(config, folder, detector, report, known)
     if config.fit.review:
         moments = rank_moments(detector, sources, config.fit.review)

@@ -20,7 +20,7 @@ from anomaly.exemplars import load_exemplars
 from anomaly.explanation import Moment, Worst, draw, facts, headline, match
 from anomaly.first_start import checked_here
 from anomaly.footage.damage import damage_handler, refuses
-from anomaly.footage.source import find_sources, read_frames, steps_s, under_masks
+from anomaly.footage.source import HEATMAPS, find_sources, read_frames, steps_s, under_masks
 from anomaly.model import load_model
 from anomaly.scoring import score_source
 from anomaly.thresholds import load_threshold
@@ -55,6 +55,11 @@ def run(config: ScoreConfig) -> None:
         threshold = threshold.sampled(step_s, name)
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    if config.heatmaps:
+        folder = Path(config.heatmaps)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not any(folder.iterdir()):  # one that holds something else may hold footage
+            (folder / HEATMAPS).touch()
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     problems: list[str] = []
     frames = alarms = 0

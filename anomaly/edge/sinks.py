@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import cv2
 
-from anomaly.errors import UsageError
 from anomaly.footage.clips import VideoWriter
 from anomaly.heatmap import draw_box, heat_range, overlay
+from anomaly.locks import alone_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,16 +50,24 @@ class EventLog:
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self._folder)
-        self.earlier = _set_aside(self._folder)
-        self._file = (self._folder / "events.jsonl").open("x", encoding="utf-8")
+        with ExitStack() as opened:
+            # A second run would carry off what the first is writing.
+            opened.enter_context(
+                alone_in(
+                    self._folder,
+                    f"--out {str(self._folder)!r} is being written by another run; wait until it has ended, or give another "
+                    "folder",
+                )
+            )
+            self.earlier = _set_aside(self._folder)
+            self._file = opened.enter_context((self._folder / "events.jsonl").open("x", encoding="utf-8"))
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        os.close(self._lock)
+        self._opened.close()
 
     def write(self, event: Event) -> None:
         """Write one event and its snapshot."""
@@ -89,21 +96,6 @@ class EventLog:
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-
-
-def _locked(folder: Path) -> int:
-    """The folder, opened and locked until it is closed: a second run would carry off what the first is writing."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise UsageError(
-            f"--out {str(folder)!r} is being written by another run; wait until it has ended, or give another folder"
-        ) from None
-    except OSError:
-        pass  # a disk without locks
-    return handle
 
 
 def _set_aside(folder: Path) -> Path | None:

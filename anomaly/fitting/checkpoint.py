@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly.artifact import digest_of, write_file
 from anomaly.errors import UsageError
 from anomaly.fitting.filling import Tally
+from anomaly.locks import alone_in
 from anomaly.projection import Projection
 from memory_bank import MemoryBankError, checkpoint_note, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from memory_bank import StreamingCoreset
 
@@ -36,6 +38,33 @@ def checkpoint_folder(model: Path) -> Path:
 def discard_checkpoint(model: Path) -> None:
     """Remove what an unfinished fit of the model left."""
     shutil.rmtree(checkpoint_folder(model), ignore_errors=True)
+
+
+@contextmanager
+def only_fit(model: Path, *, fresh: bool = False) -> Iterator[None]:
+    """While no other process fits this model: two would share a checkpoint, and the last one's model would stay.
+
+    Args:
+        model: the model folder.
+        fresh: throw away what an unfinished fit left.
+
+    Raises:
+        UsageError: another process fits it.
+    """
+    folder = checkpoint_folder(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(
+        folder,
+        f"{str(model)!r} is being fitted by another process; wait until it has ended, or fit another model",
+    ):
+        if fresh:
+            for left in folder.iterdir():
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()  # unless there is something to go on with
 
 
 def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from anomaly.footage.container import open_video
 from anomaly.footage.images import image_header, read_image
 from anomaly.footage.orientation import ROTATION, swaps_sides
 from anomaly.footage.sources import (
+    HEATMAPS,
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     Source,
@@ -32,6 +33,7 @@ from anomaly.privacy import PrivacyMask
 from anomaly.types import Frame
 
 __all__ = [
+    "HEATMAPS",
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
     "Source",

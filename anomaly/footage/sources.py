@@ -74,6 +74,9 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 
+#: Marks a folder of heatmaps, which show anomalies and are no footage.
+HEATMAPS = ".heatmaps"
+
 # What `run` writes beside `events.jsonl`.
 _RUN_FOLDERS = frozenset(("annotated", "snapshots", "earlier"))
 
@@ -123,7 +126,7 @@ def find_sources(paths: Sequence[str | Path], black: Sequence[Polygon] = ()) -> 
 
     Each path is a video, an image, a folder (searched with its subfolders) or a glob. In a folder
     or a glob, hidden files and files of other kinds are passed over, and so are the pictures of a model folder and of
-    what `run` and `score --explain` wrote: they show anomalies. A file named outright is taken
+    what `run` and `score` wrote: they show anomalies. A file named outright is taken
     whatever its extension, and tried as a video. A file reached twice is taken once. Names that would
     collide are told apart by the folders above their roots. `black` are the privacy masks of all of them.
 
@@ -247,7 +250,9 @@ def _walk(folder: Path, visited: set[str]) -> Iterator[Path]:
 
 
 def _is_no_footage(folder: Path) -> bool:
-    """Whether a folder is a model, or what `run` or `score --explain` wrote beside footage or into its folder."""
+    """Whether a folder is a model, or what `run` or `score` wrote beside footage or into its folder."""
+    if (folder / HEATMAPS).is_file():
+        return True
     if folder.name in _RUN_FOLDERS and (folder.parent / "events.jsonl").is_file():
         return True
     return (folder / "explanations.json").is_file() or (
