@@ -153,10 +153,11 @@ def evaluate(
         alarms = false_alarms(normal, value, windows=windows, confidence=confidence, settings_tried=tried)
         if threshold.document.get("cameras"):
             alarms = replace(alarms, n_cameras=max(len({one.series.camera for one in normal}), 1))
-            notes.append(
-                "Each camera's scale was measured on the footage that was held out: on it there may be fewer false alarms than on new "
-                "footage; `calibrate` tells an upper end."
-            )
+            if not all(own.get("by_itself") for own in threshold.document["cameras"].values()):
+                notes.append(
+                    "Each camera's scale was measured on the footage that was held out: on it there may be fewer false alarms than on new "
+                    "footage; `calibrate` tells an upper end."
+                )
         alarms = replace(alarms, by_hand=threshold.document.get("by_hand", False))
         figures |= {
             "event_recall": sum(one.caught for one in seen) / len(seen) if seen else None,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from scipy.signal import lfilter
 
-from anomaly.calibration import Series, calibrate_cameras, decide, false_alarms, join_events
+from anomaly.calibration import Series, calibrate, calibrate_cameras, decide, false_alarms, join_events
 from anomaly.decider import DeciderConfig
 from anomaly.types import Interval
 
@@ -36,3 +39,34 @@ def test_false_alarms_of_new_footage_are_no_more_than_told():
         new = [decide(found.apply(slow(chance, 3600, camera, camera)), PLAIN) for camera in CAMERAS]
         met += false_alarms(new, found.pooled.threshold).per_hour or 0.0
     assert told >= met > 0
+
+
+@pytest.mark.parametrize("cameras", [("a", "b"), ("a",)])
+def test_a_camera_that_is_calibrated_by_itself_is_told_what_alarms_there(cameras: tuple[str, ...]):
+    """Its threshold moves with its scale: another scale for its normal footage refused what held."""
+    chance = np.random.default_rng(0)
+    holdout, labeled, intervals = [], [], []
+    for camera in cameras:
+        # By day and by night, or one product and the next.
+        by_day, by_night = (slow(chance, 900, camera, f"{camera}/{when}") for when in ("day", "night"))
+        holdout += [by_day, replace(by_night, scores=1.8 * by_night.scores)]
+        for clip in range(60):
+            one = slow(chance, 20, camera, f"{camera}/fault_{clip}")
+            one.scores[40:60] = 4.5
+            labeled.append(one)
+            intervals.append(Interval(one.source, 8.0, 12.0, "scratch"))
+    events = join_events(intervals)
+    found = calibrate_cameras(labeled, events, holdout, PLAIN)
+    for camera in cameras:
+        alone = calibrate(
+            [one for one in labeled if one.camera == camera],
+            [one for one in events if one.video.startswith(camera)],
+            [one for one in holdout if one.camera == camera],
+            PLAIN,
+        )
+        own = found.own[camera]
+        assert alone.false_alarms.per_hour == 0
+        assert alone.certificate is not None
+        assert (own.false_alarms.text(), own.certificate) == (alone.false_alarms.text(), alone.certificate)
+        counted = [decide(one, PLAIN) for one in found.apply_normal(holdout) if one.camera == camera]
+        assert false_alarms(counted, found.pooled.threshold).per_hour == 0

@@ -105,8 +105,13 @@ class CameraCalibrations:
         return replace(scaled, scores=scaled.scores * self.factor(series.camera))
 
     def apply_normal(self, holdout: Sequence[Series]) -> list[Series]:
-        """Normal footage as it was counted (`scaled_apart`), for the pooled threshold like `apply`."""
-        return [replace(one, scores=one.scores * self.factor(one.camera)) for one in scaled_apart(holdout)]
+        """Normal footage as it was counted, for the pooled threshold like `apply`."""
+        return [
+            self.apply(one)
+            if one.camera in self.own
+            else replace(apart, scores=apart.scores * self.factor(one.camera))
+            for one, apart in zip(holdout, scaled_apart(holdout), strict=True)
+        ]
 
     def spending(self, spent: Sequence[Spent]) -> CameraCalibrations:
         """The same, with more normal footage on which something was chosen."""
@@ -166,6 +171,7 @@ def calibrate_cameras(
         scaled_apart(holdout),
         config,
         scales,
+        whole=[scales[one.camera].apply(one) for one in holdout],
         **options,
     )
 
@@ -176,12 +182,16 @@ def calibrate_scaled(
     holdout: Sequence[Series],
     config: DeciderConfig,
     scales: Mapping[str, ScoreScale],
+    *,
+    whole: Sequence[Series],
     **options: Any,
 ) -> CameraCalibrations:
     """`calibrate_cameras` of scores that are on the shared scale already.
 
     Args:
         scales: what put them there, by camera; normal footage is put there by `scaled_apart`.
+        whole: the same normal footage on `scales`, to count on for a camera that is calibrated by itself: its threshold and its
+            scores move alike with its scale, so that no scale changes what alarms.
         labeled, events, holdout, config, options: as for `calibrate_cameras`.
 
     Raises:
@@ -200,7 +210,7 @@ def calibrate_scaled(
     }
 
     def calibrated(some: Sequence[str]) -> Calibration:
-        normal = [one for one in holdout if one.camera in some]
+        normal = [one for one in (whole if len(some) == 1 else holdout) if one.camera in some]
         found = calibrate(
             [one for one in labeled if one.camera in some],
             [one for one in events if camera_of.get(one.video) in some],

@@ -95,13 +95,17 @@ def scaled_apart(holdout: Sequence[Series]) -> list[Series]:
 
     False alarms and chance hits are counted on it. On the scale that was measured on the same frames too few are seen: a
     stretch that scores high lifts the scale that it is held against, and one that comes later does not. The scale of a half is less exact
-    than that of all, so what is counted is an upper end.
+    than that of all, so what is counted is an upper end. A camera that is alone shares no threshold, which moves alike with its
+    scale: its footage is on that of all.
 
     Args:
         holdout: raw scores; halves are halves of all frames of a camera, in this order.
     """
     scaled: dict[int, Series] = {}
-    for camera in {one.camera for one in holdout}:
+    cameras = {one.camera for one in holdout}
+    if len(cameras) == 1:
+        return [fit_scale(holdout).apply(one) for one in holdout]
+    for camera in cameras:
         places = [i for i, one in enumerate(holdout) if one.camera == camera]
         scores = np.concatenate([holdout[i].scores for i in places])
         middle, guard = len(scores) // 2, int(_GUARD * len(scores))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly.calibration import calibrate, calibrate_scaled, camera_of, fit_scales, scaled_apart
-from anomaly.calibration.budget import spent_on
+from anomaly.calibration.budget import spent_on, without
 from anomaly.calibration.certificate import CERTIFYING, CHOSE, percent
 from anomaly.commands import console
 from anomaly.commands.calibrate import by_camera, count_of, decider_of, options_of, setting_of
@@ -104,6 +104,7 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     ]
     labeled, normal = apart(labeled, events, threshold.document["familiar"])
     holdout += normal
+    raw = holdout
     if scales:
         labeled, holdout = _on_shared_scale(labeled, holdout, scales)
     settings = _settings(config)
@@ -135,7 +136,9 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     notes = pooled_folders(labeled, events, holdout) if pooled else []
     with looks_if_refused(folder, looks):
         if scales:
-            cameras = calibrate_scaled(labeled, prove, report, best, scales, **options).spending(spent)
+            whole = [scales[one.camera].apply(one) for one in without(raw, spent)]
+            cameras = calibrate_scaled(labeled, prove, report, best, scales, whole=whole, **options)
+            cameras = cameras.spending(spent)
             result = cameras.pooled
         else:
             result = calibrate(labeled, prove, report, best, **options).spending(spent)
