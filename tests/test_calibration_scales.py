@@ -70,3 +70,29 @@ def test_a_camera_that_is_calibrated_by_itself_is_told_what_alarms_there(cameras
         assert (own.false_alarms.text(), own.certificate) == (alone.false_alarms.text(), alone.certificate)
         counted = [decide(one, PLAIN) for one in found.apply_normal(holdout) if one.camera == camera]
         assert false_alarms(counted, found.pooled.threshold).per_hour == 0
+
+
+def test_footage_by_day_and_by_night_is_told_what_new_footage_of_both_has():
+    """Held out one after the other, as sorted names have them: half by half the night was told on the scale of the day."""
+    told = met = withheld = 0.0
+    for seed in range(10):
+        chance = np.random.default_rng(seed)
+
+        def footage(seconds, camera, name, chance=chance):
+            by_day, by_night = (slow(chance, seconds, camera, f"{camera}/{name}_{when}") for when in "dn")
+            return [by_day, replace(by_night, scores=1.5 * by_night.scores)]
+
+        holdout = [one for camera in CAMERAS for one in footage(900, camera, "normal")]
+        labeled, intervals = [], []
+        for camera in CAMERAS:
+            one = slow(chance, 20, camera, f"{camera}/fault")
+            one.scores[40:60] = 2.5
+            labeled.append(one)
+            intervals.append(Interval(one.source, 8.0, 12.0, "scratch"))
+        found = calibrate_cameras(labeled, join_events(intervals), holdout, PLAIN)
+        told += found.pooled.false_alarms.per_hour or 0.0
+        withheld += found.pooled.certificate is None
+        new = [decide(found.apply(one), PLAIN) for camera in CAMERAS for one in footage(1800, camera, "new")]
+        met += false_alarms(new, found.pooled.threshold).per_hour or 0.0
+    assert withheld == 0
+    assert met <= told < 10 * 5

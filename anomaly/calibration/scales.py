@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +15,8 @@ from anomaly.errors import CalibrationError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Share of a camera's normal footage that is left out on either side of the middle where its halves measure each other.
-_GUARD = 0.05
+#: Parts of a camera's normal footage, each counted on the scale of the others, and the share of it left out on either side.
+_PARTS, _GUARD = 5, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +92,15 @@ def fit_scales(labeled: Sequence[Series], holdout: Sequence[Series]) -> dict[str
 
 
 def scaled_apart(holdout: Sequence[Series]) -> list[Series]:
-    """Normal footage on the shared scale, each half of a camera's on the scale of its other half.
+    """Normal footage on the shared scale, each fifth of a camera's on the scale of the rest.
 
     False alarms and chance hits are counted on it. On the scale that was measured on the same frames too few are seen: a
-    stretch that scores high lifts the scale that it is held against, and one that comes later does not. The scale of a half is less exact
-    than that of all, so what is counted is an upper end. A camera that is alone shares no threshold, which moves alike with its
-    scale: its footage is on that of all.
+    stretch that scores high lifts the scale that it is held against, and one that comes later does not. The scale of a part is less exact
+    than that of all, so what is counted is an upper end. Of two halves each may be another time of day: one by night would be told on the
+    scale of the day. A camera that is alone shares no threshold, which moves alike with its scale: its footage is on that of all.
 
     Args:
-        holdout: raw scores; halves are halves of all frames of a camera, in this order.
+        holdout: raw scores; fifths are those of all frames of a camera, in this order. A tenth on either side measures nothing.
     """
     scaled: dict[int, Series] = {}
     cameras = {one.camera for one in holdout}
@@ -108,13 +109,17 @@ def scaled_apart(holdout: Sequence[Series]) -> list[Series]:
     for camera in cameras:
         places = [i for i, one in enumerate(holdout) if one.camera == camera]
         scores = np.concatenate([holdout[i].scores for i in places])
-        middle, guard = len(scores) // 2, int(_GUARD * len(scores))
-        halves = scores[: middle - guard], scores[middle + guard :]
-        try:
-            first, second = (_scale_of(half, camera) for half in reversed(halves))
-        except CalibrationError:  # too little, or half of it without any spread
-            first = second = _scale_of(scores, camera)
-        told = np.concatenate([first.of(scores[:middle]), second.of(scores[middle:])])
+        guard, whole = int(_GUARD * len(scores)), _scale_of(scores, camera)
+        ends = [len(scores) * i // _PARTS for i in range(_PARTS + 1)]
+        parts = []
+        for first, stop in pairwise(ends):
+            rest = np.concatenate([scores[: max(first - guard, 0)], scores[stop + guard :]])
+            try:
+                scale = _scale_of(rest, camera)
+            except CalibrationError:  # too little, or half of it without any spread
+                scale = whole
+            parts.append(scale.of(scores[first:stop]))
+        told = np.concatenate(parts)
         cuts = np.cumsum([len(holdout[i].scores) for i in places])[:-1]
         for i, part in zip(places, np.split(told, cuts), strict=True):
             scaled[i] = replace(holdout[i], scores=part)
