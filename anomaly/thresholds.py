@@ -226,7 +226,7 @@ def save_calibration(
         clips: sha256 of each labelled file, by the name of its source.
         familiar: labelled sources whose normal time is not new to the model.
         stills, videos: whether single pictures, and whether videos are among the labelled anomalies.
-        steps_s: longest mean time between frames of the videos that certify, in seconds, by camera.
+        steps_s: usual mean time between frames of the videos that certify, in seconds, by camera.
     """
     if target is None and labeled is not None:
         replace_labeled(model.folder, labeled)

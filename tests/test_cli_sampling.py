@@ -63,7 +63,9 @@ def test_what_was_calibrated_on_fewer_frames_than_asked_for_says_so_and_holds_fo
     model = Path(shutil.copytree(small_model.folder, tmp_path / "model"))
     said = succeed("calibrate", "--model", model, "--labeled", small_model.footage.labeled_csv, "--videos", seldom,
                    "--target-recall", 0.5, FPS)  # fmt: skip
-    note = "There are labelled videos with a frame every 0.5 s only, where footage.fps=5 asks for one every 0.2 s"
+    note = (
+        "Labelled videos usually have a frame every 0.5 s only, where footage.fps=5 asks for one every 0.2 s"
+    )
     assert note in " ".join(said.split())
     assert note in (tmp_path / "model_calibration.html").read_text()
     assert read_signed(model / "thresholds" / "torch-fp32.json")["steps_s"] == {"default": 0.5}
@@ -73,6 +75,29 @@ def test_what_was_calibrated_on_fewer_frames_than_asked_for_says_so_and_holds_fo
     # Beside the line, where a longer gap counts as not seen.
     loaded = load_model(model, offline=True)
     assert Loaded.of(loaded, load_threshold(loaded, fps=5.0)).interval_s == 0.5
+
+
+@pytest.mark.parametrize("folder", [".", "left"])
+def test_one_labelled_clip_that_was_seen_seldom_does_not_speak_for_files_that_are(
+    small_model: SmallModel, seldom: Path, tmp_path: Path, folder: str
+):
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "model"))
+    labeled = Path(shutil.copytree(small_model.footage.labeled, tmp_path / "labeled"))
+    (labeled / "labeled_01.mp4").unlink()
+    (labeled / folder).mkdir(exist_ok=True)
+    shutil.copy(seldom / "labeled_01.mp4", labeled / folder)
+    labels = tmp_path / "labels.csv"
+    labels.write_text(
+        small_model.footage.labeled_csv.read_text().replace(
+            "labeled_01", Path(folder, "labeled_01").as_posix()
+        )
+    )
+    succeed(
+        "calibrate", "--model", model, "--labeled", labels, "--videos", labeled, "--target-recall", 0.5, FPS
+    )
+    score = ("score", "--model", model, "--out", tmp_path / "s.csv", FPS, "--source")
+    assert "UNCERTIFIED" not in succeed(*score, small_model.footage.test / "test_01.mp4")
+    assert f"UNCERTIFIED: test_01.mp4 {TOLD}" in succeed(*score, seldom / "test_01.mp4")
 
 
 @pytest.mark.parametrize("rate", [6.0, 7.0, 7.5, 12.5, 15.0])

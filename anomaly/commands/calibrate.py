@@ -111,11 +111,11 @@ def run(config: CalibrateConfig) -> None:
         )
     if not each and config.calibration.cameras == "auto" and not labeled.footage.cameras:
         notes += pooled_folders(anomalous, labeled.events, holdout)
-    steps = steps_of(anomalous, labeled.events)
+    steps = steps_of(anomalous, labeled.events, each)
     asked_s = 1 / config.footage.fps if config.footage.fps else 0.0
     if asked_s and max(steps.values(), default=0.0) > COARSER * asked_s:
         notes.append(
-            f"There are labelled videos with a frame every {max(steps.values()):.3g} s only, where footage.fps={config.footage.fps:g} asks "
+            f"Labelled videos usually have a frame every {max(steps.values()):.3g} s only, where footage.fps={config.footage.fps:g} asks "
             f"for one every {asked_s:.3g} s: what is certified here is so for footage seen as seldom."
         )
     if notes:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 from anomaly.artifact import digest_of
@@ -216,15 +217,22 @@ def apart(
     )
 
 
-def steps_of(series: Sequence[Series], events: Sequence[Event]) -> dict[str, float]:
-    """Longest mean time between frames of the videos that certify, in seconds, by camera; of all with events where none does."""
+def steps_of(series: Sequence[Series], events: Sequence[Event], each: bool) -> dict[str, float]:
+    """Usual (median) mean time between frames of the videos that certify, in seconds; of all with events where none does.
+
+    The longest would let one clip that was seen seldom speak for all footage seen so.
+
+    Args:
+        series, events: labelled.
+        each: by camera; else one for all, called as the camera of footage without a folder.
+    """
     certifying = [event for event in events if event.certifies] or events
     named = {event.video for event in certifying}
-    steps: dict[str, float] = {}
+    steps: dict[str, list[float]] = {}
     for one in series:
         if one.source in named and one.interval_s:
-            steps[one.camera] = max(one.interval_s, steps.get(one.camera, 0.0))
-    return steps
+            steps.setdefault(one.camera if each else camera_of(""), []).append(one.interval_s)
+    return {camera: median_low(some) for camera, some in steps.items()}
 
 
 def pooled_folders(series: Sequence[Series], events: Sequence[Event], normal: Sequence[Series]) -> list[str]:

@@ -155,7 +155,8 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     keep_looks(folder, looks)
     write_study(_place(config, folder), f"Threshold study of {folder.name}", lines, rows, target)
     if config.study.apply:
-        document = {**threshold.document, "setting": setting, "steps_s": steps_of(labeled, prove)}
+        steps = steps_of(labeled, prove, bool(scales))
+        document = {**threshold.document, "setting": setting, "steps_s": steps}
         _apply(model, result, cameras, config, document, len(settings), how)
 
 
