@@ -74,7 +74,29 @@ def test_what_was_calibrated_on_fewer_frames_than_asked_for_says_so_and_holds_fo
     assert "UNCERTIFIED" not in out
     # Beside the line, where a longer gap counts as not seen.
     loaded = load_model(model, offline=True)
-    assert Loaded.of(loaded, load_threshold(loaded, fps=5.0)).interval_s == 0.5
+    assert Loaded.of(loaded, load_threshold(loaded, fps=5.0)).interval_of("line") == 0.5
+
+
+def test_a_camera_is_overloaded_by_its_own_sampling_not_by_another_cameras(
+    small_model: SmallModel, seldom: Path, tmp_path: Path
+):
+    """A camera that is seen seldom excused the one beside it that was calibrated on more."""
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "model"))
+    rows = ["video,start_s,end_s,label,camera"]
+    for camera, folder in (("left", small_model.footage.labeled), ("right", seldom)):
+        for clip in (1, 2):
+            source = folder / f"labeled_0{clip}.mp4"
+            rows.append(f"{shutil.copy(source, tmp_path / f'{camera}_{clip}.mp4').name},3,6.5,spill,{camera}")
+        clean = shutil.copy(folder / "labeled_05.mp4", tmp_path / f"{camera}_clean.mp4")
+        rows.append(f"{clean.name},,,normal,{camera}")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(rows) + "\n")
+    succeed(
+        "calibrate", "--model", model, "--labeled", labels, "--videos", tmp_path, "evidence.max_mb=0", FPS
+    )
+    loaded = load_model(model, offline=True)
+    live = Loaded.of(loaded, load_threshold(loaded, fps=5.0))
+    assert [live.interval_of(camera) for camera in ("left", "right")] == pytest.approx([0.2, 0.5])
 
 
 @pytest.mark.parametrize("folder", [".", "left"])

@@ -108,8 +108,9 @@ class LiveCamera:
         ledger.keep_plan(site.name, self.state.kept(now))
         self._ledger = ledger
         self._incidents = Incidents(self.loaded.threshold_of(site.name))
-        self._health = CameraHealth(site.name, interval_s=loaded.interval_s)
-        self._coverage = Coverage(loaded.interval_s, ledger.coverage(site.name))
+        interval_s = loaded.interval_of(site.name)
+        self._health = CameraHealth(site.name, interval_s=interval_s)
+        self._coverage = Coverage(interval_s, ledger.coverage(site.name))
         self._kept_ns = self._since_ns = time.monotonic_ns()
         self._open: StoredEvent | None = None
         # What looked at the highest frame of the event that is on: its rows are that model's.
@@ -159,8 +160,7 @@ class LiveCamera:
         self.recipe, self.recent = recipe, Recent()
         for event in self._incidents.change(self.loaded.threshold_of(self.site.name)):
             self._end(event, event.end_s + self._offset_s)
-        self._health.interval_s = loaded.interval_s
-        self._coverage.interval_s = loaded.interval_s
+        self._health.interval_s = self._coverage.interval_s = loaded.interval_of(self.site.name)
         self._ledger.watches(self.site.name, loaded.digest, recipe, self.threshold.value)
 
     def start(self) -> None:

@@ -88,10 +88,9 @@ class Loaded:
         """Identity of what scores."""
         return self.model.scoring_digest
 
-    @property
-    def interval_s(self) -> float | None:
-        """Seconds between the frames that the certificate was issued for."""
-        return self.threshold.step_s
+    def interval_of(self, camera: str) -> float | None:
+        """Seconds between the frames that what decides for a camera was calibrated on."""
+        return self.threshold_of(camera).step_s
 
     @property
     def shortest_s(self) -> float:
