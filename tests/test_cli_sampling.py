@@ -11,12 +11,13 @@ import pytest
 from clips import write_clip
 from small_model import FPS, SmallModel, invoke, succeed
 
-from anomaly.artifact import read_signed
+from anomaly.artifact import archive_bytes, read_signed
 from anomaly.calibration import Series
 from anomaly.edge.loaded import Loaded
 from anomaly.footage.clock import Sampler
 from anomaly.footage.source import find_sources, read_frames
 from anomaly.model import load_model
+from anomaly.scores import packed
 from anomaly.thresholds import load_threshold
 
 TOLD = "has a frame every 0.5 s, and it was calibrated on one every 0.2 s"
@@ -130,3 +131,30 @@ def test_a_rate_that_is_no_multiple_of_the_one_asked_for_is_no_other_sampling(ra
     # A hole is no step: what is not there was not taken seldom.
     times[len(times) // 2 :] += 30.0
     assert Series("clip", times, np.ones(len(times))).interval_s == pytest.approx(0.2, rel=0.02)
+
+
+def test_false_alarms_are_counted_on_as_many_frames_as_are_looked_at(small_model: SmallModel, tmp_path: Path):
+    """Held out at five frames a second, where smoothing flattens what alarms at one."""
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "model"))
+    level = read_signed(model / "thresholds" / "torch-fp32.json")["threshold"]
+    times = np.arange(5 * 600) / 5
+    scores = np.where(np.arange(len(times)) % 100 == 50, 1.3 * level, 0.5 * level)
+    scores += np.random.default_rng(0).uniform(0, 0.01, len(times))
+    (model / "scores.npz").write_bytes(archive_bytes(packed("holdout", [Series("normal", times, scores)])))
+    labeled = (small_model.footage.labeled_csv, "--videos", small_model.footage.labeled)
+    alone = ("calibration.false_alarms_per_hour=null", "evidence.max_mb=0", "--target-recall", 0.5)
+    told = {}
+    for fps in (5, 1):
+        at = f"footage.fps={fps}"
+        succeed("calibrate", "--model", model, "--labeled", *labeled, *alone, at)
+        told[fps] = read_signed(model / "thresholds" / "torch-fp32.json")["false_alarms"]
+    assert told[1]["n_frames"] == pytest.approx(told[5]["n_frames"] / 5, rel=0.02)
+    assert (told[5]["n_alarms"], told[1]["n_alarms"]) == (0, 30)
+    succeed(
+        "evaluate", "--model", model, "--labeled", *labeled, "--json", tmp_path / "f.json", "footage.fps=1"
+    )
+    assert json.loads((tmp_path / "f.json").read_text())["false_alarms"] == 30
+    succeed("study", "--model", model, "--out", tmp_path / "study", "study.grid={smoothing_s:[0.5]}", "footage.fps=1",
+            "--target-recall", 0.5, "calibration.false_alarms_per_hour=null", "study.apply=true")  # fmt: skip
+    studied = read_signed(model / "thresholds" / "torch-fp32.json")["false_alarms"]
+    assert (studied["n_alarms"], studied["n_frames"]) == (30, told[1]["n_frames"])

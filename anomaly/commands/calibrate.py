@@ -12,6 +12,7 @@ from anomaly.calibration import calibrate, calibrate_cameras, fit_scales
 from anomaly.commands import console
 from anomaly.commands.labeled import (
     apart,
+    held_out,
     keep_looks,
     looks_before,
     looks_if_refused,
@@ -29,7 +30,6 @@ from anomaly.first_start import calibrated_here, rescored_here
 from anomaly.looks import Look, labelled_otherwise, settings_tried
 from anomaly.model import load_model
 from anomaly.report.calibration import calibration_page
-from anomaly.scores import read_series
 from anomaly.thresholds import COARSER, load_threshold, save_calibration
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def run(config: CalibrateConfig) -> None:
     # With the grids of masked clips, so that `evaluate` on the same footage finds them in the cache.
     labeled = score_labeled(model, config.labeled, config.videos, config.footage, config.labels, grids=True)
     series = [one.series for one in labeled.scored]
-    holdout = read_series(model.folder, "holdout")
+    holdout = held_out(model, config.footage.fps)
     clips = {one.source.name: one.digest for one in labeled.scored}
     setting = setting_of(config, model, config.footage.fps, decider)
     options = {**options_of(config.calibration), "count": count, "tolerance_s": config.labels.slack_s}

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from anomaly.artifact import write_file
 from anomaly.commands import console
-from anomaly.commands.labeled import keep_looks, score_labeled, unset
+from anomaly.commands.labeled import held_out, keep_looks, score_labeled, unset
 from anomaly.commands.outputs import check_output, page_beside
 from anomaly.evaluation import evaluate, flat, measure_rate
 from anomaly.looks import Look
 from anomaly.model import load_model
 from anomaly.report.evaluation import evaluation_page
-from anomaly.scores import read_series
 from anomaly.thresholds import load_threshold
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def run(config: EvaluateConfig) -> None:
         labeled.footage,
         labeled.events,
         labeled.scored,
-        read_series(model.folder, "holdout"),
+        held_out(model, config.footage.fps),
         threshold,
         slack_s=config.labels.slack_s,
         familiar=labeled.familiar,

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from anomaly.artifact import digest_of
 from anomaly.calibration import Event, camera_of, join_events
 from anomaly.calibration.certificate import CERTIFYING, CHOSE
@@ -16,10 +18,12 @@ from anomaly.calibration.checks import some
 from anomaly.commands import console
 from anomaly.edge.segment_name import start_of
 from anomaly.errors import CalibrationError, FootageError, LabelsError, UsageError
+from anomaly.footage.clock import Sampler
 from anomaly.footage.damage import refuses
 from anomaly.footage.labels import LabeledFootage, load_labels
 from anomaly.footage.source import Source, duration_s, under_masks
 from anomaly.looks import looks_at, remember
+from anomaly.scores import read_series
 from anomaly.scoring import Scored, score_sources
 
 if TYPE_CHECKING:
@@ -215,6 +219,23 @@ def apart(
         [one for one in series if one.source in with_events],
         [one for one in series if one.source not in with_events and one.source not in familiar],
     )
+
+
+def held_out(model: Model, fps: float | None) -> list[Series]:
+    """The scores that `fit` held out, of as many frames a second as are looked at now.
+
+    Of more frames smoothing leaves less that alarms by chance: `fit` at ten a second tells too little of two.
+    """
+    holdout = read_series(model.folder, "holdout")
+    held_at = model.description.get("sampling", {}).get("fps")
+    if fps is None or (held_at is not None and fps >= held_at):
+        return holdout
+    thinned = []
+    for one in holdout:
+        sampler = Sampler(fps, float(one.times[0]))
+        taken = np.array([sampler.takes(time_s) for time_s in one.times.tolist()])
+        thinned.append(replace(one, times=one.times[taken], scores=one.scores[taken]))
+    return thinned
 
 
 def steps_of(series: Sequence[Series], events: Sequence[Event], each: bool) -> dict[str, float]:

@@ -16,6 +16,7 @@ from anomaly.commands import console
 from anomaly.commands.calibrate import by_camera, count_of, decider_of, options_of, setting_of
 from anomaly.commands.labeled import (
     apart,
+    held_out,
     keep_looks,
     looks_if_refused,
     of_cameras,
@@ -95,7 +96,7 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
         # What was scored then is no longer what the model would score.
         raise ModelError(f"{str(folder)!r} has another bank than was calibrated; calibrate again, then study")
     scales = camera_scales(threshold.document)
-    labeled, holdout = read_series(folder, "labeled"), read_series(folder, "holdout")
+    labeled, holdout = read_series(folder, "labeled"), held_out(model, threshold.document["fps"])
     if scales:
         holdout = of_cameras(holdout, scales)
     events = [
@@ -232,7 +233,7 @@ def _study_sweep(config: StudyConfig) -> None:
         )
         looks.append(Look(setting_of(config, model, config.footage.fps, decider), found.seen))
         labeled, normal = apart([one.series for one in found.scored], found.events, found.familiar)
-        holdout = read_series(place, "holdout")
+        holdout = held_out(model, config.footage.fps)
         each = by_camera(config.calibration, found.footage.cameras)
         if each and found.footage.cameras:
             holdout = of_cameras(holdout, {one.camera for one in [*labeled, *normal]})
