@@ -158,3 +158,22 @@ def test_false_alarms_are_counted_on_as_many_frames_as_are_looked_at(small_model
             "--target-recall", 0.5, "calibration.false_alarms_per_hour=null", "study.apply=true")  # fmt: skip
     studied = read_signed(model / "thresholds" / "torch-fp32.json")["false_alarms"]
     assert (studied["n_alarms"], studied["n_frames"]) == (30, told[1]["n_frames"])
+
+
+def test_files_with_fewer_frames_are_told_the_false_alarms_of_as_few(
+    small_model: SmallModel, seldom: Path, tmp_path: Path
+):
+    """The rate asked for is that of what was held out; the files have less."""
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "model"))
+    times = np.arange(5 * 600) / 5
+    scores = np.where(np.arange(len(times)) % 100 == 50, 1.3, 0.5) + np.random.default_rng(0).uniform(
+        0, 0.01, len(times)
+    )
+    (model / "scores.npz").write_bytes(archive_bytes(packed("holdout", [Series("normal", times, scores)])))
+    labeled = (small_model.footage.labeled_csv, "--videos", seldom, FPS)
+    succeed("calibrate", "--model", model, "--labeled", *labeled, "evidence.max_mb=0", "--target-recall", 0.5,
+            "calibration.false_alarms_per_hour=null")  # fmt: skip
+    told = read_signed(model / "thresholds" / "torch-fp32.json")["false_alarms"]
+    assert told["n_frames"] == pytest.approx(2 * 3600 * told["hours"], rel=0.02)
+    succeed("evaluate", "--model", model, "--labeled", *labeled, "--json", tmp_path / "f.json")
+    assert json.loads((tmp_path / "f.json").read_text())["false_alarms"] == told["n_alarms"]

@@ -76,7 +76,6 @@ def run(config: CalibrateConfig) -> None:
     # With the grids of masked clips, so that `evaluate` on the same footage finds them in the cache.
     labeled = score_labeled(model, config.labeled, config.videos, config.footage, config.labels, grids=True)
     series = [one.series for one in labeled.scored]
-    holdout = held_out(model, config.footage.fps)
     clips = {one.source.name: one.digest for one in labeled.scored}
     setting = setting_of(config, model, config.footage.fps, decider)
     options = {**options_of(config.calibration), "count": count, "tolerance_s": config.labels.slack_s}
@@ -86,9 +85,11 @@ def run(config: CalibrateConfig) -> None:
     )
     cameras: CameraCalibrations | None = None
     each = by_camera(config.calibration, labeled.footage.cameras)
+    anomalous, normal = apart(series, labeled.events, labeled.familiar)
+    steps = steps_of(anomalous, labeled.events, each)
+    holdout = held_out(model, config.footage.fps, steps)
     if each and labeled.footage.cameras:
         holdout = of_cameras(holdout, {one.camera for one in series})
-    anomalous, normal = apart(series, labeled.events, labeled.familiar)
     holdout += normal
     if each:
         # Of normal footage alone: what is refused here shows nothing of the anomalies.
@@ -111,7 +112,6 @@ def run(config: CalibrateConfig) -> None:
         )
     if not each and config.calibration.cameras == "auto" and not labeled.footage.cameras:
         notes += pooled_folders(anomalous, labeled.events, holdout)
-    steps = steps_of(anomalous, labeled.events, each)
     asked_s = 1 / config.footage.fps if config.footage.fps else 0.0
     if asked_s and max(steps.values(), default=0.0) > COARSER * asked_s:
         notes.append(

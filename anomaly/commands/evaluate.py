@@ -38,7 +38,7 @@ def run(config: EvaluateConfig) -> None:
         labeled.footage,
         labeled.events,
         labeled.scored,
-        held_out(model, config.footage.fps),
+        held_out(model, config.footage.fps, threshold.document.get("steps_s", {})),
         threshold,
         slack_s=config.labels.slack_s,
         familiar=labeled.familiar,

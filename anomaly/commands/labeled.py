@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from anomaly.model import Model
 
 
+#: Frames that are no farther apart than so many times others are not thinned to these: rates are rounded.
+_AS_FAR_APART = 1.05
+
+
 @dataclass(frozen=True)
 class ScoredLabels:
     """Labelled footage with its scores.
@@ -221,20 +225,24 @@ def apart(
     )
 
 
-def held_out(model: Model, fps: float | None) -> list[Series]:
+def held_out(model: Model, fps: float | None, steps: Mapping[str, float]) -> list[Series]:
     """The scores that `fit` held out, of as many frames a second as are looked at now.
 
     Of more frames smoothing leaves less that alarms by chance: `fit` at ten a second tells too little of two.
+
+    Args:
+        model: loaded.
+        fps: the most frames a second that are taken.
+        steps: seconds between those of the labelled videos, as `steps_of` gives them: files may have fewer.
     """
-    holdout = read_series(model.folder, "holdout")
-    held_at = model.description.get("sampling", {}).get("fps")
-    if fps is None or (held_at is not None and fps >= held_at):
-        return holdout
     thinned = []
-    for one in holdout:
-        sampler = Sampler(fps, float(one.times[0]))
-        taken = np.array([sampler.takes(time_s) for time_s in one.times.tolist()])
-        thinned.append(replace(one, times=one.times[taken], scores=one.scores[taken]))
+    for one in read_series(model.folder, "holdout"):
+        step_s = max(steps.get(one.camera, max(steps.values(), default=0.0)), 1 / fps if fps else 0.0)
+        if one.interval_s and step_s > _AS_FAR_APART * one.interval_s:
+            sampler = Sampler(1 / step_s, float(one.times[0]))
+            taken = np.array([sampler.takes(time_s) for time_s in one.times.tolist()])
+            one = replace(one, times=one.times[taken], scores=one.scores[taken])
+        thinned.append(one)
     return thinned
 
 

@@ -96,7 +96,8 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
         # What was scored then is no longer what the model would score.
         raise ModelError(f"{str(folder)!r} has another bank than was calibrated; calibrate again, then study")
     scales = camera_scales(threshold.document)
-    labeled, holdout = read_series(folder, "labeled"), held_out(model, threshold.document["fps"])
+    labeled = read_series(folder, "labeled")
+    holdout = held_out(model, threshold.document["fps"], threshold.document.get("steps_s", {}))
     if scales:
         holdout = of_cameras(holdout, scales)
     events = [
@@ -233,8 +234,8 @@ def _study_sweep(config: StudyConfig) -> None:
         )
         looks.append(Look(setting_of(config, model, config.footage.fps, decider), found.seen))
         labeled, normal = apart([one.series for one in found.scored], found.events, found.familiar)
-        holdout = held_out(model, config.footage.fps)
         each = by_camera(config.calibration, found.footage.cameras)
+        holdout = held_out(model, config.footage.fps, steps_of(labeled, found.events, each))
         if each and found.footage.cameras:
             holdout = of_cameras(holdout, {one.camera for one in [*labeled, *normal]})
         holdout += normal
