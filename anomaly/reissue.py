@@ -62,9 +62,9 @@ def rescore(
         for one, (found, _) in zip(evidence.stretches, answers, strict=True)
         if one.caught(evidence.decider)
     ]
+    lower = max(0.0, 1.0 - min(reached, default=1.0))
     # What went before the frames kept is not scored again, and has so much of the weight.
-    lower = max(0.0, 1.0 - min(reached, default=1.0)) / (1.0 - math.exp(-SETTLED))
-    factor = 1.0 - lower if lower <= lowering else 1.0
+    factor = 1.0 - lower / (1.0 - math.exp(-SETTLED)) if lower <= lowering else 1.0
     found = judge(evidence, answers, runtime=name, tolerance=tolerance, factor=factor)
     return Rescored(found, factor)
 

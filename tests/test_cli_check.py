@@ -220,11 +220,12 @@ def test_the_first_start_on_another_device_is_compared_once_with_what_was_kept(
     )
 
 
+@pytest.mark.parametrize("trace", [5e-5, 9.97e-5])
 def test_where_scores_are_a_trace_lower_the_threshold_is_lowered_by_as_much(
-    copy: Path, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copy: Path, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trace: float
 ):
-    """As if calibrated where everything scores 5e-5 higher: the event that set the threshold stays just below it here."""
-    higher = 1 + 5e-5
+    """As if calibrated where everything scores a trace higher: the event that set the threshold stays just below it here."""
+    higher = 1 + trace
     evidence = load_evidence(copy)
     stretches = tuple(
         replace(one, scores=one.scores * higher, threshold=one.threshold * higher,
@@ -249,7 +250,7 @@ def test_where_scores_are_a_trace_lower_the_threshold_is_lowered_by_as_much(
         rows = [row.split(",") for row in (tmp_path / "s.csv").read_text().splitlines()[1:]]
         assert sum(int(row[5]) for row in rows) > 0, "the event that set the threshold"
     (remembered,) = (tmp_path / "elsewhere" / "checked").glob("*.json")
-    assert 1 - 1e-4 < json.loads(remembered.read_text())["factor"] < 1
+    assert 1 - 1.02e-4 < json.loads(remembered.read_text())["factor"] < 1
 
 
 def test_a_cache_that_cannot_be_written_stops_no_start(
