@@ -171,3 +171,16 @@ def test_footage_of_one_name_in_two_places_counts_as_spent_where_one_is():
 
 def test_a_budget_needs_a_minute_of_footage():
     assert threshold_for_budget([footage(59)], 1.0) is None
+
+
+@pytest.mark.parametrize(("clips", "told"), [(1, "one clip"), (3, "3 clips"), (8, None)])
+def test_a_bound_of_few_clips_says_that_others_may_alarm_more_often(clips, told):
+    """Exact where alarms come independently; clips that differ among each other have them together."""
+    text = false_alarms([replace_name(footage(3600), f"{i}.mp4") for i in range(clips)], 0.5).text()
+    said = "normal footage unlike that may alarm more often" in text
+    assert said == (told is not None)
+    assert told is None or f"The bound is of {told} alone" in text
+
+
+def replace_name(decided, name):
+    return replace(decided, series=replace(decided.series, source=name))
