@@ -176,11 +176,7 @@ def test_a_budget_needs_a_minute_of_footage():
 @pytest.mark.parametrize(("clips", "told"), [(1, "one clip"), (3, "3 clips"), (8, None)])
 def test_a_bound_of_few_clips_says_that_others_may_alarm_more_often(clips, told):
     """Exact where alarms come independently; clips that differ among each other have them together."""
-    text = false_alarms([replace_name(footage(3600), f"{i}.mp4") for i in range(clips)], 0.5).text()
+    text = false_alarms([footage(3600, name=f"{i}.mp4") for i in range(clips)], 0.5).text()
     said = "normal footage unlike that may alarm more often" in text
     assert said == (told is not None)
     assert told is None or f"The bound is of {told} alone" in text
-
-
-def replace_name(decided, name):
-    return replace(decided, series=replace(decided.series, source=name))
