@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anomaly.calibration import Decided, Event, decide
-from anomaly.calibration.events import event_frames
+from anomaly.calibration.events import after_ordinary, event_frames
 from anomaly.decider.machine import TIME_RESOLUTION_S
 from anomaly.errors import FootageError
 from anomaly.evidence import FOLDER, SETTLED, Evidence, Stretch, png
@@ -32,6 +32,8 @@ _NORMAL_SHARE, _FEATURES_SHARE = 0.25, 0.125
 _MOST_FEATURES = 16
 #: Seconds around a label that are not taken for normal: traces outlast labels.
 _GUARD_S = 2.0
+#: What an ordinary frame scores, about.
+_ORDINARY = 1.0
 
 
 def collect_evidence(
@@ -103,7 +105,7 @@ def collect_evidence(
         stretch = replace(stretch, event=outcome.event, before=before)
         if event_frames(outcome.event, series, calibration.tolerance_s).start == 0:
             excess = stretch.decision_score(calibration.config) - outcome.score
-            stretch = replace(stretch, excess=max(excess, 0.0))
+            stretch = replace(stretch, excess=excess)
         events.append(stretch)
     evidence = Evidence(
         folder=model.folder / FOLDER,
@@ -127,9 +129,13 @@ def collect_evidence(
 
 
 def event_needs(event: Event, decided: Decided, tolerance_s: float) -> slice:
-    """The frames that an event's score needs: up to its highest decision score, from where that has settled."""
+    """The frames that an event's score needs: up to its highest decision score, from where that has settled.
+
+    One that begins with its clip has that where it would be had ordinary footage gone before, as it is scored.
+    """
     window = event_frames(event, decided.series, tolerance_s)
-    peak = window.start + int(decided.decision[window].argmax())
+    decision = decided.decision if window.start else after_ordinary(decided, _ORDINARY)
+    peak = window.start + int(decision[window].argmax())
     times, config = decided.series.times, decided.config
     lead_s = config.min_duration_s + SETTLED * config.smoothing_s
     first = int(np.searchsorted(times, times[peak] - lead_s + TIME_RESOLUTION_S, side="right")) - 1

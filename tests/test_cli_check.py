@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import write_clip
 from safetensors.numpy import load_file, save_file
 from small_model import FPS, SmallModel, environment, invoke, succeed
 
@@ -306,6 +307,34 @@ def test_an_event_that_begins_with_its_clip_is_checked_as_it_was_calibrated(
     )
     assert recheck(evidence, _same(evidence), runtime="here").holds
     assert recheck(evidence, _same(evidence, -0.009), runtime="elsewhere").lost
+
+
+def test_the_frames_that_set_the_score_of_such_an_event_are_looked_at_not_its_first_alone(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    """Smoothing starts at the first frame: without footage before it that was the highest, and the only one kept."""
+    footage = small_model.footage
+    rows = ["video,start_s,end_s,label", "labeled_05.mp4,,,normal"]
+    shutil.copy(footage.labeled / "labeled_05.mp4", tmp_path)
+    for source in find_sources([footage.labeled])[:3]:
+        spill = [frame.image for frame in read_frames(source, fps=5, start_s=4.0, end_s=7.0)]
+        name = Path(source.name).name
+        write_clip(tmp_path / name, [255 - spill[0], *spill[1:]], fps=5)
+        rows.append(f"{name},0,{len(spill) / 5},spill")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(rows) + "\n")
+    succeed("calibrate", "--model", copy, "--labeled", labels, "--videos", tmp_path, FPS)
+    evidence = load_evidence(copy)
+    assert all(len(one.files) > 1 for one in evidence.events)
+    assert recheck(evidence, _same(evidence), runtime="here").holds
+    stretches = iter(evidence.stretches)
+
+    def first_alone(_: object) -> tuple[np.ndarray, np.ndarray]:
+        one = next(stretches)
+        seen = np.arange(len(one.scores)) == 0
+        return np.where(seen, one.scores, 1.0), one.distances
+
+    assert len(recheck(evidence, first_alone, runtime="elsewhere", tolerance=99).lost) == 3
 
 
 def _same(

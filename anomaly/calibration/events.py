@@ -172,7 +172,7 @@ def event_scores(
         window = event_frames(event, one.series, tolerance_s)
         if window.start < window.stop:
             cut = window.start == 0 and ordinary is not None
-            decision = _after_ordinary(one, ordinary or 0.0) if cut else one.decision
+            decision = after_ordinary(one, ordinary or 0.0) if cut else one.decision
             scores[index] = decision[window].max()
         else:
             seen = one.series.sees(event.start_s - tolerance_s, event.end_s + tolerance_s)
@@ -180,7 +180,7 @@ def event_scores(
     return scores
 
 
-def _after_ordinary(one: Decided, ordinary: float) -> NDArray[np.float64]:
+def after_ordinary(one: Decided, ordinary: float) -> NDArray[np.float64]:
     """(n,) decision scores had the smoothed score stood at `ordinary` before the first frame; never higher ones."""
     series, smoothing_s = one.series, one.config.smoothing_s
     ahead = float(one.smoothed[0]) - ordinary
