@@ -177,3 +177,23 @@ def test_files_with_fewer_frames_are_told_the_false_alarms_of_as_few(
     assert told["n_frames"] == pytest.approx(2 * 3600 * told["hours"], rel=0.02)
     succeed("evaluate", "--model", model, "--labeled", *labeled, "--json", tmp_path / "f.json")
     assert json.loads((tmp_path / "f.json").read_text())["false_alarms"] == told["n_alarms"]
+
+
+def test_normal_footage_with_fewer_frames_than_the_labelled_is_told(small_model: SmallModel, tmp_path: Path):
+    """One frame a second passes over most of what lasts a fifth of one, however it is smoothed."""
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "model"))
+    scores = np.random.default_rng(0).uniform(0.5, 0.51, 600)
+    series = [Series("old_camera", np.arange(600.0), scores)]
+    (model / "scores.npz").write_bytes(archive_bytes(packed("holdout", series)))
+    labeled = (small_model.footage.labeled_csv, "--videos", small_model.footage.labeled, FPS)
+    note = "Normal footage that false alarms are counted on has up to 5 times fewer frames a second than the labelled videos (old_camera)"
+    out = succeed("calibrate", "--model", model, "--labeled", *labeled, "evidence.max_mb=0")
+    assert note in " ".join(out.split())
+    assert note in (tmp_path / "model_calibration.html").read_text()
+    page = tmp_path / "p.html"
+    assert note in " ".join(
+        succeed("evaluate", "--model", model, "--labeled", *labeled, "--html", page).split()
+    )
+    assert note in page.read_text()
+    assert note in " ".join(succeed("study", "--model", model, "--out", tmp_path / "study", FPS).split())
+    assert "times fewer frames" not in small_model.calibrate_out

@@ -19,6 +19,7 @@ from anomaly.commands.labeled import (
     of_cameras,
     pooled_folders,
     score_labeled,
+    seen_seldom,
     steps_of,
 )
 from anomaly.commands.outputs import check_output, page_beside
@@ -112,6 +113,7 @@ def run(config: CalibrateConfig) -> None:
         )
     if not each and config.calibration.cameras == "auto" and not labeled.footage.cameras:
         notes += pooled_folders(anomalous, labeled.events, holdout)
+    notes += seen_seldom(holdout, steps)
     asked_s = 1 / config.footage.fps if config.footage.fps else 0.0
     if asked_s and max(steps.values(), default=0.0) > COARSER * asked_s:
         notes.append(

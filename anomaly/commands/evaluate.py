@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from anomaly.artifact import write_file
 from anomaly.commands import console
-from anomaly.commands.labeled import held_out, keep_looks, score_labeled, unset
+from anomaly.commands.labeled import apart, held_out, keep_looks, score_labeled, seen_seldom, unset
 from anomaly.commands.outputs import check_output, page_beside
 from anomaly.evaluation import evaluate, flat, measure_rate
 from anomaly.looks import Look
@@ -34,16 +34,21 @@ def run(config: EvaluateConfig) -> None:
     console.say(model.headline())
     threshold = load_threshold(model, fps=config.footage.fps)
     labeled = score_labeled(model, config.labeled, config.videos, config.footage, config.labels, grids=True)
+    steps = threshold.document.get("steps_s", {})
+    holdout = held_out(model, config.footage.fps, steps)
     found = evaluate(
         labeled.footage,
         labeled.events,
         labeled.scored,
-        held_out(model, config.footage.fps, threshold.document.get("steps_s", {})),
+        holdout,
         threshold,
         slack_s=config.labels.slack_s,
         familiar=labeled.familiar,
         grid=model.detector.branches[0].backbone.grid,
     )
+    if found.alarms is not None:
+        _, normal = apart([one.series for one in labeled.scored], labeled.events, labeled.familiar)
+        found = replace(found, notes=(*found.notes, *seen_seldom([*holdout, *normal], steps)))
     # What is calibrated later on these clips, with another setting, was chosen knowing this.
     shown_with = threshold.document.get("setting") or unset(model, config.footage.fps)
     keep_looks(model.folder, [Look(shown_with, labeled.seen)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -25,6 +26,7 @@ from anomaly.footage.source import Source, duration_s, under_masks
 from anomaly.looks import looks_at, remember
 from anomaly.scores import read_series
 from anomaly.scoring import Scored, score_sources
+from anomaly.thresholds import COARSER
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -237,13 +239,35 @@ def held_out(model: Model, fps: float | None, steps: Mapping[str, float]) -> lis
     """
     thinned = []
     for one in read_series(model.folder, "holdout"):
-        step_s = max(steps.get(one.camera, max(steps.values(), default=0.0)), 1 / fps if fps else 0.0)
+        step_s = max(_step_s(one.camera, steps), 1 / fps if fps else 0.0)
         if one.interval_s and step_s > _AS_FAR_APART * one.interval_s:
             sampler = Sampler(1 / step_s, float(one.times[0]))
             taken = np.array([sampler.takes(time_s) for time_s in one.times.tolist()])
             one = replace(one, times=one.times[taken], scores=one.scores[taken])
         thinned.append(one)
     return thinned
+
+
+def _step_s(camera: str, steps: Mapping[str, float]) -> float:
+    return steps.get(camera, max(steps.values(), default=0.0))
+
+
+def seen_seldom(normal: Sequence[Series], steps: Mapping[str, float]) -> list[str]:
+    """What to say where normal footage has fewer frames than the labelled: what is brief was mostly passed over in it.
+
+    Args:
+        normal: held-out and labelled normal footage.
+        steps: as for `held_out`.
+    """
+    times = {one.source: one.interval_s / (_step_s(one.camera, steps) or math.inf) for one in normal}
+    seldom = [name for name, more in times.items() if more > COARSER]
+    if not seldom:
+        return []
+    return [
+        f"Normal footage that false alarms are counted on has up to {max(times.values()):.2g} times fewer frames a second than the "
+        f"labelled videos ({some(seldom)}): what is brief was mostly passed over there, and false alarms and chance hits may be as many times "
+        "those told, above the bound, too. Hold out footage that has as many."
+    ]
 
 
 def steps_of(series: Sequence[Series], events: Sequence[Event], each: bool) -> dict[str, float]:

@@ -22,6 +22,7 @@ from anomaly.commands.labeled import (
     of_cameras,
     pooled_folders,
     score_labeled,
+    seen_seldom,
     steps_of,
 )
 from anomaly.commands.study_cost import count_looks, protected
@@ -136,11 +137,13 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     unnamed = all(one.camera == camera_of(one.source) for one in labeled)
     pooled = not scales and unnamed and threshold.document["settings"].get("cameras", "auto") == "auto"
     notes = pooled_folders(labeled, events, holdout) if pooled else []
+    notes += seen_seldom(raw, threshold.document.get("steps_s", {}))
     with looks_if_refused(folder, looks):
         if scales:
             whole = [scales[one.camera].apply(one) for one in without(raw, spent)]
             cameras = calibrate_scaled(labeled, prove, report, best, scales, whole=whole, **options)
-            cameras = cameras.spending(spent)
+            told = " ".join([cameras.assumption, *notes]).strip()
+            cameras = replace(cameras.spending(spent), assumption=told)
             result = cameras.pooled
         else:
             result = calibrate(labeled, prove, report, best, **options).spending(spent)
