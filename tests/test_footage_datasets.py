@@ -50,6 +50,15 @@ def test_folders_by_kind_from_the_root_and_from_test(parts: Path, where: str):
     assert read_mask(loaded.masks["bent/000.png"], 5, (16, 24)).sum() == 24
 
 
+@pytest.mark.parametrize("kind", ["ok", "Normal"])
+def test_a_folder_of_normal_pictures_beside_good_is_no_kind(parts: Path, kind: str):
+    """No event came of them, but `evaluate` counted them as anomalous pictures that are missed."""
+    image(parts / "test" / kind / "0.png")
+    loaded = load_labels(parts)
+    assert loaded.of(f"{kind}/0.png") == ()
+    assert f"{kind}/0.png" in [source.name for source in loaded.sources]
+
+
 def test_pictures_are_grouped_by_what_their_names_share(parts: Path):
     groups = load_labels(parts, group="scratch/(0)").groups
     assert groups == {"scratch/000.png": "0", "scratch/010.png": "0"}

@@ -127,6 +127,12 @@ def test_a_whole_video_can_be_known_normal(line: Path):
     ]
 
 
+def test_what_is_labelled_ok_is_known_normal(line: Path):
+    loaded = load(line, "video,start_s,end_s,label\na.mp4,1,2,jam\nb.mp4,,,ok\n")
+    assert loaded.of("b.mp4") == ()
+    assert len(loaded.sources) == 2
+
+
 def test_videos_that_are_not_named_can_count_as_normal(line: Path):
     loaded = load(line, "video,start_s,end_s,label\nb.mp4,1,2,jam\n", unlisted="normal")
     assert [source.name for source in loaded.sources] == ["b.mp4", "a.mp4", "night/c.mp4"]
@@ -187,6 +193,8 @@ def test_each_video_counts_for_progress(line: Path):
         (HEADER + "a.mp4,1,2,jam\n\na.mp4,1,2,jam\n", "line 4 says the same as line 2"),
         (HEADER + "a.mp4,1,2,jam\na.mp4,,,normal\n", "line 3 and line 2 call a.mp4 normal and label an"),
         (HEADER + "a.mp4,1,2,normal\n", "line 2 labels a stretch as normal"),
+        # As an anomaly it made the jam inside it one of ten seconds, that any alarm in them caught.
+        (HEADER + "a.mp4,0,10,OK\na.mp4,4,5,jam\n", "line 2 labels a stretch as OK"),
         (HEADER + "a.mp4,,,jam\n", "line 2 has no times"),
         (HEADER + "a.mp4,1,,jam\n", "end_s is ''"),
         (HEADER + "a.mp4,-1,2,jam\n", "start_s is '-1'"),

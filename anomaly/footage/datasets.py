@@ -3,7 +3,8 @@
     test/good/…  test/<kind>/…  ground_truth/<kind>/<name>[_mask].png     (Bergmann et al., CVPR 2019)
 
 A folder may be the one that holds `good/` and the kinds, or a root with `test/` (and `train/`, which is left
-alone). `ground_truth/` stands beside `good/` or beside `test/`.
+alone). Folders called `ok` or `normal` beside `good/` hold normal images, too. `ground_truth/` stands beside `good/`
+or beside `test/`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anomaly.errors import LabelsError, NoFootageError
+from anomaly.footage.label_csv import NORMAL_LABELS
 from anomaly.footage.sources import IMAGE_SUFFIXES, Source, find_sources, natural_key
 
 NORMAL_FOLDER = "good"
@@ -24,7 +26,7 @@ class ImageFolders:
 
     Attributes:
         sources: all images, `good/` first, then kind by kind; names relative to the folder of `good/`.
-        kinds: name of each anomalous source to its kind; sources of `good/` are absent.
+        kinds: name of each anomalous source to its kind; normal ones are absent.
         masks: name of an anomalous source to its mask image.
         notes: what the user should be told.
     """
@@ -65,6 +67,8 @@ def read_image_folders(folder: Path) -> ImageFolders:
         known = _masks(truth / kind)
         for source in _images(root, kind):
             sources.append(source)
+            if kind.casefold() in NORMAL_LABELS:
+                continue
             labels[source.name] = kind
             within = Path(source.name).relative_to(kind).with_suffix("").as_posix()
             mask = known.get(within) or known.get(f"{within}_mask")

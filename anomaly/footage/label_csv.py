@@ -5,7 +5,7 @@
 
 Comma-separated, UTF-8 (with or without a byte-order mark), any line ending, columns in any order, blanks
 around cells ignored. Three more columns may be there: `found` says how the anomaly was found, `camera` which
-camera the video is of, `group` which incident (or part) it shows where several videos or pictures show the same. A row without times, labelled `normal` or `good`, says that the whole video is known
+camera the video is of, `group` which incident (or part) it shows where several videos or pictures show the same. A row without times, labelled `normal`, `good` or `ok`, says that the whole video is known
 to be normal.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from anomaly.errors import LabelsError
 
-NORMAL_LABELS = frozenset({"normal", "good"})
+NORMAL_LABELS = frozenset({"normal", "good", "ok"})
 HOW_FOUND = ("independent", "audit", "alarm", "proposed")
 #: Of these, what the detector had a hand in.
 DETECTOR_FOUND = ("alarm", "proposed")
