@@ -20,7 +20,7 @@ from anomaly.metrics import PixelMetrics, auroc, average_precision
 from anomaly.scoring import look_at
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -68,6 +68,7 @@ def evaluate(
     *,
     slack_s: float,
     familiar: Collection[str] = (),
+    seldom: Callable[[Series], Series] = lambda one: one,
     grid: tuple[int, int],
 ) -> Evaluation:
     """Measure scores against labels.
@@ -85,6 +86,7 @@ def evaluate(
             in units of it, and the figure `threshold` is 1.
         slack_s: how far outside its label an event may be noticed.
         familiar: names of sources whose normal time is not new to the model: no false alarms are counted on them.
+        seldom: normal labelled footage with as many frames as are looked at, as `holdout` has.
         grid: the patch grid.
     """
     certified = _certified_recall(threshold, scored)
@@ -140,7 +142,7 @@ def evaluate(
         with_events = {event.video for event in events}
         normal = [decide(one, threshold.decider) for one in holdout]
         normal += [
-            decide(left, threshold.decider)
+            decide(seldom(left), threshold.decider)
             for name, one in decided.items()
             if name not in with_events and name not in familiar and not truth[name].any()
             for left in (_unspent(one.series, threshold) if name in known else [one.series])

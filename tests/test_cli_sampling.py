@@ -197,3 +197,33 @@ def test_normal_footage_with_fewer_frames_than_the_labelled_is_told(small_model:
     assert note in page.read_text()
     assert note in " ".join(succeed("study", "--model", model, "--out", tmp_path / "study", FPS).split())
     assert "times fewer frames" not in small_model.calibrate_out
+
+
+def test_labelled_normal_footage_is_counted_on_as_few_frames_as_the_anomalies_have(
+    small_model: SmallModel, seldom: Path, tmp_path: Path
+):
+    """Smoothing flattened it more than what is looked at, and far fewer false alarms were told."""
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "model"))
+    for source in find_sources([small_model.footage.labeled]):
+        anomalous = int(Path(source.name).stem[-1]) <= 3
+        shutil.copy((seldom if anomalous else small_model.footage.labeled) / source.name, tmp_path)
+    labels = (
+        "--labeled",
+        small_model.footage.labeled_csv,
+        "--videos",
+        tmp_path,
+        FPS,
+        "labels.unlisted=normal",
+    )
+    by_hand = ("calibration.threshold=1.0", "calibration.false_alarms_per_hour=null", "evidence.max_mb=0")
+    succeed("calibrate", "--model", model, *labels, *by_hand)
+    told = read_signed(model / "thresholds" / "torch-fp32.json")["false_alarms"]
+    assert told["hours"] > 70 / 3600
+    assert told["n_frames"] == pytest.approx(2 * 3600 * told["hours"], rel=0.05)
+    assert 0 < told["alarm_time_share"] < 1
+    succeed("evaluate", "--model", model, *labels, "--json", tmp_path / "f.json")
+    assert json.loads((tmp_path / "f.json").read_text())["alarm_time_share"] == told["alarm_time_share"]
+    succeed("study", "--model", model, "--out", tmp_path / "study", "study.grid={smoothing_s:[0.5]}", FPS,
+            "--target-recall", 0.5, "calibration.false_alarms_per_hour=null", "study.apply=true")  # fmt: skip
+    studied = read_signed(model / "thresholds" / "torch-fp32.json")["false_alarms"]
+    assert studied["n_frames"] == told["n_frames"]

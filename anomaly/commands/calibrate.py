@@ -12,6 +12,7 @@ from anomaly.calibration import calibrate, calibrate_cameras, fit_scales
 from anomaly.commands import console
 from anomaly.commands.labeled import (
     apart,
+    as_seldom,
     held_out,
     keep_looks,
     looks_before,
@@ -88,6 +89,7 @@ def run(config: CalibrateConfig) -> None:
     each = by_camera(config.calibration, labeled.footage.cameras)
     anomalous, normal = apart(series, labeled.events, labeled.familiar)
     steps = steps_of(anomalous, labeled.events, each)
+    normal = [as_seldom(one, config.footage.fps, steps) for one in normal]
     holdout = held_out(model, config.footage.fps, steps)
     if each and labeled.footage.cameras:
         holdout = of_cameras(holdout, {one.camera for one in series})
@@ -155,6 +157,8 @@ def run(config: CalibrateConfig) -> None:
     if config.out is None:
         _keep_evidence(config, model, result, labeled)
     if config.out is None or config.report:
+        counted = {one.source: one for one in normal}
+        series = [counted.get(one.source, one) for one in series]
         if cameras is not None:
             result = cameras.as_decided({one.source: one.camera for one in series})
             series, holdout = [cameras.apply(one) for one in series], cameras.apply_normal(holdout)

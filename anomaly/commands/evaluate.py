@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from anomaly.artifact import write_file
 from anomaly.commands import console
-from anomaly.commands.labeled import apart, held_out, keep_looks, score_labeled, seen_seldom, unset
+from anomaly.commands.labeled import apart, as_seldom, held_out, keep_looks, score_labeled, seen_seldom, unset
 from anomaly.commands.outputs import check_output, page_beside
 from anomaly.evaluation import evaluate, flat, measure_rate
 from anomaly.looks import Look
@@ -44,6 +44,7 @@ def run(config: EvaluateConfig) -> None:
         threshold,
         slack_s=config.labels.slack_s,
         familiar=labeled.familiar,
+        seldom=lambda one: as_seldom(one, config.footage.fps, steps),
         grid=model.detector.branches[0].backbone.grid,
     )
     if found.alarms is not None:

@@ -237,15 +237,17 @@ def held_out(model: Model, fps: float | None, steps: Mapping[str, float]) -> lis
         fps: the most frames a second that are taken.
         steps: seconds between those of the labelled videos, as `steps_of` gives them: files may have fewer.
     """
-    thinned = []
-    for one in read_series(model.folder, "holdout"):
-        step_s = max(_step_s(one.camera, steps), 1 / fps if fps else 0.0)
-        if one.interval_s and step_s > _AS_FAR_APART * one.interval_s:
-            sampler = Sampler(1 / step_s, float(one.times[0]))
-            taken = np.array([sampler.takes(time_s) for time_s in one.times.tolist()])
-            one = replace(one, times=one.times[taken], scores=one.scores[taken])
-        thinned.append(one)
-    return thinned
+    return [as_seldom(one, fps, steps) for one in read_series(model.folder, "holdout")]
+
+
+def as_seldom(normal: Series, fps: float | None, steps: Mapping[str, float]) -> Series:
+    """Normal footage, held out or labelled, with as few frames as `held_out` tells of."""
+    step_s = max(_step_s(normal.camera, steps), 1 / fps if fps else 0.0)
+    if not normal.interval_s or step_s <= _AS_FAR_APART * normal.interval_s:
+        return normal
+    sampler = Sampler(1 / step_s, float(normal.times[0]))
+    taken = np.array([sampler.takes(time_s) for time_s in normal.times.tolist()])
+    return replace(normal, times=normal.times[taken], scores=normal.scores[taken])
 
 
 def _step_s(camera: str, steps: Mapping[str, float]) -> float:

@@ -16,6 +16,7 @@ from anomaly.commands import console
 from anomaly.commands.calibrate import by_camera, count_of, decider_of, options_of, setting_of
 from anomaly.commands.labeled import (
     apart,
+    as_seldom,
     held_out,
     keep_looks,
     looks_if_refused,
@@ -98,7 +99,8 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
         raise ModelError(f"{str(folder)!r} has another bank than was calibrated; calibrate again, then study")
     scales = camera_scales(threshold.document)
     labeled = read_series(folder, "labeled")
-    holdout = held_out(model, threshold.document["fps"], threshold.document.get("steps_s", {}))
+    fps, steps = threshold.document["fps"], threshold.document.get("steps_s", {})
+    holdout = held_out(model, fps, steps)
     if scales:
         holdout = of_cameras(holdout, scales)
     events = [
@@ -106,7 +108,7 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
         for event in calibrated_events(threshold.document)
     ]
     labeled, normal = apart(labeled, events, threshold.document["familiar"])
-    holdout += normal
+    holdout += [as_seldom(one, fps, steps) for one in normal]
     raw = holdout
     if scales:
         labeled, holdout = _on_shared_scale(labeled, holdout, scales)
@@ -137,7 +139,7 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     unnamed = all(one.camera == camera_of(one.source) for one in labeled)
     pooled = not scales and unnamed and threshold.document["settings"].get("cameras", "auto") == "auto"
     notes = pooled_folders(labeled, events, holdout) if pooled else []
-    notes += seen_seldom(raw, threshold.document.get("steps_s", {}))
+    notes += seen_seldom(raw, steps)
     with looks_if_refused(folder, looks):
         if scales:
             whole = [scales[one.camera].apply(one) for one in without(raw, spent)]
@@ -238,10 +240,11 @@ def _study_sweep(config: StudyConfig) -> None:
         looks.append(Look(setting_of(config, model, config.footage.fps, decider), found.seen))
         labeled, normal = apart([one.series for one in found.scored], found.events, found.familiar)
         each = by_camera(config.calibration, found.footage.cameras)
-        holdout = held_out(model, config.footage.fps, steps_of(labeled, found.events, each))
+        steps = steps_of(labeled, found.events, each)
+        holdout = held_out(model, config.footage.fps, steps)
         if each and found.footage.cameras:
             holdout = of_cameras(holdout, {one.camera for one in [*labeled, *normal]})
-        holdout += normal
+        holdout += [as_seldom(one, config.footage.fps, steps) for one in normal]
         if each:
             scales = fit_scales(labeled, holdout)
             several |= len(scales) > 1
