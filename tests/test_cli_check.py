@@ -138,6 +138,14 @@ def test_a_check_claims_no_certificate_where_there_is_none(copy: Path):
     assert "chance could not be measured" in done.message
 
 
+def test_a_threshold_of_nothing_is_checked_like_any(copy: Path, small_model: SmallModel):
+    labeled = ("--labeled", small_model.footage.labeled_csv, "--videos", small_model.footage.labeled, FPS)
+    succeed("calibrate", "--model", copy, *labeled, "calibration.threshold=0")
+    done = invoke("calibrate", "--model", copy, "--check")
+    assert "3 of 3 labelled events that were caught are still caught" in done.out
+    assert "events would be caught by chance" in done.message
+
+
 def test_a_check_under_a_doubt_tells_it_first_and_nothing_holds(copy: Path):
     """The evidence is what it was; what decides on new footage is not."""
     path = copy / "thresholds" / "torch-fp32.json"
