@@ -39,12 +39,22 @@ def test_a_grid_ends_in_one_table_and_one_plot_and_changes_nothing(copy: Path):
     before = threshold(copy)
     out = succeed("study", "--model", copy, "--target-recall", 0.5, GRID, FPS)
     assert "6 decider settings at 100 thresholds" in out
+    # None seen in a minute is not none an hour, nor is what one of two clips proves a half.
+    first = next(line for line in out.splitlines() if line.startswith("  "))
+    shown = re.search(
+        r"recall 0\.500 \(at least ([\d.]+) %\), 0 false alarms an hour \(at most ([\d,]+)\)", first
+    )
+    assert shown, first
+    assert "each 95 % sure for all of these together" in out
     folder = copy.parent / "model_study"
     rows = table(folder)
     assert len(rows) == len({row["name"] for row in rows}) == 6
     assert all(float(row["recall_low"]) <= float(row["event_recall"]) <= 1 for row in rows)
     alarms = [float(row["false_alarms_per_hour"]) for row in rows]
     assert alarms == sorted(alarms)
+    low, high = float(shown[1]) / 100, float(shown[2].replace(",", ""))
+    assert low <= float(rows[0]["recall_low"]) < low + 1e-3
+    assert float(rows[0]["per_hour_high"]) <= high < 1.01 * float(rows[0]["per_hour_high"])
     assert (folder / "study.png").read_bytes().startswith(PNG)
     page = (folder / "study.html").read_text()
     assert "<svg" in page

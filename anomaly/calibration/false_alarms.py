@@ -84,8 +84,8 @@ class FalseAlarms:
             alarms = f"{self.n_alarms} false alarm{'s' * (self.n_alarms != 1)}"
             of, each = (f" of {self.n_cameras} cameras", " of one camera") if self.n_cameras > 1 else ("", "")
             told = (
-                f"{alarms} in {_hours(self.hours)} of normal footage{of}: {_figure(self.per_hour)} an hour{each}, at most "
-                f"{_figure(self.per_hour_at_most or 0.0, math.ceil)} at {level}; "
+                f"{alarms} in {_hours(self.hours)} of normal footage{of}: {figure(self.per_hour)} an hour{each}, at most "
+                f"{figure(self.per_hour_at_most or 0.0, math.ceil)} at {level}; "
                 f"in alarm {percent(self.alarm_time_share)} of the time."
             )
             if 3600 * self.hours < SHORT_S:
@@ -283,7 +283,7 @@ def _window_maxima(
     return np.sort(np.concatenate(maxima)) if maxima else np.empty(0)
 
 
-def _figure(value: float, rounded: Callable[[float], float] = round) -> str:
+def figure(value: float, rounded: Callable[[float], float] = round) -> str:
     """Two digits, or whole numbers above ten; an upper bound with `math.ceil`."""
     digits = 0 if value >= 10 or value <= 0 else 1 - math.floor(math.log10(value))
     told = f"{rounded(value * 10**digits) / 10**digits:,.{digits}f}"
@@ -292,4 +292,4 @@ def _figure(value: float, rounded: Callable[[float], float] = round) -> str:
 
 def _hours(hours: float) -> str:
     minutes = round(60 * hours)
-    return f"{_figure(hours)} hours" if hours >= 2 else f"{minutes} minute{'s' * (minutes != 1)}"
+    return f"{figure(hours)} hours" if hours >= 2 else f"{minutes} minute{'s' * (minutes != 1)}"

@@ -84,7 +84,7 @@ def collect_jobs(folder: Path) -> None:
             "after a look here has compared them all."
         )
         rows = [for_all(row, len(rows)) for row in rows]
-        write_study(folder, "Study over a sweep", [line], ranked(rows), target or 0.95)
+        write_study(folder, "Study over a sweep", [line], ranked(rows), target or 0.95, rows[0].confidence)
 
 
 def _study_model(config: StudyConfig, folder: Path) -> None:
@@ -160,7 +160,8 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     if len(scales) > 1:
         lines.insert(1, ONE_CAMERAS_HOUR)
     keep_looks(folder, looks)
-    write_study(_place(config, folder), f"Threshold study of {folder.name}", lines, rows, target)
+    place, sure = _place(config, folder), config.calibration.confidence
+    write_study(place, f"Threshold study of {folder.name}", lines, rows, target, sure)
     if config.study.apply:
         steps = steps_of(labeled, prove, bool(scales))
         document = {**threshold.document, "setting": setting, "steps_s": steps}
@@ -270,6 +271,7 @@ def _study_sweep(config: StudyConfig) -> None:
         lines,
         rows,
         target,
+        config.calibration.confidence,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from anomaly.artifact import write_file
 from anomaly.calibration import study, threshold_grid
-from anomaly.calibration.certificate import recall_bound
-from anomaly.calibration.false_alarms import poisson_bounds
+from anomaly.calibration.certificate import at_least, percent, recall_bound
+from anomaly.calibration.false_alarms import figure, poisson_bounds
 from anomaly.commands import console
 from anomaly.commands.calibrate import count_of
 from anomaly.report.study import StudyRow, as_csv, as_json, study_page, study_png
@@ -104,9 +105,14 @@ def name_of(setting: DeciderConfig, settings: Sequence[DeciderConfig]) -> str:
 
 
 def write_study(
-    folder: Path, title: str, lines: Sequence[str], rows: Sequence[StudyRow], target: float
+    folder: Path,
+    title: str,
+    lines: Sequence[str],
+    rows: Sequence[StudyRow],
+    target: float,
+    confidence: float,
 ) -> None:
-    """Write table and plot into a folder, and say what they hold."""
+    """Write table and plot into a folder, and say what they hold; `confidence`: of each bound, over all rows together."""
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "study.csv", as_csv(rows).encode())
     write_file(folder / "study.json", as_json(rows).encode())
@@ -117,8 +123,12 @@ def write_study(
     for row in rows[:_SHOWN_ROWS]:
         rate = row.false_alarms_per_hour
         price = f"{row.alarm_time_share:.1%} in alarm" if rate is None else f"{rate:.3g} false alarms an hour"
+        if row.per_hour_high is not None:
+            price += f" (at most {figure(row.per_hour_high, math.ceil)})"
         told = "none catches so many" if row.threshold is None else f"{row.threshold:.4g}"
-        console.say(f"  {row.name}: threshold {told}, recall {row.event_recall:.3f}, {price}")
+        recall = f"recall {row.event_recall:.3f} (at least {at_least(row.recall_low)})"
+        console.say(f"  {row.name}: threshold {told}, {recall}, {price}")
+    console.say(f"  In brackets the bounds, each {percent(confidence)} sure for all of these together.")
     if len(rows) > _SHOWN_ROWS:
         console.say(f"  and {len(rows) - _SHOWN_ROWS} more, in the table")
     console.say(f"Look at {folder / 'study.html'} (also study.png, study.csv).")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anomaly.calibration.certificate import at_least
+from anomaly.calibration.false_alarms import figure
 from anomaly.report.charts import COLOURS, Curve, recall_curves
 from anomaly.report.page import page, section, table
 
@@ -61,9 +64,9 @@ class StudyRow:
             self.name,
             told(self.threshold, ".4g") if self.threshold is not None else "none catches so many",
             f"{self.event_recall:.3f}",
-            f"{self.recall_low:.3f}",
+            at_least(self.recall_low),
             told(self.false_alarms_per_hour),
-            told(self.per_hour_high),
+            "not known" if self.per_hour_high is None else figure(self.per_hour_high, math.ceil),
             f"{self.alarm_time_share:.2%}",
         )
 
@@ -147,9 +150,9 @@ def study_png(rows: Sequence[StudyRow], target: float) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    drawn = Figure(figsize=(9, 5), layout="constrained")
+    FigureCanvasAgg(drawn)
+    axes = drawn.add_subplot()
     for number, curve in enumerate(_curves(rows)):
         order = np.lexsort((curve.recall, curve.price))
         recall, low = (np.maximum.accumulate(part[order]) for part in (curve.recall, curve.low))
@@ -166,5 +169,5 @@ def study_png(rows: Sequence[StudyRow], target: float) -> bytes:
     axes.set_ylabel("event recall; shade: simultaneous band of the first")
     axes.legend(loc="lower right", fontsize=8)
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110)
+    drawn.savefig(out, format="png", dpi=110)
     return out.getvalue()
