@@ -180,3 +180,8 @@ def test_a_bound_of_few_clips_says_that_others_may_alarm_more_often(clips, told)
     said = "normal footage unlike that may alarm more often" in text
     assert said == (told is not None)
     assert told is None or f"The bound is of {told} alone" in text
+
+
+def test_pictures_are_no_clips_that_a_rate_is_of():
+    pictures = [decide(Series(f"{i}.png", [0.0], [0.1]), PLAIN) for i in range(10)]
+    assert "The bound is of one clip alone" in false_alarms([footage(3600), *pictures], 0.5).text()

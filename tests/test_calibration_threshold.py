@@ -132,6 +132,15 @@ def test_hold_out_of_under_a_minute_gives_no_rate_and_says_so():
     assert "false alarms an hour was not used" in result.text()
 
 
+def test_more_pictures_are_not_asked_for_where_no_number_of_them_has_hours():
+    events = [Event(f"{i}.png", 0.0, math.inf, ("scratch",)) for i in range(60)]
+    labeled = [Series(one.video, [0.0], [3.0 + i / 60]) for i, one in enumerate(events)]
+    holdout = [Series(f"n{i}.png", [0.0], [1.0 + i / 600]) for i in range(60)]
+    said = calibrate(labeled, events, holdout, CONFIG, budget_per_hour=6).text()
+    assert "6 false alarms an hour was not used: single pictures were held out, which have no hours." in said
+    assert "too little normal footage" not in said
+
+
 def test_only_events_found_independently_certify():
     series, events = labelled_clips(40)
     more_series, more = labelled_clips(30, seed=3, found="alarm")

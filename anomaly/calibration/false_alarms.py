@@ -49,7 +49,7 @@ class FalseAlarms:
         settings_tried: settings that this one was chosen among; the bounds are widened for them (Bonferroni).
         n_cameras: cameras whose footage is added up: an hour is then one of one camera.
         by_hand: whether the threshold was set by hand, maybe after a look at this footage, which the bounds do not pay for.
-        n_clips: clips that the footage is of. The bounds take alarms to come independently, in these as in all others.
+        n_clips: clips that the footage is of, single pictures not among them. The bounds take alarms to come independently, in these as in all others.
     """
 
     n_alarms: int
@@ -165,7 +165,7 @@ def false_alarms(
         n_on,
         chance,
         settings_tried,
-        n_clips=len({one.series.source for one in holdout}),
+        n_clips=len({one.series.source for one in holdout if len(one.series.times) > 1}),
     )
 
 

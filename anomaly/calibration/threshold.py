@@ -186,10 +186,10 @@ def calibrate(
     if count == "event" and len({certifying[i].video for i in counted}) < len(counted):
         notes.append(checks.COUNTED_EACH)
     if threshold is None and budget_per_hour is not None and for_budget is None:
-        notes.append(
-            f"The budget of {budget_per_hour:g} false alarms an hour was not used: too little normal footage was "
-            "held out to spend it on one part and check it on another."
-        )
+        why = "too little normal footage was held out to spend it on one part and check it on another"
+        if holdout and all(len(one.times) == 1 for one in holdout):
+            why = "single pictures were held out, which have no hours"
+        notes.append(f"The budget of {budget_per_hour:g} false alarms an hour was not used: {why}.")
     return Calibration(
         threshold=chosen.threshold,
         certificate=chosen.certificate,
