@@ -49,6 +49,7 @@ class Evaluation:
         outcomes: every event.
         alarms: false alarms on normal footage, None without a threshold.
         notes: what the reader should know.
+        slack_s: how far outside its label an event may be noticed.
     """
 
     figures: dict[str, float | int | None]
@@ -57,6 +58,7 @@ class Evaluation:
     outcomes: tuple[EventOutcome, ...]
     alarms: FalseAlarms | None
     notes: tuple[str, ...]
+    slack_s: float = 0.0
 
 
 def evaluate(
@@ -180,7 +182,7 @@ def evaluate(
         names = ("event_recall", "frame_recall", "certified_recall", "false_alarms_per_hour")
         figures |= dict.fromkeys((*names, "alarm_time_share", "chance_hit_rate", "threshold"), None)
     figures |= _pixel_figures(footage.masks, scored, grid)
-    return Evaluation(figures, decided, truth, outcomes, alarms, tuple(notes))
+    return Evaluation(figures, decided, truth, outcomes, alarms, tuple(notes), slack_s)
 
 
 def _unspent(series: Series, threshold: Threshold) -> list[Series]:

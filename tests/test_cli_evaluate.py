@@ -116,6 +116,19 @@ def test_names_are_escaped(small_model: SmallModel, tmp_path: Path):
     assert "&lt;i&gt;spill &amp; co" in page
 
 
+def test_an_alarm_that_catches_an_event_beside_its_label_is_no_false_alarm(
+    small_model: SmallModel, tmp_path: Path
+):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("video,start_s,end_s,label\ntest_01.mp4,0.65,0.8,spill\n")
+    succeed(
+        "evaluate", "--model", small_model.folder, "--labeled", labels, "--videos", small_model.footage.test,
+        "--json", tmp_path / "f.json", "--html", tmp_path / "p.html", FPS, "labels.slack_s=3",
+    )  # fmt: skip
+    assert json.loads((tmp_path / "f.json").read_text())["event_recall"] == 1
+    assert "None outside the labels." in (tmp_path / "p.html").read_text()
+
+
 def test_without_a_threshold_scores_are_still_measured(small_model: SmallModel, tmp_path: Path):
     model = shutil.copytree(small_model.folder, tmp_path / "m")
     shutil.rmtree(model / "thresholds")

@@ -112,10 +112,16 @@ def _false_alarm_parts(
     model: Model, evaluation: Evaluation, by_name: Mapping[str, Source], threshold: Threshold
 ) -> list[str]:
     found: list[tuple[float, str, float]] = []
+    slack_s = evaluation.slack_s
     for name, decided in evaluation.decided.items():
         assert threshold.value is not None
+        events = [one.event for one in evaluation.outcomes if one.event.video == name]
         for frames, _ in decided.alarm_frames(threshold.value):
-            if not evaluation.truth[name][frames].any():
+            times = decided.series.times[frames]
+            # What catches an event is no false alarm of it.
+            if not any(
+                times[-1] >= one.start_s - slack_s and times[0] < one.end_s + slack_s for one in events
+            ):
                 peak = int(frames[decided.smoothed[frames].argmax()])
                 found.append((float(decided.smoothed[peak]), name, float(decided.series.times[peak])))
     found.sort(reverse=True)
