@@ -141,6 +141,21 @@ def test_more_pictures_are_not_asked_for_where_no_number_of_them_has_hours():
     assert "too little normal footage" not in said
 
 
+def test_what_only_the_alarm_of_another_event_catches_is_told_by_its_kind():
+    """A chip that is not seen at all, a second after a jam whose smoothed score is still fading."""
+    series, events = labelled_clips(60, height=8.0)
+    events = [replace(one, labels=("jam",)) for one in events]
+    chips = [Event(one.video, 7.2, 8.2, ("chip",)) for one in events]
+    result = calibrate(
+        series, [*events, *chips], normal_series(), DeciderConfig(smoothing_s=2.0), tolerance_s=0.5
+    )
+    assert [(kind.label, kind.n_caught) for kind in result.kinds] == [("chip", 60), ("jam", 60)]
+    said = (
+        "60 of 120 events (60 chip). That such ones are caught where nothing goes before them is not shown."
+    )
+    assert said in result.text()
+
+
 def test_only_events_found_independently_certify():
     series, events = labelled_clips(40)
     more_series, more = labelled_clips(30, seed=3, found="alarm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -169,9 +170,14 @@ def notes_on(outcomes: Sequence[EventOutcome], windows: NormalWindows) -> list[s
         notes.append(
             f"Found by the detector itself, so listed but no proof: {own} of {len(outcomes)} events."
         )
-    running = sum(one.outcome == "running" for one in outcomes)
+    running = [one.event for one in outcomes if one.outcome == "running"]
     if running:
-        notes.append(f"Caught only by an alarm that was on already: {running} of {len(outcomes)} events.")
+        kinds = Counter(label for event in running for label in event.labels)
+        notes.append(
+            f"Caught only by an alarm that was on already: {len(running)} of {len(outcomes)} events "
+            f"({some([f'{n} {label}' for label, n in kinds.most_common()])}). That such ones are caught where nothing goes before them "
+            "is not shown."
+        )
     normal = [
         f"{one.event} ({percent(one.normal_share)} of normal stretches score as high)"
         for one in outcomes
