@@ -15,7 +15,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -154,16 +153,16 @@ def test_a_start_with_another_schedule_does_not_bring_back_what_the_one_before_h
     small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Else a camera that was set to maintenance last week is mute again, and nobody knows why."""
-    real, offset = time.time, [0.0]
+    real = time.time
+    offset = [43_200.0 - real() % 86_400.0]  # it is noon
     monkeypatch.setattr(time, "time", lambda: real() + offset[0])
-    in_an_hour = datetime.fromtimestamp(real() + 3600, UTC)
-    rule = {"state": "stopped", "from": f"{in_an_hour:%H}:{in_an_hour:%M}", "to": "24:00"}
+    rule = {"state": "stopped", "from": "13:00", "to": "24:00"}
     camera = looped(small_model, schedule=parse_schedule([rule], "UTC"))
     with running(tmp_path / "s", loaded, camera) as runner:
         scored(runner, "line", 1)
         runner.set_state("line", "maintenance", "somebody")
         until(lambda: runner.status()["cameras"]["line"]["state"] == "maintenance")
-    offset[0] = 2 * 86_400.0
+    offset[0] += 2 * 86_400.0
     with running(tmp_path / "s", loaded, looped(small_model)) as runner:
         assert runner.status()["cameras"]["line"]["state"] == "running"
 
