@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from anomaly.errors import UsageError
@@ -36,5 +36,4 @@ def alone_in(folder: Path, busy: str) -> Iterator[None]:
             pass  # a disk without locks
         yield
     finally:
-        with suppress(OSError):
-            os.close(handle)
+        os.close(handle)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _PROJECTION, _CORESET = "projection.safetensors", "coreset.safetensors"
 #: A checkpoint is put off until this many times its own writing time has gone by.
-PATIENCE = 20
+_PATIENCE = 20
 
 
 def checkpoint_folder(model: Path) -> Path:
@@ -81,6 +81,44 @@ def refusal(folder: Path, why: str) -> UsageError:
     )
 
 
+class Pace:
+    """How often a fit that runs is saved, and that it is told, once, where it cannot be.
+
+    Args:
+        every_s: seconds between checkpoints.
+        note: takes lines that the person should read now.
+
+    Attributes:
+        saved: whether a checkpoint was ever written, or found.
+    """
+
+    def __init__(self, every_s: float, note: Callable[[str], None]) -> None:
+        self.saved = False
+        self._every_s = every_s
+        self._note = note
+        self._next = time.monotonic() + every_s
+        self._failed = False
+
+    @property
+    def due(self) -> bool:
+        """Whether the last checkpoint is old enough for another."""
+        return time.monotonic() >= self._next
+
+    @contextmanager
+    def saving(self, failed: Callable[[Exception], str]) -> Iterator[None]:
+        """While a checkpoint is written. One that cannot be stops nothing: `failed` says what to tell."""
+        began = time.monotonic()
+        try:
+            yield
+            self.saved = True
+        except (OSError, MemoryBankError) as error:
+            if not self._failed:
+                self._note(failed(error))
+            self._failed = True
+        ended = time.monotonic()
+        self._next = ended + max(self._every_s, _PATIENCE * (ended - began))
+
+
 class Checkpoint:
     """Saves a fit from time to time, and finds it again.
 
@@ -96,11 +134,7 @@ class Checkpoint:
     ) -> None:
         self._folder = folder
         self._bound_to = {name: digest_of(value) for name, value in bound_to.items()}
-        self._every_s = every_s
-        self._note = note
-        self._next = time.monotonic() + every_s
-        self._saved = False
-        self._failed = False
+        self._pace = Pace(every_s, note)
 
     def resume(self) -> tuple[Projection, StreamingCoreset, Tally] | None:
         """What an unfinished fit left, or None where there is nothing.
@@ -123,7 +157,7 @@ class Checkpoint:
                 coreset = load_checkpoint(self._folder / _CORESET)
                 arrays = load_file(self._folder / _PROJECTION)
                 projection = Projection.from_tensors(arrays, stored["explained"])
-                self._saved = True
+                self._pace.saved = True
                 return projection, coreset, Tally(**stored["tally"])
         except (MemoryBankError, SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             why = f"it cannot be read ({' '.join(str(error).split())})"
@@ -131,31 +165,25 @@ class Checkpoint:
 
     def save_if_due(self, projection: Projection, coreset: StreamingCoreset, tally: Tally) -> None:
         """Save where the last checkpoint is old enough."""
-        if time.monotonic() >= self._next:
+        if self._pace.due:
             self._save(projection, coreset, tally)
 
     def save_last(self, projection: Projection, coreset: StreamingCoreset, tally: Tally) -> None:
         """Save the whole pass, where it took long enough to have been saved before."""
-        if self._saved:
+        if self._pace.saved:
             self._save(projection, coreset, tally)
 
     def _save(self, projection: Projection, coreset: StreamingCoreset, tally: Tally) -> None:
         from safetensors.numpy import save
 
-        began = time.monotonic()
         stored = {"bound_to": self._bound_to, "explained": projection.explained, "tally": tally.to_json()}
-        try:
+        with self._pace.saving(
+            lambda error: (
+                f"no checkpoint could be written ({' '.join(str(error).split())}); the fit goes on, and an "
+                "interruption would cost what it has done since the last one"
+            )
+        ):
             self._folder.mkdir(parents=True, exist_ok=True)
-            if not self._saved:
+            if not self._pace.saved:
                 write_file(self._folder / _PROJECTION, save(projection.to_tensors()))
             save_checkpoint(self._folder / _CORESET, coreset, note=stored)
-            self._saved = True
-        except (OSError, MemoryBankError) as error:
-            if not self._failed:
-                self._note(
-                    f"no checkpoint could be written ({' '.join(str(error).split())}); the fit goes on, and an "
-                    "interruption would cost what it has done since the last one"
-                )
-            self._failed = True
-        ended = time.monotonic()
-        self._next = ended + max(self._every_s, PATIENCE * (ended - began))

@@ -7,14 +7,13 @@ not belong to this fit is no loss: the footage is scored again.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from anomaly.artifact import digest_of, write_file
-from anomaly.fitting.checkpoint import PATIENCE
+from anomaly.fitting.checkpoint import Pace
 from anomaly.fitting.filling import Tally
 from memory_bank import MemoryBankError, StreamingCoreset
 
@@ -66,10 +65,8 @@ class ScoredCheckpoint:
     ) -> None:
         self._path = folder / _FILE
         self._bound_to = digest_of(bound_to)
-        self._every_s = every_s
         self._note = note
-        self._next = time.monotonic() + every_s
-        self._saved = self._failed = False
+        self._pace = Pace(every_s, note)
 
     def resume(self) -> tuple[Scored, StreamingCoreset | None] | None:
         """What an interrupted fit left of this, or None."""
@@ -92,46 +89,40 @@ class ScoredCheckpoint:
             aside = StreamingCoreset.from_state(arrays, about["coreset"]) if about["coreset"] else None
         except (OSError, SafetensorError, MemoryBankError, KeyError, TypeError, ValueError, IndexError):
             return None  # there is none, or it cannot be read: scoring starts anew
-        self._saved = True
+        self._pace.saved = True
         self._note(f"went on with {len(scored.scores)} held-out frames that were scored before")
         return scored, aside
 
     def save_if_due(self, scored: Scored, aside: StreamingCoreset | None) -> None:
         """Save where the last checkpoint is old enough."""
-        if time.monotonic() >= self._next:
+        if self._pace.due:
             self._save(scored, aside)
 
     def save_last(self, scored: Scored, aside: StreamingCoreset | None) -> None:
         """Save all, where it took long enough to have been saved before."""
-        if self._saved:
+        if self._pace.saved:
             self._save(scored, aside)
 
     def _save(self, scored: Scored, aside: StreamingCoreset | None) -> None:
         from safetensors.numpy import save
 
-        began = time.monotonic()
-        arrays, coreset = aside.state() if aside else ({}, None)
-        names = list(dict.fromkeys(scored.sources))
-        number = {name: position for position, name in enumerate(names)}
-        arrays["scored.source"] = np.array([number[name] for name in scored.sources], np.int64)
-        for name in ("times", "scores", "half", "means"):
-            arrays[f"scored.{name}"] = np.array(getattr(scored, name), np.float64)
-        arrays["scored.largest"] = np.array([scored.largest])
-        about = {
-            "bound_to": self._bound_to, "span": scored.span, "frame": scored.frame, "names": names,
-            "learned": scored.learned.to_json(), "damaged": scored.damaged, "coreset": coreset,
-        }  # fmt: skip
-        try:
+        with self._pace.saving(
+            lambda error: (
+                f"the hold-out's scores could not be kept ({getattr(error, 'strerror', None) or error}); the fit goes on, and an "
+                "interruption would cost them"
+            )
+        ):
+            arrays, coreset = aside.state() if aside else ({}, None)
+            names = list(dict.fromkeys(scored.sources))
+            number = {name: position for position, name in enumerate(names)}
+            arrays["scored.source"] = np.array([number[name] for name in scored.sources], np.int64)
+            for name in ("times", "scores", "half", "means"):
+                arrays[f"scored.{name}"] = np.array(getattr(scored, name), np.float64)
+            arrays["scored.largest"] = np.array([scored.largest])
+            about = {
+                "bound_to": self._bound_to, "span": scored.span, "frame": scored.frame, "names": names,
+                "learned": scored.learned.to_json(), "damaged": scored.damaged, "coreset": coreset,
+            }  # fmt: skip
             self._path.parent.mkdir(parents=True, exist_ok=True)
             dense = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
             write_file(self._path, save(dense, metadata={"about": json.dumps(about)}))
-            self._saved = True
-        except OSError as error:
-            if not self._failed:
-                self._note(
-                    f"the hold-out's scores could not be kept ({error.strerror or error}); the fit goes on, and an "
-                    "interruption would cost them"
-                )
-            self._failed = True
-        ended = time.monotonic()
-        self._next = ended + max(self._every_s, PATIENCE * (ended - began))
