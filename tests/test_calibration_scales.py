@@ -23,18 +23,24 @@ def slow(chance, seconds, camera, name):
     return Series(name, times, np.exp(0.1 * drift), camera)
 
 
+def fault(chance, camera, name, score):
+    """Twenty such seconds, of which four score so high."""
+    one = slow(chance, 20, camera, f"{camera}/{name}")
+    one.scores[40:60] = score
+    return one
+
+
+def events_of(labeled):
+    return join_events([Interval(one.source, 8.0, 12.0, "scratch") for one in labeled])
+
+
 def test_false_alarms_of_new_footage_are_no_more_than_told():
     told = met = 0.0
     for seed in range(30):
         chance = np.random.default_rng(seed)
         holdout = [slow(chance, 120, camera, f"{camera}/normal") for camera in CAMERAS]
-        labeled, intervals = [], []
-        for camera in CAMERAS:
-            one = slow(chance, 20, camera, f"{camera}/fault")
-            one.scores[40:60] = 1.4
-            labeled.append(one)
-            intervals.append(Interval(one.source, 8.0, 12.0, "scratch"))
-        found = calibrate_cameras(labeled, join_events(intervals), holdout, PLAIN)
+        labeled = [fault(chance, camera, "fault", 1.4) for camera in CAMERAS]
+        found = calibrate_cameras(labeled, events_of(labeled), holdout, PLAIN)
         told += found.pooled.false_alarms.per_hour or 0.0
         new = [decide(found.apply(slow(chance, 3600, camera, camera)), PLAIN) for camera in CAMERAS]
         met += false_alarms(new, found.pooled.threshold).per_hour or 0.0
@@ -45,17 +51,13 @@ def test_false_alarms_of_new_footage_are_no_more_than_told():
 def test_a_camera_that_is_calibrated_by_itself_is_told_what_alarms_there(cameras: tuple[str, ...]):
     """Its threshold moves with its scale: another scale for its normal footage refused what held."""
     chance = np.random.default_rng(0)
-    holdout, labeled, intervals = [], [], []
+    holdout, labeled = [], []
     for camera in cameras:
         # By day and by night, or one product and the next.
         by_day, by_night = (slow(chance, 900, camera, f"{camera}/{when}") for when in ("day", "night"))
         holdout += [by_day, replace(by_night, scores=1.8 * by_night.scores)]
-        for clip in range(60):
-            one = slow(chance, 20, camera, f"{camera}/fault_{clip}")
-            one.scores[40:60] = 4.5
-            labeled.append(one)
-            intervals.append(Interval(one.source, 8.0, 12.0, "scratch"))
-    events = join_events(intervals)
+        labeled += [fault(chance, camera, f"fault_{clip}", 4.5) for clip in range(60)]
+    events = events_of(labeled)
     found = calibrate_cameras(labeled, events, holdout, PLAIN)
     for camera in cameras:
         alone = calibrate(
@@ -83,13 +85,8 @@ def test_footage_by_day_and_by_night_is_told_what_new_footage_of_both_has():
             return [by_day, replace(by_night, scores=1.5 * by_night.scores)]
 
         holdout = [one for camera in CAMERAS for one in footage(900, camera, "normal")]
-        labeled, intervals = [], []
-        for camera in CAMERAS:
-            one = slow(chance, 20, camera, f"{camera}/fault")
-            one.scores[40:60] = 2.5
-            labeled.append(one)
-            intervals.append(Interval(one.source, 8.0, 12.0, "scratch"))
-        found = calibrate_cameras(labeled, join_events(intervals), holdout, PLAIN)
+        labeled = [fault(chance, camera, "fault", 2.5) for camera in CAMERAS]
+        found = calibrate_cameras(labeled, events_of(labeled), holdout, PLAIN)
         told += found.pooled.false_alarms.per_hour or 0.0
         withheld += found.pooled.certificate is None
         new = [decide(found.apply(one), PLAIN) for camera in CAMERAS for one in footage(1800, camera, "new")]
