@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anomaly.calibration import Decided, Event, decide
-from anomaly.calibration.events import after_ordinary, event_frames
+from anomaly.calibration.windows import EventWindow, as_after_ordinary, event_windows
 from anomaly.decider.machine import TIME_RESOLUTION_S
 from anomaly.errors import FootageError
 from anomaly.evidence import FOLDER, SETTLED, Evidence, Stretch, png
@@ -93,17 +93,20 @@ def collect_evidence(
     outcomes = sorted(
         (one for one in calibration.events if np.isfinite(one.score)), key=lambda one: one.score
     )
+    labelled = [one.event for one in calibration.events]
+    series_of = {name: one.series for name, one in decided.items()}
+    windows = dict(zip(labelled, event_windows(labelled, series_of, calibration.tolerance_s), strict=True))
     events = []
     for outcome in outcomes:
-        name = outcome.event.video
-        frames = event_needs(outcome.event, decided[name], calibration.tolerance_s)
+        name, window = outcome.event.video, windows[outcome.event]
+        frames = event_needs(window, decided[name])
         stretch = album.take(by_name[name], frames, limit)
         if stretch is None:
             continue
         first, series = frames.start, decided[name].series
         before = (float(series.times[first - 1]), float(decided[name].smoothed[first - 1])) if first else None
         stretch = replace(stretch, event=outcome.event, before=before)
-        if event_frames(outcome.event, series, calibration.tolerance_s).start == 0:
+        if window.fresh:
             excess = stretch.decision_score(calibration.config) - outcome.score
             stretch = replace(stretch, excess=excess)
         events.append(stretch)
@@ -128,15 +131,16 @@ def collect_evidence(
     return evidence, album.images
 
 
-def event_needs(event: Event, decided: Decided, tolerance_s: float) -> slice:
+def event_needs(window: EventWindow, decided: Decided) -> slice:
     """The frames that an event's score needs: up to its highest decision score, from where that has settled.
 
-    One that begins with its clip has that where it would be had ordinary footage gone before, as it is scored.
+    One that is scored as if ordinary footage had gone before has that where it would be then.
     """
-    window = event_frames(event, decided.series, tolerance_s)
-    decision = decided.decision if window.start else after_ordinary(decided, _ORDINARY)
-    peak = window.start + int(decision[window].argmax())
-    times, config = decided.series.times, decided.config
+    frames, config, times = window.frames, decided.config, decided.series.times
+    decision = decided.decision[frames]
+    if window.fresh:
+        decision = as_after_ordinary(decided.series, decided.smoothed, frames, config, _ORDINARY)
+    peak = frames.start + int(decision.argmax())
     lead_s = config.min_duration_s + SETTLED * config.smoothing_s
     first = int(np.searchsorted(times, times[peak] - lead_s + TIME_RESOLUTION_S, side="right")) - 1
     return slice(max(first, 0), peak + 1)

@@ -13,6 +13,7 @@ from anomaly.calibration import just_below
 from anomaly.evidence import SETTLED
 from anomaly.exported import TORCH
 from anomaly.recertification import judge, look_again, looking
+from anomaly.thresholds import of_this_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +92,8 @@ def reissue(model: Model, name: str, found: Rescored | None) -> str:
             f"`python -m anomaly calibrate --model {model.folder} --labeled LABELS`, then export again"
         )
     document = read_signed(source)
+    if not of_this_version(document):
+        return "UNCERTIFIED: the model was calibrated by another version of this program; calibrate again, then export again"
     if document["hangs_on"]["scoring"] != model.scoring_digest:
         return "UNCERTIFIED: the model is not what it was calibrated with; calibrate again, then export again"
     if found is None:

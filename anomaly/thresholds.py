@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 COARSER = 1.5
 
 
+#: Of `thresholds/*.json`: raised where a document lacks what is read here, or an older one promises more than it may.
+_SCHEMA = 2
+
+
 @dataclass(frozen=True)
 class Threshold:
     """A threshold as `run` uses it.
@@ -231,6 +235,7 @@ def save_calibration(
     if target is None and labeled is not None:
         replace_labeled(model.folder, labeled)
     document: dict[str, Any] = {
+        "schema": _SCHEMA,
         "runtime": model.runtime,
         **calibration.to_json(),
         "decider": asdict(calibration.config),
@@ -321,7 +326,12 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
     now = {**identities(model, decider, fps), "scoring": model.scoring_digest}
     changed = [name for name, digest in now.items() if certified.get(name) != digest]
     doubt = ""
-    if changed == ["sampling rate"]:
+    if not of_this_version(document):
+        doubt = (
+            "it was calibrated by another version of this program, which counted otherwise; "
+            f"calibrate again with `python -m anomaly calibrate --model {model.folder} --labeled LABELS`"
+        )
+    elif changed == ["sampling rate"]:
         doubt = f"it was calibrated at footage.fps={document['fps']}, this runs at {fps}; use the same or calibrate again"
     elif changed:
         named = [name for name in changed if name != "scoring"] or ["model"]
@@ -336,6 +346,11 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
             "where the model holds evidence"
         )
     return Threshold(document["threshold"], decider, certificate, document["fps"], doubt, document)
+
+
+def of_this_version(document: Mapping[str, Any]) -> bool:
+    """Whether what a threshold's document promises was worked out, and is told, as this version does."""
+    return document.get("schema") == _SCHEMA
 
 
 def camera_scales(document: Mapping[str, Any]) -> dict[str, ScoreScale]:

@@ -20,6 +20,8 @@ TOLERANCE_S = 0.5
 FPS, CLIP_FRAMES = 10.0, 150
 #: Scores are rounded to this, so that they tie.
 STEP = 0.02
+#: What ordinary footage scores: the truth is that of events with nothing before them, as certificates speak of.
+ORDINARY = 1.0
 
 
 class Population:
@@ -44,14 +46,14 @@ class Population:
         if config not in self._scores:
             decided = {one.source: decide(one, config) for one in self.series}
             events = [event for some in self.events for event in some]
-            units = counting_units(events, event_scores(events, decided, TOLERANCE_S), "clip")
+            units = counting_units(events, event_scores(events, decided, TOLERANCE_S, ORDINARY), "clip")
             self._scores[config] = np.sort(units)
         scores = self._scores[config]
         return 1 - float(np.searchsorted(scores, threshold)) / len(scores)
 
 
 def noise(chance: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    return 1 + 0.08 * lfilter([1], [1, -0.85], chance.normal(size=shape), axis=-1)
+    return ORDINARY + 0.08 * lfilter([1], [1, -0.85], chance.normal(size=shape), axis=-1)
 
 
 def simulated_population(chance: np.random.Generator, size: int) -> Population:

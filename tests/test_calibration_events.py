@@ -91,6 +91,59 @@ def test_the_score_is_the_largest_decision_score_within_the_tolerance():
     assert event_scores([event], decided(times, scores), tolerance_s=2.5) == [9]
 
 
+def test_where_the_windows_of_two_events_would_overlap_they_meet_half_way():
+    times = np.arange(10.0)
+    jam, chip = Event("v", 2, 4, ("jam",)), Event("v", 6, 8, ("chip",))
+    for scores, expected in (
+        ([0, 0, 9, 9, 5, 0, 1, 1, 0, 0], [9, 1]),  # 4 s is within 2 s of both, and nearer the jam
+        ([0, 0, 2, 2, 0, 3, 7, 7, 0, 0], [2, 7]),  # 6 s is within 2 s of the jam, but the chip is there
+    ):
+        assert event_scores([jam, chip], decided(times, scores), tolerance_s=2).tolist() == expected
+    # The detector's own alarm proves nothing; that the chip does not stand for it holds all the same.
+    alarm = Event("v", 2, 4, ("jam",), "alarm")
+    assert event_scores([alarm, chip], decided(times, [0, 0, 9, 9, 9, 0, 1, 1, 0, 0]), 2).tolist() == [9, 1]
+
+
+@pytest.mark.parametrize(
+    ("smoothing_s", "min_duration_s"), [(0.0, 0.0), (1.0, 0.0), (0.0, 0.5), (1.0, 0.5), (2, 1)]
+)
+@pytest.mark.parametrize("gap_s", [0.1, 0.4, 3.0])
+def test_an_event_after_another_scores_as_one_with_ordinary_footage_before_it(
+    smoothing_s, min_duration_s, gap_s
+):
+    """The same chip in two clips, one of which has a jam before it."""
+    config = DeciderConfig(smoothing_s, min_duration_s)
+    times = np.arange(0, 20, 0.1)
+    chip = Event("v", 6 + gap_s, 7.5 + gap_s, ("chip",))
+    bump = np.where((times >= chip.start_s) & (times < chip.end_s), 2.0, 0.0)
+    alone = np.ones(len(times)) + bump
+    after_jam = np.where((times >= 3) & (times < 6), 8.0, alone)
+    jam = Event("v", 3, 6, ("jam",))
+    (expected,) = event_scores([chip], decided(times, alone, config), 0.0, ordinary=1.0)
+    scores = event_scores([jam, chip], decided(times, after_jam, config), 0.0, ordinary=1.0)
+    assert scores[1] == pytest.approx(expected, abs=1e-9)
+    if smoothing_s:
+        assert event_scores([jam, chip], decided(times, after_jam, config), 0.0)[1] > expected + 0.01 * (
+            gap_s < 1
+        )
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.floats(0, 5), min_size=30, max_size=60),
+    st.floats(0, 2),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.floats(0, 2),
+)
+def test_no_event_scores_higher_for_what_is_taken_to_go_before_it(
+    scores, smoothing, hold, tolerance, ordinary
+):
+    events = [Event("v", 0.05, 0.5, ("a",)), Event("v", 1.0, 1.3, ("b",)), Event("v", 1.5, 2.5, ("c",))]
+    one = decided(np.arange(len(scores)) / 10, scores, DeciderConfig(smoothing, hold))
+    assert (event_scores(events, one, tolerance, ordinary) <= event_scores(events, one, tolerance)).all()
+
+
 def test_an_alarm_that_was_on_before_catches_only_if_the_threshold_is_reached_inside():
     config = DeciderConfig(smoothing_s=0, leave_ratio=0.5, join_gap_s=0, max_duration_s=1000)
     times = np.arange(6.0)

@@ -95,19 +95,25 @@ def test_a_study_tells_what_calibration_would_find():
     times = np.arange(0, 3, 0.1)
     series.append(Series("cut", times, np.where(times < 0.4, 2.0, 0.5)))
     events.append(Event("cut", 0, 0.4, ("late",)))
+    # One right after another, the first within the reach of the second's label.
+    times = np.arange(0, 12, 0.1)
+    series.append(
+        Series("twice", times, 0.5 + 3.0 * ((times >= 3) & (times < 5)) + 0.4 * (abs(times - 6) < 0.5))
+    )
+    events += [Event("twice", 3, 5, ("first",)), Event("twice", 5.7, 6.5, ("second",))]
     holdout = normal_series()
     ordinary = float(np.median(np.concatenate([one.scores for one in holdout])))
     thresholds = threshold_grid(series + holdout, 50)
     table = study(series, events, holdout, grid(), thresholds, tolerance_s=0.5)
-    assert table.n_events == 41
+    assert table.n_events == 42
     for index in (0, 3, 5):
         config = table.settings[index]
         decided = {one.source: decide(one, config) for one in series}
         scores = event_scores(events, decided, 0.5, ordinary)
         if config.smoothing_s:
-            assert (scores < event_scores(events, decided, 0.5))[
-                -1
-            ]  # what began with its clip had no time to rise
+            as_it_is = event_scores(events, decided, 0.5)
+            assert scores[-3] < as_it_is[-3]  # what began with its clip had no time to rise
+            assert scores[-1] < as_it_is[-1]  # nor is what the first has left the second's doing
         units = counting_units(events, scores, "clip")
         expected = [(units >= threshold).mean() for threshold in table.thresholds]
         np.testing.assert_allclose(table.recall[index], expected, atol=1e-9)

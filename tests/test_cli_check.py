@@ -127,6 +127,50 @@ def test_a_changed_bank_is_uncertified_everywhere_and_fails_the_check(
     assert json.loads((tmp_path / "f.json").read_text())["certified_recall"] is None
 
 
+@pytest.mark.parametrize("schema", [None, 99])
+def test_what_another_version_calibrated_alarms_and_certifies_nothing(
+    copy: Path, small_model: SmallModel, tmp_path: Path, schema: int | None
+):
+    path = copy / "thresholds" / "torch-fp32.json"
+    document = read_signed(path)
+    if schema is None:
+        # As the first versions wrote it.
+        for key in (
+            "schema",
+            "setting",
+            "clips",
+            "familiar",
+            "stills",
+            "videos",
+            "steps_s",
+            "spent",
+            "settings",
+        ):
+            del document[key]
+    else:
+        document["schema"] = schema
+    write_json(path, document)
+    said = "it was calibrated by another version of this program"
+    done = invoke("calibrate", "--model", copy, "--check")
+    assert done.status == 1
+    assert said in done.message
+    footage = small_model.footage
+    out = succeed(
+        "evaluate", "--model", copy, "--labeled", footage.test_csv, "--videos", footage.test,
+        "--json", tmp_path / "f.json", FPS,
+    )  # fmt: skip
+    assert f"UNCERTIFIED: {said}" in out
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["certified_recall"] is None
+    assert figures["threshold"] == document["threshold"]
+    done = invoke("study", "--model", copy, FPS)
+    assert done.status == 1
+    assert "another version of this program; calibrate again, then study" in done.message
+    if schema is None:
+        out = succeed("export", "--model", copy, "--runtime", "onnxruntime")
+        assert "UNCERTIFIED: the model was calibrated by another version" in out
+
+
 def test_a_check_claims_no_certificate_where_there_is_none(copy: Path):
     path = copy / "thresholds" / "torch-fp32.json"
     document = read_signed(path)
@@ -315,6 +359,34 @@ def test_an_event_that_begins_with_its_clip_is_checked_as_it_was_calibrated(
     )
     assert recheck(evidence, _same(evidence), runtime="here").holds
     assert recheck(evidence, _same(evidence, -0.009), runtime="elsewhere").lost
+
+
+def test_an_event_after_another_is_checked_without_what_that_one_left(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    footage = small_model.footage
+    header, *rows = footage.labeled_csv.read_text().splitlines()
+    labels, pieces = tmp_path / "labels.csv", []
+    for video, start_s, end_s, label in (row.split(",") for row in rows if "normal" not in row):
+        middle = (float(start_s) + float(end_s)) / 2
+        pieces += [
+            f"{video},{start_s},{middle - 0.1:.3f},{label}",
+            f"{video},{middle + 0.1:.3f},{end_s},late",
+        ]
+    labels.write_text("\n".join([header, *pieces]) + "\n")
+    succeed("calibrate", "--model", copy, "--labeled", labels, "--videos", footage.labeled, FPS,
+            "decider.smoothing_s=2", "labels.gap_s=0")  # fmt: skip
+    evidence = load_evidence(copy)
+    events = read_signed(copy / "thresholds" / "torch-fp32.json")["events"]
+    scores = {(one["event"]["video"], one["event"]["start_s"]): one["score"] for one in events}
+    found = {
+        (one.source, one.event.start_s): one.decision_score(evidence.decider)
+        for one in evidence.events
+        if one.event
+    }
+    assert found == pytest.approx(scores)
+    assert any(one.excess > 0.1 and "late" in one.event.labels for one in evidence.events if one.event)
+    assert recheck(evidence, _same(evidence), runtime="here").holds
 
 
 def test_the_frames_that_set_the_score_of_such_an_event_are_looked_at_not_its_first_alone(

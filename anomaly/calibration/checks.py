@@ -170,13 +170,22 @@ def notes_on(outcomes: Sequence[EventOutcome], windows: NormalWindows) -> list[s
         notes.append(
             f"Found by the detector itself, so listed but no proof: {own} of {len(outcomes)} events."
         )
-    running = [one.event for one in outcomes if one.outcome == "running"]
+    # After another labelled event one is scored without that one's trace: it is caught by itself.
+    ended_s: dict[str, float] = {}
+    for one in outcomes:
+        video = one.event.video
+        ended_s[video] = min(one.event.end_s, ended_s.get(video, math.inf))
+    running = [
+        one.event
+        for one in outcomes
+        if one.outcome == "running" and ended_s[one.event.video] > one.event.start_s
+    ]
     if running:
         kinds = Counter(label for event in running for label in event.labels)
         notes.append(
-            f"Caught only by an alarm that was on already: {len(running)} of {len(outcomes)} events "
-            f"({some([f'{n} {label}' for label, n in kinds.most_common()])}). That such ones are caught where nothing goes before them "
-            "is not shown."
+            f"Caught only by an alarm that was on already, of nothing that is labelled: {len(running)} of {len(outcomes)} "
+            f"events ({some([f'{n} {label}' for label, n in kinds.most_common()])}). That such ones are caught where nothing goes "
+            "before them is not shown."
         )
     normal = [
         f"{one.event} ({percent(one.normal_share)} of normal stretches score as high)"

@@ -1,10 +1,11 @@
 """From labels to events, and from events to what counts for a certificate.
 
-The score of an event is the largest decision score inside [start - tolerance, end + tolerance): the highest
+The score of an event is the largest decision score inside its window (`windows`): the highest
 threshold at which the decider, idle when that window opens, starts an alarm inside it. Taken so,
 catching is monotone in the threshold, which "an alarm starts inside" is not: at a low threshold an
 alarm may be running already. Those events are caught too, and told apart ("running"); that a detector which
-always alarms gains nothing by it is the business of the chance-hit rate (`false_alarms`).
+always alarms gains nothing by it is the business of the chance-hit rate (`false_alarms`). What another labelled
+event of the clip has left in the smoothed score is taken off.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from anomaly.calibration.certificate import CERTIFYING
-from anomaly.decider.series import held_minimum
+from anomaly.calibration.windows import as_after_ordinary, event_windows
 from anomaly.errors import LabelsError, UsageError
 
 if TYPE_CHECKING:
@@ -158,46 +159,38 @@ def event_scores(
         events: what to score; each event's video must be in `decided`.
         decided: by source.
         tolerance_s: how far outside the label an alarm may start.
-        ordinary: raw score of ordinary footage. An event that begins with its clip is scored as if that had gone
-            before: smoothing starts at the first frame, and a stream is not cut where an anomaly begins.
+        ordinary: raw score of ordinary footage. An event that begins with its clip, or comes after another one of it,
+            is scored as if that had gone before (`EventWindow.fresh`). None = as the clip is.
 
     Raises:
         LabelsError: an event of a video without scores.
     """
+    windows = event_windows(events, _series_of(events, decided), tolerance_s)
     scores = np.empty(len(events))
-    for index, event in enumerate(events):
-        if event.video not in decided:
-            raise LabelsError(f"event {event} is in a video that was not scored; score it, or drop the label")
-        one = decided[event.video]
-        window = event_frames(event, one.series, tolerance_s)
-        if window.start < window.stop:
-            cut = window.start == 0 and ordinary is not None
-            decision = after_ordinary(one, ordinary or 0.0) if cut else one.decision
-            scores[index] = decision[window].max()
+    for index, (event, window) in enumerate(zip(events, windows, strict=True)):
+        one, frames = decided[event.video], window.frames
+        if frames.start < frames.stop:
+            if window.fresh and ordinary is not None:
+                own = as_after_ordinary(one.series, one.smoothed, frames, one.config, ordinary)
+            else:
+                own = one.decision[frames]
+            scores[index] = own.max()
         else:
             seen = one.series.sees(event.start_s - tolerance_s, event.end_s + tolerance_s)
             scores[index] = -np.inf if seen else np.nan
     return scores
 
 
-def after_ordinary(one: Decided, ordinary: float) -> NDArray[np.float64]:
-    """(n,) decision scores had the smoothed score stood at `ordinary` before the first frame; never higher ones."""
-    series, smoothing_s = one.series, one.config.smoothing_s
-    ahead = float(one.smoothed[0]) - ordinary
-    if smoothing_s == 0 or ahead <= 0:
-        return one.decision
-    since = series.times - series.times[0] + series.step_s
-    smoothed = one.smoothed - ahead * np.exp(-since / smoothing_s)
-    return held_minimum(series.times, smoothed, one.config.min_duration_s)
+def _series_of(events: Sequence[Event], decided: Mapping[str, Decided]) -> dict[str, Series]:
+    """The series of each event, by source.
 
-
-def event_frames(event: Event, series: Series, tolerance_s: float = 0.0) -> slice:
-    """The frames of [start - tolerance, end + tolerance); a single picture is in every event of its name."""
-    times = series.times
-    if len(times) == 1:
-        return slice(0, 1)
-    bounds = np.searchsorted(times, [event.start_s - tolerance_s, event.end_s + tolerance_s])
-    return slice(int(bounds[0]), int(bounds[1]))
+    Raises:
+        LabelsError: an event of a video without scores.
+    """
+    for event in events:
+        if event.video not in decided:
+            raise LabelsError(f"event {event} is in a video that was not scored; score it, or drop the label")
+    return {event.video: decided[event.video].series for event in events}
 
 
 def searched_s(event: Event, series: Series, tolerance_s: float) -> float:
@@ -218,6 +211,7 @@ def event_outcomes(
 ) -> tuple[EventOutcome, ...]:
     """What becomes of each event at a threshold; `event_scores` tells of arguments and errors."""
     scores = event_scores(events, decided, tolerance_s, ordinary)
+    windows = event_windows(events, _series_of(events, decided), tolerance_s)
     starts: dict[str, NDArray[np.float64]] = {}
     outcomes = []
     for index, (event, score) in enumerate(zip(events, scores.tolist(), strict=True)):
@@ -229,7 +223,7 @@ def event_outcomes(
             if event.video not in starts:
                 first = [frames[0] for frames, continued in one.alarm_frames(threshold) if not continued]
                 starts[event.video] = one.series.times[first]
-            times = one.series.times[event_frames(event, one.series, tolerance_s)]
+            times = one.series.times[windows[index].frames]
             inside = (starts[event.video] >= times[0]) & (starts[event.video] <= times[-1])
             outcome = "caught" if inside.any() else "running"
         share = None if normal_shares is None or np.isnan(score) else float(normal_shares[index])
@@ -319,7 +313,14 @@ def frame_recall(events: Sequence[Event], decided: Mapping[str, Decided], thresh
     frames = caught = 0
     for event in events:
         one = decided[event.video]
-        window = event_frames(event, one.series)
-        frames += window.stop - window.start
-        caught += int(one.in_alarm(threshold)[window].sum())
+        within = one.in_alarm(threshold)[_labelled(event, one.series)]
+        frames += len(within)
+        caught += int(within.sum())
     return caught / frames if frames else math.nan
+
+
+def _labelled(event: Event, series: Series) -> slice:
+    """The frames of a label as it stands; a single picture is in every event of its name."""
+    if len(series.times) == 1:
+        return slice(0, 1)
+    return slice(*np.searchsorted(series.times, [event.start_s, event.end_s]).tolist())

@@ -16,9 +16,10 @@ import numpy as np
 from scipy import stats
 
 from anomaly.calibration.certificate import recall_bound
-from anomaly.calibration.events import Count, Event, event_frames, event_scores, unit_keys, unit_name
-from anomaly.calibration.series import Series, by_source, decide
+from anomaly.calibration.events import Count, Event, unit_keys, unit_name
+from anomaly.calibration.series import Series, by_source
 from anomaly.calibration.sweep import Footage, reached_levels, rounded_down, sweep
+from anomaly.calibration.windows import as_after_ordinary, event_windows
 from anomaly.errors import CalibrationError, LabelsError
 
 if TYPE_CHECKING:
@@ -232,17 +233,21 @@ class _EventWindows:
         used = [named[video] for video in dict.fromkeys(event.video for event in counted)]
         self.footage = Footage(used)
         begin = dict(zip((one.source for one in used), self.footage.begins.tolist(), strict=True))
-        frames = [event_frames(event, named[event.video], tolerance_s) for event in counted]
+        # A neighbour that does not count narrows a window, and leaves its trace, all the same.
+        windows = dict(zip(events, event_windows(events, named, tolerance_s), strict=True))
         self.windows = [
-            slice(begin[event.video] + one.start, begin[event.video] + one.stop)
-            for event, one in zip(counted, frames, strict=True)
+            slice(
+                begin[event.video] + windows[event].frames.start,
+                begin[event.video] + windows[event].frames.stop,
+            )
+            for event in counted
         ]
-        self.tolerance_s, self.ordinary = tolerance_s, ordinary
         # Scored as calibration scores them: as if ordinary footage had gone before (`event_scores`).
-        self.at_begin = [
-            (i, event, named[event.video])
-            for i, (event, one) in enumerate(zip(counted, frames, strict=True))
-            if one.start == 0
+        self.ordinary = ordinary
+        self.fresh = [
+            (i, named[event.video], begin[event.video], windows[event].frames)
+            for i, event in enumerate(counted)
+            if windows[event].fresh and windows[event].frames.start < windows[event].frames.stop
         ]
         keys = unit_keys(counted, count)
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -253,11 +258,11 @@ class _EventWindows:
         """(t,) units missed at each threshold."""
         reached = reached_levels(self.footage, config, thresholds)
         scores = np.array([int(reached[one].max(initial=0)) for one in self.windows])
-        levels = rounded_down(thresholds)
-        for i, event, series in self.at_begin:
-            decided = {event.video: decide(series, config)}
-            (score,) = event_scores([event], decided, self.tolerance_s, self.ordinary)
-            scores[i] = np.searchsorted(levels, np.float32(score), side="right")
+        levels, smoothed = rounded_down(thresholds), self.footage.smoothed(config.smoothing_s)
+        for i, series, begin, frames in self.fresh:
+            whole = smoothed[begin : begin + len(series.times)]
+            own = as_after_ordinary(series, whole, frames, config, self.ordinary).max()
+            scores[i] = np.searchsorted(levels, np.float32(own), side="right")
         hardest = np.full(self.n_units, len(thresholds))
         np.minimum.at(hardest, self.unit, scores)
         return np.cumsum(np.bincount(hardest, minlength=len(thresholds) + 1))[:-1]

@@ -40,6 +40,7 @@ from anomaly.thresholds import (
     calibrated_events,
     camera_scales,
     load_threshold,
+    of_this_version,
     save_calibration,
 )
 
@@ -92,14 +93,16 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     threshold = load_threshold(model, fps=config.footage.fps)
     if not threshold.document:
         raise ModelError(f"{str(folder)!r} has no scores to study; {threshold.doubt}")
-    if "setting" not in threshold.document:
-        raise ModelError(f"{str(folder)!r} was calibrated by an earlier version; calibrate again, then study")
+    if not of_this_version(threshold.document):
+        raise ModelError(
+            f"{str(folder)!r} was calibrated by another version of this program; calibrate again, then study"
+        )
     if threshold.document["hangs_on"]["scoring"] != model.scoring_digest:
         # What was scored then is no longer what the model would score.
         raise ModelError(f"{str(folder)!r} has another bank than was calibrated; calibrate again, then study")
     scales = camera_scales(threshold.document)
     labeled = read_series(folder, "labeled")
-    fps, steps = threshold.document["fps"], threshold.document.get("steps_s", {})
+    fps, steps = threshold.document["fps"], threshold.document["steps_s"]
     holdout = held_out(model, fps, steps)
     if scales:
         holdout = of_cameras(holdout, scales)
@@ -137,7 +140,7 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
     cameras: CameraCalibrations | None = None
     # A column that names a camera for all is no reason to ask for one.
     unnamed = all(one.camera == camera_of(one.source) for one in labeled)
-    pooled = not scales and unnamed and threshold.document["settings"].get("cameras", "auto") == "auto"
+    pooled = not scales and unnamed and threshold.document["settings"]["cameras"] == "auto"
     notes = pooled_folders(labeled, events, holdout) if pooled else []
     notes += seen_seldom(raw, steps)
     with looks_if_refused(folder, looks):
@@ -187,8 +190,8 @@ def _apply(
         setting=document["setting"],
         clips=document["clips"],
         familiar=document["familiar"],
-        stills=document.get("stills", False),
-        videos=document.get("videos", False),
+        stills=document["stills"],
+        videos=document["videos"],
         steps_s=document["steps_s"],
         chosen=f"the best of {tried} settings in a study; {how}",
         cameras=cameras,
