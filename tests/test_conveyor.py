@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from small_model import environment
 
 from anomaly.conveyor import (
     KINDS,
@@ -45,6 +48,42 @@ def test_the_same_clip_gives_the_same_frames_and_another_seed_others():
     np.testing.assert_array_equal(first, again)
     other = images(plan_clip(4, 2.0, ["scratch"], config=SMALL))
     assert np.abs(first.astype(int) - other).mean() > 2.0
+
+
+WRITE_IN_ANOTHER_PROCESS = """
+import os, sys
+from pathlib import Path
+from anomaly.conveyor import SceneConfig, plan_clip
+from anomaly.conveyor.film import write_clip
+
+folder, processors = Path(sys.argv[1]), int(sys.argv[2])
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:processors])
+clip = plan_clip(3, 2.0, ["scratch"], config=SceneConfig(160, 128))
+write_clip(clip, folder / "clip.mp4", crf=25, masks=folder / "clip.npz")
+"""
+
+
+def test_files_are_the_same_to_the_byte_whatever_a_process_finds(tmp_path):
+    """Ten blocks wide, no multiple of eight, and high enough for two threads of the encoder.
+
+    Neither can show where there is one processor or none with AVX-512.
+    """
+    written = []
+    for threads, filler in ((1, 85), (4, 170)):
+        folder = tmp_path / str(threads)
+        folder.mkdir()
+        settings = {
+            "PYTHONHASHSEED": str(threads),
+            "MALLOC_PERTURB_": str(filler),  # glibc fills memory with it that nothing was written to
+            **dict.fromkeys(("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), str(threads)),
+        }
+        command = [sys.executable, "-c", WRITE_IN_ANOTHER_PROCESS, str(folder), str(threads)]
+        subprocess.run(command, env=environment(**settings), check=True, timeout=60)
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert sorted(written[0]) == ["clip.mp4", "clip.npz"]
+    # Not compared whole, because pytest would explain a difference byte by byte.
+    assert [name for name in written[0] if written[0][name] != written[1][name]] == []
 
 
 def test_a_stretch_is_what_the_whole_clip_shows_there():

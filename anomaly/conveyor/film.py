@@ -16,7 +16,7 @@ from anomaly.conveyor.render import render_clip
 from anomaly.errors import UsageError
 from anomaly.footage.clips import VideoWriter
 
-GENERATOR = 1  # raise it when the same seed would draw other frames, so that old footage is made anew
+GENERATOR = 2  # raise it when the same seed would give other files, so that old footage is made anew
 NOTE = "footage.json"
 
 
@@ -28,7 +28,8 @@ def write_clip(clip: Clip, video: Path, *, crf: int, masks: Path | None = None) 
     """
     config = clip.config
     shown = np.zeros((clip.frame_count if masks else 0, config.height, config.width), dtype=bool)
-    with VideoWriter(video, fps=config.fps, crf=crf) as writer:
+    # One thread, so that the bytes do not hang on the machine's processors; clips are written beside each other.
+    with VideoWriter(video, fps=config.fps, crf=crf, threads=1) as writer:
         for index, (image, time_s, mask) in enumerate(render_clip(clip)):
             writer.write(image, time_s)
             if masks and mask is not None:
