@@ -325,7 +325,7 @@ def test_half_precision_takes_half_the_room_and_changes_no_alarm(small_model: Sm
     sizes = {}
     for half in ("false", "true"):
         model = tmp_path / half
-        # So few rows that rounding is far below what is refused, though the clips differ a little from run to run.
+        # So few rows that rounding is far below what is refused.
         few = "bank.size=100"
         succeed("fit", "--normal-videos", normal, "--model", model, *QUICK, few, f"bank.half={half}")
         sizes[half] = (model / "banks" / "appearance.safetensors").stat().st_size

@@ -258,7 +258,7 @@ def planted(folder: Path, seed: int, kind: str) -> tuple[float, float]:
         faults = [PlannedFault(kind, 12.0, severity=1.0)] if i == 3 else []
         clip = plan_clip(seed + i, 24.0, faults, config=SceneConfig(160, 96, fps=2.0), light_drift=0.0)
         found += [(label.start_s, label.end_s) for label in clip.labels]
-        # Lossless: what x264 leaves out differs a little from run to run, and so would the ranks.
+        # Lossless, so that no rank hangs on what x264 leaves out.
         images = [image for image, _, _ in render_clip(clip)]
         write_clip(folder / f"clip_{i}.mp4", images, fps=2, encoder={"crf": "0"})
     (span,) = found
