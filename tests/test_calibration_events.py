@@ -128,6 +128,20 @@ def test_an_event_after_another_scores_as_one_with_ordinary_footage_before_it(
         )
 
 
+@pytest.mark.parametrize("hole_s", [2.5, 30.0])
+def test_an_event_after_a_hole_scores_as_one_with_ordinary_footage_before_it(hole_s):
+    """A recorder that goes on where something moves: no score may rise at once because nothing was recorded before."""
+    config = DeciderConfig(smoothing_s=2.0)
+    times = np.arange(0, 10, 0.1)
+    chip = Event("v", 6, 6.2, ("chip",))
+    scores = np.where((times >= 6) & (times < 6.15), 8.0, 1.0)
+    (expected,) = event_scores([chip], decided(times, scores, config), ordinary=1.0)
+    kept = (times < 5.95 - hole_s) | (times > 5.95)
+    after_hole = decided(np.append(-40.0, times[kept]), np.append(1.0, scores[kept]), config)
+    assert event_scores([chip], after_hole)[0] > 1.5 * expected
+    assert event_scores([chip], after_hole, ordinary=1.0)[0] == pytest.approx(expected, abs=1e-9)
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.floats(0, 5), min_size=30, max_size=60),

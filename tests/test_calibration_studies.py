@@ -101,19 +101,23 @@ def test_a_study_tells_what_calibration_would_find():
         Series("twice", times, 0.5 + 3.0 * ((times >= 3) & (times < 5)) + 0.4 * (abs(times - 6) < 0.5))
     )
     events += [Event("twice", 3, 5, ("first",)), Event("twice", 5.7, 6.5, ("second",))]
+    times = np.append(np.arange(0, 3, 0.1), np.arange(13, 16, 0.1))
+    series.append(Series("hole", times, np.where((times > 12.9) & (times < 13.4), 2.0, 0.5)))
+    events.append(Event("hole", 13, 13.4, ("after a hole",)))
     holdout = normal_series()
     ordinary = float(np.median(np.concatenate([one.scores for one in holdout])))
     thresholds = threshold_grid(series + holdout, 50)
     table = study(series, events, holdout, grid(), thresholds, tolerance_s=0.5)
-    assert table.n_events == 42
+    assert table.n_events == 43
     for index in (0, 3, 5):
         config = table.settings[index]
         decided = {one.source: decide(one, config) for one in series}
         scores = event_scores(events, decided, 0.5, ordinary)
         if config.smoothing_s:
             as_it_is = event_scores(events, decided, 0.5)
-            assert scores[-3] < as_it_is[-3]  # what began with its clip had no time to rise
-            assert scores[-1] < as_it_is[-1]  # nor is what the first has left the second's doing
+            assert scores[-4] < as_it_is[-4]  # what began with its clip had no time to rise
+            assert scores[-2] < as_it_is[-2]  # nor is what the first has left the second's doing
+            assert scores[-1] < as_it_is[-1]
         units = counting_units(events, scores, "clip")
         expected = [(units >= threshold).mean() for threshold in table.thresholds]
         np.testing.assert_allclose(table.recall[index], expected, atol=1e-9)

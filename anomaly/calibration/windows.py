@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly.decider.machine import TIME_RESOLUTION_S
+from anomaly.decider.machine import TIME_RESOLUTION_S, ema_weight
 from anomaly.decider.series import held_minimum
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ class EventWindow:
 
     Attributes:
         frames: of its series; empty where no frame lies in it.
-        fresh: whether it is scored as if ordinary footage had gone before: it begins with its series, or comes after
-            another labelled event of it, whose trace in the smoothed score, and whose alarm, are not its own doing.
+        fresh: whether it is scored as if ordinary footage had gone before: it begins with its series or after a hole of
+            it, or comes after another labelled event of it, whose trace in the smoothed score, and whose alarm, are not its
+            own doing.
     """
 
     frames: slice
@@ -63,7 +64,13 @@ def _window(event: Event, of_video: Sequence[Event], series: Series, tolerance_s
     if math.isfinite(begins_s):
         end_s = min(end_s, (event.end_s + begins_s) / 2)
     start, stop = np.searchsorted(series.times, [start_s, end_s]).tolist()
-    return EventWindow(slice(start, stop), fresh=start == 0 or ended_s > -math.inf)
+    return EventWindow(slice(start, stop), fresh=_is_cut(series, start) or ended_s > -math.inf)
+
+
+def _is_cut(series: Series, first: int) -> bool:
+    """Whether no footage leads up to a frame: it is the first, or the first after a hole."""
+    times = series.times
+    return first == 0 or bool(first < len(times) and times[first] - times[first - 1] > series.hole_s)
 
 
 def as_after_ordinary(
@@ -75,7 +82,7 @@ def as_after_ordinary(
 ) -> NDArray[np.float64]:
     """Decision scores in a window had the smoothed score stood at `ordinary` until it opened; never higher ones.
 
-    Smoothing starts at the first frame of a clip, and a stream is not cut where an anomaly begins.
+    Smoothing starts at the first frame of a clip, and anew after a hole; a stream is not cut where an anomaly begins.
 
     Args:
         series: (n,) frames.
@@ -94,8 +101,9 @@ def as_after_ordinary(
     n_before = first - lead
     own[:n_before] = np.minimum(own[:n_before], ordinary)
     if config.smoothing_s > 0:
-        before = first - 1 if first else 0
-        opened_s = times[before] if first else times[0] - series.step_s
-        ahead = max(float(smoothed[before]) - ordinary, 0.0)
-        own[n_before:] -= ahead * np.exp(-(times[first : frames.stop] - opened_s) / config.smoothing_s)
+        step_s = series.step_s if _is_cut(series, first) else float(times[first] - times[first - 1])
+        weight = ema_weight(step_s, config.smoothing_s)
+        begin = ordinary + (float(series.scores[first]) - ordinary) * weight
+        ahead = max(float(smoothed[first]) - begin, 0.0)
+        own[n_before:] -= ahead * np.exp(-(times[first : frames.stop] - times[first]) / config.smoothing_s)
     return held_minimum(times[lead : frames.stop], own, config.min_duration_s)[n_before:]
