@@ -11,6 +11,7 @@ import numpy as np
 
 from anomaly.calibration import Decided, decide, event_outcomes, false_alarms, normal_windows
 from anomaly.calibration.budget import without
+from anomaly.calibration.cameras import SMALLEST
 from anomaly.calibration.events import searched_s
 from anomaly.errors import AnomalyError
 from anomaly.footage.masks import read_mask
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 #: Frames that the rate is measured on: enough to be past the warm-up, few enough not to wait for.
 _RATE_FRAMES = 40
-#: A threshold of 0 alarms always; scores are given in units of it all the same.
-_SMALLEST = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +97,15 @@ def evaluate(
         holdout = [
             replace(one, scores=_in_thresholds(one, threshold)) for one in holdout if one.camera in cameras
         ]
-    ordinary = float(np.median(np.concatenate([one.scores for one in holdout]))) if holdout else None
+    with_events = {event.video for event in events}
+    clean = [
+        one
+        for one in scored
+        if one.source.name not in with_events | set(familiar) and not inside(footage, one).any()
+    ]
+    ordinary = _ordinary(
+        threshold, [*holdout, *(one.series for one in clean)], [one.series for one in scored]
+    )
     # The threshold, or its decider, was chosen on these stretches of the hold-out.
     holdout = [left for one in holdout for left in _unspent(one, threshold)]
     decided = {one.source.name: decide(one.series, threshold.decider) for one in scored}
@@ -138,16 +145,14 @@ def evaluate(
     alarms: FalseAlarms | None = None
     if threshold.value is not None:
         value = 1.0 if threshold.document.get("cameras") else threshold.value
-        outcomes = tuple(event_outcomes(events, decided, value, slack_s, None, ordinary))
+        outcomes = _outcomes(events, decided, value, slack_s, ordinary)
         seen = [one for one in outcomes if one.outcome != "blind"]
         in_alarm = np.concatenate([one.in_alarm(value) for one in decided.values()])
-        with_events = {event.video for event in events}
         normal = [decide(one, threshold.decider) for one in holdout]
         normal += [
             decide(seldom(left), threshold.decider)
-            for name, one in decided.items()
-            if name not in with_events and name not in familiar and not truth[name].any()
-            for left in (_unspent(one.series, threshold) if name in known else [one.series])
+            for one in clean
+            for left in (_unspent(one.series, threshold) if one.source.name in known else [one.series])
         ]
         lengths = [searched_s(event, decided[event.video].series, slack_s) for event in events]
         confidence = threshold.document.get("settings", {}).get("confidence", 0.95)
@@ -190,10 +195,39 @@ def _unspent(series: Series, threshold: Threshold) -> list[Series]:
     return without([series], threshold.of(series.source, series.camera).document.get("spent", ()))
 
 
+def _ordinary(
+    threshold: Threshold, normal: Sequence[Series], scored: Sequence[Series]
+) -> dict[str, float | None]:
+    """What ordinary footage scores beside each of the scored, by source; None = not known.
+
+    Where cameras have scales of their own it is 1 on each of them, and another share of each one's threshold.
+    """
+    if threshold.document.get("cameras"):
+        own = {one.source: threshold.of(one.source, one.camera).value for one in scored}
+        return {name: 1.0 if value is None else 1.0 / max(value, SMALLEST) for name, value in own.items()}
+    all_alike = float(np.median(np.concatenate([one.scores for one in normal]))) if normal else None
+    return {one.source: all_alike for one in scored}
+
+
+def _outcomes(
+    events: Sequence[Event],
+    decided: Mapping[str, Decided],
+    value: float,
+    slack_s: float,
+    ordinary: Mapping[str, float | None],
+) -> tuple[EventOutcome, ...]:
+    """What becomes of each event, each scored beside what is ordinary where it was seen."""
+    found: dict[Event, EventOutcome] = {}
+    for level in dict.fromkeys(ordinary[event.video] for event in events):
+        some = [event for event in events if ordinary[event.video] == level]
+        found |= {one.event: one for one in event_outcomes(some, decided, value, slack_s, ordinary=level)}
+    return tuple(found[event] for event in events)
+
+
 def _in_thresholds(series: Series, threshold: Threshold) -> NDArray[np.float64]:
     """Scores in units of their camera's threshold: 1 alarms, and cameras can be compared."""
     own = threshold.of(series.source, series.camera)
-    return own.scaled(series.scores) / (1.0 if own.value is None else max(own.value, _SMALLEST))
+    return own.scaled(series.scores) / (1.0 if own.value is None else max(own.value, SMALLEST))
 
 
 def _certified_recall(threshold: Threshold, scored: Sequence[Scored]) -> float | None:

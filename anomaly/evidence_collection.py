@@ -54,7 +54,7 @@ def collect_evidence(
 
     Args:
         model: what was calibrated.
-        calibration: its result.
+        calibration: its result; of cameras with thresholds of their own, events as these were set by.
         threshold: as it was saved.
         scored: the labelled footage with its scores.
         fps: the sampling rate.

@@ -229,3 +229,18 @@ def test_the_best_of_a_hundred_settings_breaks_a_plain_bound_and_not_a_corrected
     held = [best_of_many(chance, corrected=True) >= 0 for _ in range(60)]
     assert np.mean(broken) > 0.3
     assert np.mean(held) > 0.85
+
+
+def test_at_the_threshold_that_calibration_sets_a_study_misses_what_it_misses():
+    """What a jam has left is taken off exactly: the event that set the threshold lies on it by a few 1e-8 of its score."""
+    times = np.arange(0, 10, 0.1)
+    config, holdout = DeciderConfig(smoothing_s=2.0), normal_series()
+    for seed in range(12):
+        chance, series, events = np.random.default_rng(seed), [], []
+        for name in map(str, range(60)):
+            scores = 1 + 60.0 * ((times >= 2) & (times < 4)) + 0.1 * chance.random(len(times))
+            scores[(times >= 5.5) & (times < 7)] += 3 + 0.3 * chance.random()
+            series.append(Series(name, times, scores))
+            events += [Event(name, 2, 4, ("jam",)), Event(name, 5.5, 7, ("chip",))]
+        threshold = calibrate(series, events, holdout, config, tolerance_s=0.5).threshold
+        assert study(series, events, holdout, [config], [threshold], tolerance_s=0.5).recall == 1

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from anomaly.calibration.certificate import Certificate
 
 
-_SMALLEST = 1e-9
+#: What a threshold of 0, which alarms always, counts as where scores are told in proportion to it.
+SMALLEST = 1e-9
 _EACH_BY_ITSELF = "no sentence speaks for all cameras; see what is certified of each"
 
 
@@ -97,7 +98,7 @@ class CameraCalibrations:
 
         A threshold of 0, which alarms always, counts as the smallest that does not divide by it.
         """
-        return max(self.pooled.threshold, _SMALLEST) / max(self.threshold(camera), _SMALLEST)
+        return max(self.pooled.threshold, SMALLEST) / max(self.threshold(camera), SMALLEST)
 
     def apply(self, series: Series) -> Series:
         """Raw scores of one camera, so that the pooled threshold decides as the camera's own does."""
@@ -125,8 +126,22 @@ class CameraCalibrations:
         Args:
             camera_of: the camera of each labelled video.
         """
+        scored = self.as_scored(camera_of)
+        events = tuple(
+            replace(one, score=one.score * self.factor(camera_of[one.event.video])) for one in scored.events
+        )
+        return replace(scored, events=events, kinds=kind_outcomes(events))
+
+    def as_scored(self, camera_of: Mapping[str, str]) -> Calibration:
+        """The pooled calibration with each event as the one scored it whose threshold its camera uses, on the shared scale.
+
+        What is ordinary among all cameras lies a little beside what is on one of them, and events are scored by it.
+
+        Args:
+            camera_of: the camera of each labelled video.
+        """
         by_own = {
-            one.event: replace(one, score=one.score * self.factor(camera_of[one.event.video]))
+            one.event: one
             for camera in self.scales
             for one in self.deciding(camera).events
             if camera_of[one.event.video] == camera

@@ -7,7 +7,7 @@ are wide for the same reason: all of their points hold together, at the study's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,7 @@ def study(
     count: Count = "clip",
     tolerance_s: float = 1.0,
     confidence: float = 0.95,
+    ordinary: Mapping[str, float] | None = None,
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> Study:
@@ -121,6 +122,7 @@ def study(
         count: what is independent (`counting_units`).
         tolerance_s: how far outside its label an event may be noticed.
         confidence: of the bands.
+        ordinary: raw score of ordinary footage (`event_scores`) by camera; that of the hold-out for the others.
         workers: threads.
         progress: called with the number of settings done since the last call.
 
@@ -134,8 +136,9 @@ def study(
             f"a study needs settings ({len(settings)}), thresholds ({len(levels)}) and normal series "
             f"({len(holdout)}); give one or more of each"
         )
-    ordinary = float(np.median(np.concatenate([one.scores for one in holdout])))
-    windows = _EventWindows(labeled, events, count, tolerance_s, ordinary)
+    usual = float(np.median(np.concatenate([one.scores for one in holdout])))
+    levels_of = {one.source: (ordinary or {}).get(one.camera, usual) for one in labeled}
+    windows = _EventWindows(labeled, events, count, tolerance_s, levels_of)
     normal = Footage(holdout)
     n_alarms = np.empty((len(settings), len(levels)), dtype=np.int64)
     alarm_seconds = np.empty(n_alarms.shape)
@@ -212,7 +215,7 @@ class _EventWindows:
         events: Sequence[Event],
         count: Count,
         tolerance_s: float,
-        ordinary: float,
+        ordinary: Mapping[str, float],
     ) -> None:
         named = by_source(labeled)
         unknown = [str(event) for event in events if event.video not in named]
@@ -261,7 +264,7 @@ class _EventWindows:
         levels, smoothed = rounded_down(thresholds), self.footage.smoothed(config.smoothing_s)
         for i, series, begin, frames in self.fresh:
             whole = smoothed[begin : begin + len(series.times)]
-            own = as_after_ordinary(series, whole, frames, config, self.ordinary).max()
+            own = as_after_ordinary(series, whole, frames, config, self.ordinary[series.source]).max()
             scores[i] = np.searchsorted(levels, np.float32(own), side="right")
         hardest = np.full(self.n_units, len(thresholds))
         np.minimum.at(hardest, self.unit, scores)

@@ -88,15 +88,18 @@ class Footage:
         """How many of the ascending levels each smoothed score reaches, in the smallest integers."""
         dtype = np.uint8 if len(levels) < 256 else np.uint16 if len(levels) < 65536 else np.uint32
         down = rounded_down(np.array(levels))
-        smoothed = self.smoothed(smoothing_s)
+        smoothed = self.smoothed(smoothing_s).astype(np.float32)
         if self.single.any():
             smoothed = np.where(self.single, self.scores.astype(np.float32), smoothed)
         return np.searchsorted(down, smoothed, side="right").astype(dtype)
 
-    def _smoothed(self, smoothing_s: float) -> NDArray[np.float32]:
-        """Exponential moving average; a first-order recurrence, all blocks at once, then joined."""
+    def _smoothed(self, smoothing_s: float) -> NDArray[np.float64]:
+        """Exponential moving average; a first-order recurrence, all blocks at once, then joined.
+
+        Not rounded: of what a high score has left little may be an event's own (`as_after_ordinary`).
+        """
         if smoothing_s == 0:
-            return self.scores.astype(np.float32)
+            return self.scores
         keep = _blocks(np.exp(-self.steps / smoothing_s), 1.0)
         value = _blocks(self.scores, 0.0) * (1 - keep)
         for row in range(1, len(value)):
@@ -107,7 +110,7 @@ class Footage:
         for block in range(1, value.shape[1]):
             carry[block] = last_keep[block - 1] * carry[block - 1] + last_value[block - 1]
         value += keep * carry
-        return _unblocked(value, len(self.scores)).astype(np.float32)
+        return _unblocked(value, len(self.scores))
 
 
 @dataclass(frozen=True, eq=False)

@@ -155,7 +155,8 @@ def run(config: CalibrateConfig) -> None:
     console.say(cameras.text() if cameras else result.text())
     console.say(f"Written to {path}.")
     if config.out is None:
-        _keep_evidence(config, model, result, labeled)
+        scored = cameras.as_scored({one.source: one.camera for one in series}) if cameras else result
+        _keep_evidence(config, model, scored, labeled)
     if config.out is None or config.report:
         counted = {one.source: one for one in normal}
         series = [counted.get(one.source, one) for one in series]

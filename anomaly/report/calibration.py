@@ -10,6 +10,7 @@ import numpy as np
 
 from anomaly.artifact import file_digest
 from anomaly.calibration import Series, decide, study, threshold_grid
+from anomaly.calibration.cameras import SMALLEST
 from anomaly.calibration.certificate import at_least, percent
 from anomaly.errors import CalibrationError
 from anomaly.report.cards import moment_card, number, span
@@ -59,7 +60,7 @@ def calibration_page(
     own_thresholds = any(own["by_itself"] for own in document.get("cameras", {}).values())
     parts += _in_short(calibration, own_thresholds)
     parts += _learned(model)
-    parts += _curves(calibration, labeled, holdout)
+    parts += _curves(calibration, document, labeled, holdout)
     parts += _events(model, calibration, by_name, decided, heat)
     parts += _false_alarms(model, calibration, by_name, decided, holdout, heat)
     parts += _every_event(calibration, decided)
@@ -192,7 +193,12 @@ def _learned(model: Model) -> list[str]:
     ]
 
 
-def _curves(calibration: Calibration, labeled: Sequence[Series], holdout: Sequence[Series]) -> list[str]:
+def _curves(
+    calibration: Calibration,
+    document: Mapping[str, Any],
+    labeled: Sequence[Series],
+    holdout: Sequence[Series],
+) -> list[str]:
     finite = [one for one in calibration.events if np.isfinite(one.score)]
     parts = [
         section("Scores of normal footage and of the labelled events", "Each dot is a frame, or an event.")
@@ -216,6 +222,7 @@ def _curves(calibration: Calibration, labeled: Sequence[Series], holdout: Sequen
         found = study(
             labeled, events, holdout, [calibration.config], grid,
             count=calibration.count, tolerance_s=calibration.tolerance_s, confidence=each,
+            ordinary=_ordinary(calibration, document),
         )  # fmt: skip
     except CalibrationError:
         return parts
@@ -242,6 +249,14 @@ def _curves(calibration: Calibration, labeled: Sequence[Series], holdout: Sequen
         )
     )
     return parts
+
+
+def _ordinary(calibration: Calibration, document: Mapping[str, Any]) -> dict[str, float]:
+    """What an ordinary frame of each camera scores, in proportion to its threshold as all scores of the page are; 1 on its scale."""
+    return {
+        camera: max(calibration.threshold, SMALLEST) / max(own["threshold"], SMALLEST)
+        for camera, own in document.get("cameras", {}).items()
+    }
 
 
 class _HeatThreshold:

@@ -1,0 +1,107 @@
+"""Cameras with thresholds of their own: what is told of their events is what these thresholds make of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly.calibration import CameraCalibrations, Event, Series, calibrate_cameras, study
+from anomaly.decider import DeciderConfig
+from anomaly.evaluation import evaluate
+from anomaly.footage.labels import LabeledFootage
+from anomaly.footage.source import Source
+from anomaly.report.calibration import _ordinary
+from anomaly.scoring import Scored
+from anomaly.thresholds import Threshold
+
+CONFIG = DeciderConfig(smoothing_s=2.0)
+
+
+class Cameras:
+    """Chips a second and a half after jams: they stand out little on `a`, and very much on `b`, of which more was held out."""
+
+    def __init__(self) -> None:
+        chance = np.random.default_rng(0)
+        times, minutes = np.arange(100) / 10, np.arange(9000) / 10
+        self.labeled: list[Series] = []
+        self.events: list[Event] = []
+        self.holdout: list[Series] = []
+        for camera, height, n_held_out in (("a", 0.8, 1), ("b", 40.0, 3)):
+            for i in range(70):
+                name = f"{camera}/{i}.mp4"
+                scores = np.maximum(1 + 0.1 * chance.normal(size=len(times)), 0)
+                scores[(times >= 2) & (times < 4)] += 60
+                scores[(times >= 5.5) & (times < 7)] += height * (1 + 0.1 * chance.random())
+                self.labeled.append(Series(name, times, scores, camera))
+                self.events += [Event(name, 2, 4, ("jam",)), Event(name, 5.5, 7, ("chip",))]
+            for i in range(n_held_out):
+                scores = np.maximum(1 + 0.1 * chance.normal(size=len(minutes)), 0)
+                self.holdout.append(Series(f"{camera}/h{i}.mp4", minutes, scores, camera))
+        self.camera_of = {one.source: one.camera for one in self.labeled}
+        self.found: CameraCalibrations = calibrate_cameras(
+            self.labeled, self.events, self.holdout, CONFIG, tolerance_s=0.5
+        )
+        self.document = {
+            "cameras": {
+                camera: {
+                    "threshold": own.threshold,
+                    **asdict(self.found.scales[camera]),
+                    "by_itself": True,
+                    "certificate": None,
+                }
+                for camera, own in self.found.own.items()
+            }
+        }
+
+
+@pytest.fixture(scope="module")
+def cameras() -> Cameras:
+    made = Cameras()
+    assert set(made.found.own) == {"a", "b"}
+    assert all(one.caught for own in made.found.own.values() for one in own.events)
+    return made
+
+
+def test_evaluate_finds_caught_what_calibration_did(cameras: Cameras):
+    scored = [
+        Scored(
+            Source(Path(one.source), one.source, "video"),
+            np.arange(len(one.times)),
+            one.times,
+            one.scores,
+            None,
+            (9, 9),
+            "",
+        )
+        for one in cameras.labeled
+    ]
+    footage = LabeledFootage(tuple(one.source for one in scored), (), {}, Path("labels.csv"))
+    threshold = Threshold(cameras.found.pooled.threshold, CONFIG, None, 10.0, "", cameras.document)
+    found = evaluate(footage, cameras.events, scored, cameras.holdout, threshold, slack_s=0.5, grid=(1, 1))
+    assert found.figures["event_recall"] == 1.0
+
+
+def test_the_curve_of_the_page_counts_what_its_table_counts(cameras: Cameras):
+    shown = cameras.found.as_decided(cameras.camera_of)
+    assert all(one.caught for one in shown.events)
+    table = study(
+        [cameras.found.apply(one) for one in cameras.labeled],
+        cameras.events,
+        cameras.found.apply_normal(cameras.holdout),
+        [CONFIG],
+        [shown.threshold],
+        tolerance_s=0.5,
+        ordinary=_ordinary(shown, cameras.document),
+    )
+    assert table.recall.tolist() == [[1.0]]
+
+
+def test_evidence_scores_each_event_as_its_cameras_threshold_was_set(cameras: Cameras):
+    # The lowest of each camera lies on its threshold: scored a trace lower it would be no evidence, and never missed.
+    found = {one.event: one.score for one in cameras.found.as_scored(cameras.camera_of).events}
+    own = {one.event: one.score for some in cameras.found.own.values() for one in some.events}
+    assert found == own
+    assert own != {one.event: one.score for one in cameras.found.pooled.events}
