@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from anomaly.calibration import (
 )
 from anomaly.calibration.certificate import percent
 from anomaly.decider import DeciderConfig
+from anomaly.errors import SchemaError
 from anomaly.exported import TORCH
 from anomaly.scores import replace_labeled
 
@@ -100,7 +101,7 @@ class Threshold:
                 f"{source} is of no camera that was calibrated ({', '.join(sorted(cameras))}); give the folder above "
                 "the cameras' folders, or calibrate with its footage"
             )
-        certificate = Certificate.from_json(own["certificate"]) if own["certificate"] else None
+        certificate = _certificate(self.document, own)
         document = {
             **self.document,
             "withheld": own.get("withheld", ""),
@@ -179,7 +180,7 @@ class Threshold:
     def issued(self) -> bool:
         """Whether a certificate was issued: of all, or of one camera (`of`)."""
         cameras = self.document.get("cameras", {}).values()
-        return self.certificate is not None or any(own["certificate"] for own in cameras)
+        return self.certificate is not None or any(own.get("certificate") for own in cameras)
 
     @property
     def certifies(self) -> bool:
@@ -321,8 +322,8 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
         remedy = f"run `python -m anomaly calibrate --model {model.folder} --labeled LABELS`"
         return Threshold(None, model.detector.decider.config, None, fps, remedy, {})
     document = read_signed(path)
-    certificate = Certificate.from_json(document["certificate"]) if document["certificate"] else None
-    decider, certified = DeciderConfig(**document["decider"]), document["hangs_on"]
+    certificate = _certificate(document, document)
+    decider, certified = _decider(path, document), document["hangs_on"]
     now = {**identities(model, decider, fps), "scoring": model.scoring_digest}
     changed = [name for name, digest in now.items() if certified.get(name) != digest]
     doubt = ""
@@ -346,6 +347,27 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
             "where the model holds evidence"
         )
     return Threshold(document["threshold"], decider, certificate, document["fps"], doubt, document)
+
+
+def _certificate(document: Mapping[str, Any], own: Mapping[str, Any]) -> Certificate | None:
+    """The certificate of all or of one camera; that of another version, which may have other fields, is none."""
+    told = own["certificate"] if of_this_version(document) else None
+    return Certificate.from_json(told) if told else None
+
+
+def _decider(path: Path, document: Mapping[str, Any]) -> DeciderConfig:
+    """The decider that a threshold was calibrated with.
+
+    Raises:
+        SchemaError: it has settings that this version does not know, so that nobody could decide as it did.
+    """
+    unknown = sorted(document["decider"].keys() - {field.name for field in fields(DeciderConfig)})
+    if unknown:
+        raise SchemaError(
+            f"{str(path)!r} has decider settings that this version does not know ({', '.join(unknown)}); calibrate again, or use the "
+            "version that wrote it"
+        )
+    return DeciderConfig(**document["decider"])
 
 
 def of_this_version(document: Mapping[str, Any]) -> bool:

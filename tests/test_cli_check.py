@@ -137,6 +137,7 @@ def test_what_another_version_calibrated_alarms_and_certifies_nothing(
         # As the first versions wrote it.
         for key in (
             "schema",
+            "certificate",
             "setting",
             "clips",
             "familiar",
@@ -149,6 +150,7 @@ def test_what_another_version_calibrated_alarms_and_certifies_nothing(
             del document[key]
     else:
         document["schema"] = schema
+        document["certificate"]["grade"] = "A"
     write_json(path, document)
     said = "it was calibrated by another version of this program"
     done = invoke("calibrate", "--model", copy, "--check")
@@ -169,6 +171,17 @@ def test_what_another_version_calibrated_alarms_and_certifies_nothing(
     if schema is None:
         out = succeed("export", "--model", copy, "--runtime", "onnxruntime")
         assert "UNCERTIFIED: the model was calibrated by another version" in out
+
+
+def test_a_decider_of_another_version_is_refused_in_one_line(copy: Path):
+    path = copy / "thresholds" / "torch-fp32.json"
+    document = read_signed(path)
+    write_json(path, {**document, "schema": 99, "decider": {**document["decider"], "patience_s": 1.0}})
+    done = invoke("calibrate", "--model", copy, "--check")
+    assert done.status == 1
+    assert (
+        "has decider settings that this version does not know (patience_s); calibrate again" in done.message
+    )
 
 
 def test_a_check_claims_no_certificate_where_there_is_none(copy: Path):
