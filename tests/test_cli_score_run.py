@@ -130,6 +130,29 @@ def test_the_annotated_video_plays_with_the_footages_times(watched: Path):
     assert calm[0] < calm[1] + 40
 
 
+def test_a_stream_that_changes_its_size_is_watched_to_its_end(small_model: SmallModel, tmp_path: Path):
+    """No video has pictures of two sizes: `run` ended at the first of another, with none of the footage's events."""
+    parts = [
+        write_clip(tmp_path / "0.h264", texture(20), container="h264"),
+        write_clip(tmp_path / "1.h264", texture(20, (192, 128)), container="h264"),
+    ]
+    source = tmp_path / "both.h264"
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    succeed("score", "--model", small_model.folder, "--source", source, "--out", tmp_path / "s.csv", FPS)
+    succeed("run", "--model", small_model.folder, "--source", source, "--out", tmp_path / "run", FPS)
+    alarms = [float(row["time_s"]) for row in rows(tmp_path / "s.csv") if row["alarm"] == "1"]
+    assert alarms  # nothing of it looks like the conveyor
+    found = events(tmp_path / "run")
+    assert (found[0]["start_s"], found[-1]["end_s"]) == (alarms[0], alarms[-1])
+    with av.open(str(tmp_path / "run" / "annotated" / "both.h264.mp4")) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(shown) == len(rows(tmp_path / "s.csv"))
+    assert {image.shape for image in shown} == {(96, 128, 3)}
+    # The tall picture stands in the middle, whole: it is half as wide now.
+    assert shown[-1][:, :28].max() < 40
+    assert shown[-1][:, 36:92].mean() > 40
+
+
 def test_a_model_scores_the_same_in_a_new_process(watched: Path, small_model: SmallModel, tmp_path: Path):
     done = process(
         "score",

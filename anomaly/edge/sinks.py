@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import cv2
+import numpy as np
 
 from anomaly.footage.clips import VideoWriter
 from anomaly.heatmap import draw_box, heat_range, overlay
@@ -115,10 +116,14 @@ def _set_aside(folder: Path) -> Path | None:
 
 
 class AnnotatedVideo:
-    """The footage with its heatmap laid over, the score, and a red frame while an alarm is on."""
+    """The footage with its heatmap laid over, the score, and a red frame while an alarm is on.
+
+    A stream whose pictures change their size in the middle is shown in the first one's.
+    """
 
     def __init__(self, path: Path, threshold: Threshold, fps: float, opacity: float) -> None:
         self._writer = VideoWriter(path, fps=fps)
+        self._size: tuple[int, int] | None = None
         self._threshold = threshold
         self._opacity = opacity
 
@@ -133,7 +138,23 @@ class AnnotatedVideo:
 
     def write(self, watched: Watched) -> None:
         """Write one frame."""
-        self._writer.write(annotate(watched, self._threshold, self._opacity), watched.frame.pts_s)
+        drawn = annotate(watched, self._threshold, self._opacity)
+        self._size = self._size or (drawn.shape[0], drawn.shape[1])
+        self._writer.write(_fitted(drawn, *self._size), watched.frame.pts_s)
+
+
+def _fitted(image: ImageArray, height: int, width: int) -> ImageArray:
+    """The picture in another size, in its own shape, with black bars where the shapes differ."""
+    if image.shape[:2] == (height, width):
+        return image
+    scale = min(height / image.shape[0], width / image.shape[1])
+    inner = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    top, left = (height - inner[1]) // 2, (width - inner[0]) // 2
+    canvas = np.zeros((height, width, 3), dtype=np.uint8)
+    canvas[top : top + inner[1], left : left + inner[0]] = cv2.resize(
+        image, inner, interpolation=cv2.INTER_AREA
+    )
+    return canvas
 
 
 def annotate(watched: Watched, threshold: Threshold, opacity: float) -> ImageArray:
