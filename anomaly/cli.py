@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 _OVERRIDE = re.compile(r"^[+~]{0,2}[A-Za-z_][\w./@:-]*=")
 _MULTIRUN = "run once for every combination of KEY=A,B values"
 _DELETION = re.compile(r"^~[A-Za-z_][\w./@]*$")
+# Lists that a second one seems to add to. Hydra takes the last: what the first was to leave out would be learned, or its
+# footage not be looked at.
+_COLLECTED = frozenset(
+    {"fit.drop", "normal_videos", "regions.black", "regions.ignore", "regions.look", "source"}
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,6 +38,22 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+class _Once(argparse.Action):
+    """A flag with one value. argparse takes the last of two, and what the first was to do is not done."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Any = None,
+    ) -> None:
+        earlier = getattr(namespace, self.dest, None)
+        if earlier is not None:
+            parser.error(f"{option_string} is given twice, {earlier!r} and {values!r}, and takes one value")
+        setattr(namespace, self.dest, values)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
                 metavar=flag.metavar,
                 help=flag.help,
                 nargs="+" if flag.many else None,
+                action="extend" if flag.many else _Once,
             )
         sub.add_argument("-m", "--multirun", action="store_true", default=argparse.SUPPRESS, help=_MULTIRUN)
         sub.add_argument("--cfg", choices=("job", "hydra", "all"), help="print the configuration and leave")
@@ -118,6 +140,14 @@ def to_overrides(command: Command, parsed: argparse.Namespace) -> list[str]:
     return overrides
 
 
+def _check_lists(overrides: Sequence[str]) -> None:
+    """Refuse a second list of what is collected in one."""
+    keys = [override.partition("=")[0].lstrip("+") for override in overrides]
+    twice = next((key for key in keys if key in _COLLECTED and keys.count(key) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{twice} is given twice; write one list, '{twice}=[ONE,OTHER]'")
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit status: 0, 2 for bad usage, 1 for every other error."""
     flags, overrides = split_overrides(arguments)
@@ -135,7 +165,9 @@ def run(arguments: Sequence[str]) -> int:
             return 2 if overrides else 0
         name = parsed.command
         command = COMMANDS[name]
-        _dispatch(command, [*to_overrides(command, parsed), *overrides], parsed)
+        given = [*to_overrides(command, parsed), *overrides]
+        _check_lists(given)
+        _dispatch(command, given, parsed)
     except KeyboardInterrupt:
         print(_stopped(name, flags), file=sys.stderr)
         return 130

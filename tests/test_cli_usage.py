@@ -33,6 +33,10 @@ def refused(*arguments: object, status: int = 2) -> str:
         (["score", "--model", "m", "--source", "x"], ["score needs --out"]),
         (["score", "--model", "m", "--source", "", "--out", "o"], ["--source is empty; give PATH"]),
         (["fit", "--model", "", "--normal-videos", "x"], ["--model is empty; give DIR"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "--except", "a", "--except", "b"], ["--except is given twice", "'a'", "'b'"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "fit.drop=[a@0-1]", "fit.drop=[b@0-1]"], ["fit.drop is given twice", "'fit.drop=[ONE,OTHER]'"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "normal_videos=[y]"], ["normal_videos is given twice"]),
+        (["calibrate", "--model", "m", "--labeled", "l", "--confidence", "1"], ["calibration.confidence=1.0", "below 1"]),
         (["calibrate", "--model", "m", "-m", "profile=glob(*)"], ["glob(*)", "list the values"]),
         (["calibrate", "--model", "m"], ["--labeled"]),
         (["weights"], ["action"]),
@@ -69,6 +73,12 @@ def test_misuse_is_one_line_that_names_what_was_wrong(
     for misleading in ("+", "hydra", "Config search path", "viable"):
         assert misleading not in message
     assert not list(tmp_path.iterdir())
+
+
+def test_a_flag_of_several_values_can_be_repeated():
+    """The first camera of `--source A --source B` was watched by nobody, without a word."""
+    printed = succeed("run", "--model", "m", "--source", "a", "b", "--source", "c", "--cfg", "job")
+    assert "source:\n- a\n- b\n- c\n" in printed
 
 
 @pytest.mark.parametrize(
