@@ -161,7 +161,9 @@ def test_except_learns_from_everything_outside_the_labels(small_model: SmallMode
         "fit.except_margin_s=0.6", "fit.holdout=0",
     )  # fmt: skip
     assert done.status == 0, done.err
-    assert "labeled_02.mp4, which is not among --normal-videos" in " ".join(done.err.split())
+    told = " ".join(done.err.split())
+    assert "labeled_02.mp4, which is not among --normal-videos" in told
+    assert "not named in" not in told  # normal_01.mp4 would be, in the same folder, and is learned
     bank = bank_of(tmp_path / "m")
     times = bank.origins.time_s[bank.origins.source == bank.sources.index("labeled_01.mp4")]
     assert not ((times >= 2.4) & (times < 5.6)).any()

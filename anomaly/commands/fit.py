@@ -209,6 +209,7 @@ def _exclude_labeled(
         Path(config.except_labels),
         Path(config.videos) if config.videos else None,
         tolerance_s=config.labels.tolerance_s,
+        unlisted=None,  # those among --normal-videos are learned from as a whole
         need_anomaly=False,
     )
     if not labeled.intervals:

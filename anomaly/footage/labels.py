@@ -73,7 +73,7 @@ def load_labels(
     videos: str | Path | None = None,
     *,
     tolerance_s: float = 1.0,
-    unlisted: Literal["ignore", "normal"] = "ignore",
+    unlisted: Literal["ignore", "normal"] | None = "ignore",
     need_anomaly: bool = True,
     group: str = "",
     progress: Callable[[int], None] | None = None,
@@ -85,7 +85,8 @@ def load_labels(
         videos: folder below which the CSV's names are looked up; the CSV's own folder if None.
             A name is a relative path, or a file name that occurs once below it.
         tolerance_s: seconds by which a moment is widened to both sides.
-        unlisted: what becomes of videos that the CSV does not name.
+        unlisted: what becomes of videos that the CSV does not name; None = left out and not told, where others decide
+            what becomes of them.
         need_anomaly: refuse labels without one anomaly.
         group: regular expression, searched in the names of sources that no row names a group of: its first group
             names the incident (or part) that a source shows.
@@ -147,7 +148,7 @@ def _from_csv(
     path: Path,
     root: Path,
     tolerance_s: float,
-    unlisted: Literal["ignore", "normal"],
+    unlisted: Literal["ignore", "normal"] | None,
     progress: Callable[[int], None] | None,
 ) -> LabeledFootage:
     if not (tolerance_s > 0 and math.isfinite(tolerance_s)):
@@ -174,7 +175,7 @@ def _from_csv(
     sources = [footage.by_name[name] for name in named]
     kinds = {source.kind for source in sources}
     left = [source for source in footage.all if source.name not in named and source.kind in kinds]
-    if left:
+    if left and unlisted is not None:
         what = "video" if kinds == {"video"} else "file"
         fate = "taken as normal" if unlisted == "normal" else "left out"
         notes.append(f"not named in {path.name} and {fate}: {_count(len(left), what)}")
