@@ -10,19 +10,8 @@ from typing import TYPE_CHECKING, Any
 from anomaly.artifact import digest_of, finite, read_signed, write_file
 from anomaly.calibration import calibrate, calibrate_cameras, fit_scales
 from anomaly.commands import console
-from anomaly.commands.labeled import (
-    apart,
-    as_seldom,
-    held_out,
-    keep_looks,
-    looks_before,
-    looks_if_refused,
-    of_cameras,
-    pooled_folders,
-    score_labeled,
-    seen_seldom,
-    steps_of,
-)
+from anomaly.commands.labeled import keep_looks, looks_before, looks_if_refused, score_labeled
+from anomaly.commands.normal import apart, normal_footage, pooled_folders, seen_seldom, steps_of
 from anomaly.commands.outputs import check_output, page_beside
 from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError, UsageError
@@ -89,11 +78,8 @@ def run(config: CalibrateConfig) -> None:
     each = by_camera(config.calibration, labeled.footage.cameras)
     anomalous, normal = apart(series, labeled.events, labeled.familiar)
     steps = steps_of(anomalous, labeled.events, each)
-    normal = [as_seldom(one, config.footage.fps, steps) for one in normal]
-    holdout = held_out(model, config.footage.fps, steps)
-    if each and labeled.footage.cameras:
-        holdout = of_cameras(holdout, {one.camera for one in series})
-    holdout += normal
+    named = {one.camera for one in series} if each and labeled.footage.cameras else None
+    holdout = normal_footage(model, normal, config.footage.fps, steps, named)
     if each:
         # Of normal footage alone: what is refused here shows nothing of the anomalies.
         fit_scales(anomalous, holdout)

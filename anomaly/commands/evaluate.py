@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from anomaly.artifact import write_file
 from anomaly.commands import console
-from anomaly.commands.labeled import apart, as_seldom, held_out, keep_looks, score_labeled, seen_seldom, unset
+from anomaly.commands.labeled import keep_looks, score_labeled, unset
+from anomaly.commands.normal import apart, as_seldom, held_out, seen_seldom
 from anomaly.commands.outputs import check_output, page_beside
 from anomaly.evaluation import evaluate, flat, measure_rate
 from anomaly.looks import Look

@@ -14,18 +14,8 @@ from anomaly.calibration.budget import spent_on, without
 from anomaly.calibration.certificate import CERTIFYING, CHOSE, percent
 from anomaly.commands import console
 from anomaly.commands.calibrate import by_camera, count_of, decider_of, options_of, setting_of
-from anomaly.commands.labeled import (
-    apart,
-    as_seldom,
-    held_out,
-    keep_looks,
-    looks_if_refused,
-    of_cameras,
-    pooled_folders,
-    score_labeled,
-    seen_seldom,
-    steps_of,
-)
+from anomaly.commands.labeled import keep_looks, looks_if_refused, score_labeled
+from anomaly.commands.normal import apart, normal_footage, pooled_folders, seen_seldom, steps_of
 from anomaly.commands.study_cost import count_looks, protected
 from anomaly.commands.study_table import ONE_CAMERAS_HOUR, for_all, name_of, row_of, table_of, write_study
 from anomaly.commands.sweeps import finished_jobs
@@ -102,17 +92,13 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
         raise ModelError(f"{str(folder)!r} has another bank than was calibrated; calibrate again, then study")
     scales = camera_scales(threshold.document)
     labeled = read_series(folder, "labeled")
-    fps, steps = threshold.document["fps"], threshold.document["steps_s"]
-    holdout = held_out(model, fps, steps)
-    if scales:
-        holdout = of_cameras(holdout, scales)
     events = [
         replace(event, found=CERTIFYING[0]) if event.found == CHOSE else event
         for event in calibrated_events(threshold.document)
     ]
     labeled, normal = apart(labeled, events, threshold.document["familiar"])
-    holdout += [as_seldom(one, fps, steps) for one in normal]
-    raw = holdout
+    steps = threshold.document["steps_s"]
+    raw = holdout = normal_footage(model, normal, threshold.document["fps"], steps, scales or None)
     if scales:
         labeled, holdout = _on_shared_scale(labeled, holdout, scales)
     settings = _settings(config)
@@ -245,10 +231,8 @@ def _study_sweep(config: StudyConfig) -> None:
         labeled, normal = apart([one.series for one in found.scored], found.events, found.familiar)
         each = by_camera(config.calibration, found.footage.cameras)
         steps = steps_of(labeled, found.events, each)
-        holdout = held_out(model, config.footage.fps, steps)
-        if each and found.footage.cameras:
-            holdout = of_cameras(holdout, {one.camera for one in [*labeled, *normal]})
-        holdout += [as_seldom(one, config.footage.fps, steps) for one in normal]
+        named = {one.camera for one in [*labeled, *normal]} if each and found.footage.cameras else None
+        holdout = normal_footage(model, normal, config.footage.fps, steps, named)
         if each:
             scales = fit_scales(labeled, holdout)
             several |= len(scales) > 1
