@@ -478,18 +478,19 @@ def test_going_round_the_proxy(tmp_path: Path, take_out: Callable[..., None], gu
         assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
 
 
-def test_the_proxys_word_counts_and_nobody_elses(tmp_path: Path):
+@pytest.mark.parametrize("told", [["198.51.100.1, 203.0.113.5"], ["198.51.100.1", "203.0.113.5"]])
+def test_the_proxys_word_counts_and_nobody_elses(tmp_path: Path, told: list[str]):
     with running(tmp_path, trusted_proxy="127.0.0.1", allowed_hosts=("line.example",)) as case:
         case.account("viewer")
         client = case.client()
         answer = client.post(
             "/api/session",
             json={"name": "the-viewer", "password": PASSWORD},
-            headers={
-                "Host": "line.example",
-                "Origin": "https://line.example",
-                "X-Forwarded-For": "198.51.100.1, 203.0.113.5",
-            },
+            headers=[
+                ("Host", "line.example"),
+                ("Origin", "https://line.example"),
+                *(("X-Forwarded-For", one) for one in told),
+            ],
         )
         assert answer.status_code == 200
         assert "secure" in answer.headers["set-cookie"].lower()

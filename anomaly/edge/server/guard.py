@@ -172,8 +172,9 @@ def client_address(scope: Scope, settings: ServeSettings) -> str:
     """Where a request comes from: the peer, or what the trusted proxy says of it."""
     peer = str(scope["client"][0]) if scope.get("client") else ""
     if settings.trusted_proxy is not None and peer == settings.trusted_proxy:
-        # The proxy adds what it saw at the end; what stands before that the client may have made up.
-        told = Headers(scope=scope).get("x-forwarded-for", "").rpartition(",")[2].strip()
+        # The proxy adds what it saw at the end, to the client's header or as one of its own (HAProxy); what stands
+        # before that the client may have made up.
+        told = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).rpartition(",")[2].strip()
         if is_address(told):
             return told
     return peer
