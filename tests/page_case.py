@@ -164,6 +164,11 @@ def go(page: Any, view: str) -> None:
 def sign_in(page: Any, case: Case, role: str = "operator") -> None:
     """Through the form, as a person does."""
     page.goto(case.url)
+    fill_in(page, role)
+
+
+def fill_in(page: Any, role: str) -> None:
+    """The form, and wait for the page."""
     page.get_by_label("Name").fill(f"the-{role}")
     page.get_by_label("Password").fill(PASSWORD)
     page.keyboard.press("Enter")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clips import write_clip
-from page_case import DESK, add_event, browser, go, opening, until
+from page_case import DESK, add_event, browser, fill_in, go, opening, until
 from server_case import Case, running
 
 
@@ -433,3 +433,106 @@ def test_regions_that_are_not_saved_are_not_lost_in_silence(open_page: Any, case
     go(page, "Live")
     page.get_by_role("dialog").get_by_role("button", name="Leave").click()
     page.get_by_role("heading", name="Live", exact=True).wait_for()
+
+
+def cut_off(case: Case, page: Any, role: str, act: Callable[[], None]) -> None:
+    """The session ends, which `act` finds out; then the same person signs in again."""
+    account = case.server.door.accounts.named(case.account(role))
+    assert account is not None
+    case.server.door.sessions.end_all(account)
+    act()
+    fill_in(page, role)
+
+
+def test_what_was_drawn_is_still_there_after_signing_in_again(open_page: Any, case: Case):
+    case.runner.show("other")
+    page = open_page("engineer")
+    go(page, "Regions")
+    page.get_by_label("Camera").select_option("other")
+    page.get_by_role("button", name="Add a rectangle").click()
+    cut_off(case, page, "engineer", lambda: page.keyboard.press("s"))
+    page.get_by_text("Not saved yet.").wait_for()
+    assert page.get_by_label("Camera").input_value() == "other"
+    page.get_by_role("button", name="Save").click()
+    page.get_by_text("The regions are saved.").wait_for()
+    # Somebody else finds nothing of it.
+    page.get_by_role("button", name="Add a rectangle").click()
+    page.get_by_text("Not saved yet.").wait_for()
+    page.context.clear_cookies()
+    page.keyboard.press("s")
+    fill_in(page, "admin")
+    page.get_by_text("Nothing drawn = the whole picture counts.").wait_for()
+
+
+def test_a_note_and_a_miss_are_still_there_after_signing_in_again(open_page: Any, case: Case):
+    now = time.time()
+    events = [add_event(case, now - 60 + i, camera="cam") for i in range(2)]
+    page = open_page()
+    go(page, "Events")
+    page.locator("[role=option]").nth(1).click()
+    note = page.get_by_label("Note to the verdict")
+    note.fill("the belt tore")
+    note.press("Enter")
+    cut_off(case, page, "operator", lambda: page.keyboard.press("1"))
+    until(lambda: note.input_value() == "the belt tore")
+    page.get_by_role("button", name="Real").click()
+    until(lambda: case.store.verdicts(events[0]))
+    assert [one.note for one in case.store.verdicts(events[0])] == ["the belt tore"]
+    go(page, "Timeline")
+    chart = page.locator("canvas.timeline")
+    chart.press("ArrowLeft")
+    chart.press("[")
+    chart.press("ArrowRight")
+    chart.press("]")
+    page.get_by_label("What was missed").fill("a jam")
+    before = page.locator(".mark strong").inner_text()
+    cut_off(case, page, "operator", lambda: page.get_by_role("button", name="Mark a miss").click())
+    page.get_by_role("button", name="Mark a miss").wait_for()
+    assert page.locator(".mark strong").inner_text() == before
+    assert page.get_by_label("What was missed").input_value() == "a jam"
+
+
+def test_no_dialog_stands_before_the_log_in_form(open_page: Any, case: Case):
+    page = open_page()
+    page.keyboard.press("?")
+    page.get_by_role("dialog").wait_for()
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Sign in").wait_for()
+    assert page.get_by_role("dialog").count() == 0
+
+
+def test_signing_out_asks_about_what_is_not_saved_and_says_when_it_failed(open_page: Any, case: Case):
+    case.runner.show("cam")
+    page = open_page("engineer")
+    go(page, "Regions")
+    page.get_by_role("button", name="Add a rectangle").click()
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert page.get_by_text("Not saved yet.").is_visible()
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("dialog").get_by_role("button", name="Sign out").click()
+    page.get_by_text("You are still signed in").wait_for()
+    page.context.set_offline(False)
+
+
+def test_a_key_that_is_held_down_gives_one_verdict(open_page: Any, case: Case):
+    now = time.time()
+    events = [add_event(case, now - 60 + i, camera="other") for i in range(3)]
+    page = open_page()
+    go(page, "Review")
+    page.get_by_label("Camera").select_option("other")
+    page.get_by_text("3 to review").wait_for()
+    for key in ("2", "Enter"):
+        if key == "Enter":
+            page.get_by_role("button", name="False alarm").focus()
+        for _ in range(25):
+            page.keyboard.down(key)
+            page.wait_for_timeout(50)
+        page.keyboard.up(key)
+    page.wait_for_timeout(600)
+    assert [len(case.store.verdicts(one)) for one in events] == [0, 1, 1]
+    page.keyboard.down("ArrowUp")
+    page.keyboard.down("ArrowUp")
+    page.keyboard.up("ArrowUp")
+    assert page.locator("[role=option][aria-selected=true]").get_attribute("aria-posinset") == "1"

@@ -128,7 +128,7 @@ export function detailPane(context, said, empty) {
   /** Shows what is known at once, then all of it; asks again while the event or its clip is unfinished. */
   const show = async (given) => {
     const mine = ++serial;
-    if (event?.id !== given?.id) note.value = "";
+    if (event?.id !== given?.id) note.value = given && given.id === begun?.event ? begun.note : "";
     event = given;
     if (!given) { video = null; put(root, el("p", { className: "quiet" }, empty())); return; }
     draw();
@@ -146,8 +146,13 @@ export function detailPane(context, said, empty) {
     Object.assign(event, full);
     if (changed(event) !== before) draw();
   });
+  // A note that was begun is still there for who has to sign in before the verdict.
+  const begun = context.takeUp();
+  context.onWork(() => (event && note.value.trim() ? { event: event.id, note: note.value } : null));
   return {
     root, show, play,
+    /** The event whose note was begun. */
+    begun: begun?.event,
     onKey(pressed) {
       const verdict = VERDICTS.find(([, , key]) => key === pressed.key);
       if (verdict) give(verdict[0]);

@@ -176,7 +176,7 @@ export async function browse(view, context, { title, unreviewed }) {
   knownCameras().then((told) => offer(filter, told, [all]), () => {});
   await load();
   if (context.over()) return;
-  const wanted = context.rest[0];
+  const wanted = context.rest[0] ?? detail.begun;
   let at = wanted ? items.findIndex((one) => one.id === wanted) : 0;
   if (wanted && at < 0) {
     const one = await get(`/api/events/${wanted}`).catch((error) => { notice(error.message, "bad"); return null; });

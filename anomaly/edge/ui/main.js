@@ -3,7 +3,7 @@
 import { get, onSignedOut, remove, session, signIn, silentSince } from "./api.js";
 import { showAccount } from "./account.js";
 import { showAdmin } from "./admin.js";
-import { ask, button, el, put } from "./dom.js";
+import { ask, button, el, notice, put } from "./dom.js";
 import { showEvents } from "./events.js";
 import { clock } from "./format.js";
 import { openHelp } from "./help.js";
@@ -24,6 +24,8 @@ const VIEWS = [
 ];
 
 const RETRY_S = 3;
+// Keys that do something once, however long they are held down: a held verdict would judge event after event.
+const ONCE = /^([^+\-=j]|Enter)$/u;
 
 const view = document.getElementById("view");
 const bar = document.getElementById("bar");
@@ -33,6 +35,9 @@ let shown = "";
 let leave = () => {};
 let onKey = () => false;
 let unsaved = () => "";
+let work = () => null;
+// What somebody was at when the session ended under them, and where; only they find it again.
+let cutOff = null;
 
 /** What a view is given: who looks, and how to be told of keys and of its end. Once it is left, it gets nothing more. */
 function context(rest, title) {
@@ -43,6 +48,7 @@ function context(rest, title) {
     for (const end of ends) end();
     onKey = () => false;
     unsaved = () => "";
+    work = () => null;
   };
   const onLeave = (end) => { if (over) end(); else ends.push(end); };
   return {
@@ -54,6 +60,14 @@ function context(rest, title) {
     onKey: (act) => { if (!over) onKey = act; },
     /** `ask()` tells what would be lost by leaving now, as a question; "" = nothing. */
     onUnsaved: (ask) => { if (!over) unsaved = ask; },
+    /** `tell()` gives what somebody is at, for when the session ends under them; null = nothing. */
+    onWork: (tell) => { if (!over) work = tell; },
+    /** What that was, once they have signed in again; null = nothing. */
+    takeUp: () => {
+      const found = cutOff?.at === shown ? cutOff.work : null;
+      if (found) cutOff = null;
+      return found;
+    },
     /** Marks the tab, which may be behind others. */
     mark: (sign) => { if (!over) document.title = `${sign}${title} · anomaly`; },
     /** Acts every so many seconds while somebody can see it, and at once when somebody can again; never twice at a time. */
@@ -141,13 +155,29 @@ function showBar() {
     el("div", { className: "person" },
       el("a", { href: "#/account", className: "quiet name", title: "My account: change the password (p)" }, `${who.name} · ${who.role}`),
       button("?", openHelp, { className: "round", title: "Keys (?)", "aria-label": "Help" }),
-      button("Sign out", async () => { await remove("/api/session"); signedOut("You are signed out."); })));
+      button("Sign out", signOut)));
   bar.hidden = false;
 }
 
-function signedOut(why = "") {
+async function signOut() {
+  const question = unsaved();
+  if (question && !(await ask(question, "Sign out"))) return;
+  try {
+    await remove("/api/session");
+  } catch (error) {
+    if (error.status !== 401) notice(`You are still signed in: ${error.message}`, "bad");
+    return;
+  }
+  signedOut("You are signed out.");
+}
+
+/** @param cut whether it ended by itself, under somebody who was at work */
+function signedOut(why = "", cut = false) {
   if (!who) return; // what is typed into the form stays
+  cutOff = cut ? { name: who.name, at: shown, work: work() } : null;
   who = null;
+  // One that is left open keeps everybody from the form.
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   leave();
   leave = () => {};
   showLogIn(null, why);
@@ -187,6 +217,7 @@ function showLogIn(setup, why = "") {
 }
 
 function start() {
+  if (cutOff?.name !== who.name) cutOff = null;
   showBar();
   route();
   view.focus();
@@ -196,6 +227,7 @@ document.addEventListener("keydown", (event) => {
   if (!who || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   const target = event.target;
   if (target.closest("input:not([type=range]), textarea, select")) return;
+  if (event.repeat && ONCE.test(event.key)) { event.preventDefault(); return; }
   if (onKey(event)) { event.preventDefault(); return; }
   const chosen = VIEWS.find((one) => one.key === event.key && (!one.role || who.role === one.role));
   if (event.key === "?") openHelp();
@@ -213,7 +245,7 @@ window.addEventListener("hashchange", async () => {
   route();
 });
 window.addEventListener("beforeunload", (event) => { if (unsaved()) event.preventDefault(); });
-onSignedOut(() => signedOut("Your session has ended: nobody used this page for a time, or your account was changed. Sign in to go on where you were."));
+onSignedOut(() => signedOut("Your session has ended: nobody used this page for a time, or your account was changed. Sign in to go on where you were.", true));
 
 async function begin() {
   try {

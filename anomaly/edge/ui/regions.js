@@ -112,13 +112,15 @@ export async function showRegions(view, context) {
       notice(error.message, "bad");
     }
   };
-  const load = async () => {
+  const load = async (drawn = null) => {
     const kept = await get(`/api/regions/${encodeURIComponent(camera)}`);
-    regions = ["look", "ignore"].flatMap((which) => kept[which].map((corners) => ({ kind: which, corners })));
+    regions = drawn?.regions ?? ["look", "ignore"].flatMap((which) => kept[which].map((corners) => ({ kind: which, corners })));
     command.textContent = kept.overrides || "none";
     command.title = kept.who ? `${kept.who}, ${when(kept.utc_s)}` : "";
-    drawing = chosen = null;
-    changed = false;
+    chosen = null;
+    drawing = drawn?.drawing ?? null;
+    kind = drawn?.kind ?? kind;
+    changed = Boolean(drawn?.changed);
     picture.src = `${cameraPath(camera)}/live.jpg?view=picture&at=${Date.now()}`;
     say();
     draw();
@@ -132,6 +134,7 @@ export async function showRegions(view, context) {
     load().catch((error) => { if (error.status !== 401) notice(error.message, "bad"); });
   });
   context.onUnsaved(unsaved);
+  context.onWork(() => (unsaved() ? { camera, regions, drawing, kind, changed } : null));
   context.onKey((event) => {
     const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const on = chosen && event.target.closest?.("circle");
@@ -151,5 +154,7 @@ export async function showRegions(view, context) {
     else return false;
     return true;
   });
-  await load();
+  const drawn = context.takeUp();
+  if (drawn && names.includes(drawn.camera)) camera = chooser.value = drawn.camera;
+  await load(drawn?.camera === camera ? drawn : null);
 }

@@ -218,9 +218,16 @@ export async function showTimeline(view, context) {
     return true;
   });
   context.every(4, () => failed && load());
-  const wanted = head;
+  const wanted = head, begun = context.takeUp();
+  if (begun && names.includes(begun.camera)) camera = chooser.value = begun.camera;
   empty();
   head = wanted;
+  if (begun?.camera === camera) {
+    ({ from, to, span, until } = begun);
+    spans.value = span;
+    label.value = begun.label;
+  }
+  context.onWork(() => (mark.hidden ? null : { camera, from, to, span, until, label: label.value }));
   await load();
   if (head !== null) seek(head);
   chart.focus({ preventScroll: true });
