@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from told_site import QUICK, Site, told_site
 
 from anomaly.edge.notify import Bounds, Origin, PeopleSettings
 from anomaly.edge.notify.flood import Plan, Told, plan
-from anomaly.edge.notify.message import health_message
+from anomaly.edge.notify.message import health_message, summary_message
 from anomaly.edge.notify.people import words
 
 
@@ -39,6 +40,9 @@ def test_people_read_where_and_since_when(tmp_path: Path):
     assert told["title"] == "plant north · line 3 · cam <1>: something is not normal"
     assert "UNCERTIFIED: another runtime" in told["message"]
     assert told["attachments"] == []
+    # What every message carries.
+    assert f"camera running, event {event.id}." in told["message"]
+    assert re.search(r"Told \d{4}-\d\d-\d\dT[\d:.]+Z by this machine's clock", told["message"])
 
 
 def test_past_the_bound_people_get_one_summary_and_the_store_keeps_all(tmp_path: Path):
@@ -229,3 +233,15 @@ def test_words_of_every_kind():
             origin, "top", "running", "frozen", {}, over=over, utc_s=0.0, clock_offset_s=None
         )
         assert words(json.loads(message.body))[0] == title
+    for offset_s, told in (
+        (None, "its offset is not known"),
+        (0.0125, "off by +0.013 s"),
+        (-2.0, "off by -2.000 s"),
+    ):
+        message = health_message(
+            origin, "top", "stopped", "frozen", {}, over=False, utc_s=0.0, clock_offset_s=offset_s
+        )
+        last = words(json.loads(message.body))[1].splitlines()[-1]
+        assert last == f"Told 1970-01-01T00:00:00.000Z by this machine's clock ({told}), camera stopped."
+    summary = summary_message(origin, "flood", {"top": 7}, 0.0, 1.0, utc_s=2.0, clock_offset_s=None)
+    assert "Told 1970-01-01T00:00:02.000Z" in words(json.loads(summary.body))[1]

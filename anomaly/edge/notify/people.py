@@ -174,13 +174,18 @@ class PeopleSink:
 
 
 def words(message: dict[str, Any]) -> tuple[str, str]:
-    """A message as people read it: a title of one line, and a few lines below it."""
+    """A message as people read it: a title of one line, and a few lines below it; the last is what every message carries."""
+    title, body = _title_and_body(message)
+    return title, "\n".join(filter(None, (body, _origin(message))))
+
+
+def _title_and_body(message: dict[str, Any]) -> tuple[str, str]:
     place = " · ".join(part for part in (message["site"], message["line"], message["camera"]) if part)
     if message["kind"] == "summary":
         return _summed(place, message)
     if message["kind"] == "health":
         over = " is over" if message["over"] else ""
-        return f"{place}: {message['health']}{over}", f"At {message['utc']}."
+        return f"{place}: {message['health']}{over}", ""
     lines = [
         f"Since {message['start_utc']}, score {_shown(message['score'])} (threshold {_shown(message['threshold'])})."
     ]
@@ -190,6 +195,16 @@ def words(message: dict[str, Any]) -> tuple[str, str]:
         lines.append(message["link"])
     what = "is over" if message["kind"] == "end" else "something is not normal"
     return f"{place}: {what}", "\n".join(lines)
+
+
+def _origin(message: dict[str, Any]) -> str:
+    """Of which event and state a message is, when it was made, and how far that clock is to be trusted."""
+    offset_s = message["clock_offset_s"]
+    off = "its offset is not known" if offset_s is None else f"off by {offset_s:+.3f} s"
+    parts = [f"Told {message['utc']} by this machine's clock ({off})"]
+    parts += [f"camera {message['state']}"] if message["state"] else []
+    parts += [f"event {message['event_id']}"] if message["event_id"] else []
+    return f"{', '.join(parts)}."
 
 
 def _folded(rows: Sequence[Row]) -> list[list[Row]]:
