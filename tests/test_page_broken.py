@@ -536,3 +536,44 @@ def test_a_key_that_is_held_down_gives_one_verdict(open_page: Any, case: Case):
     page.keyboard.down("ArrowUp")
     page.keyboard.up("ArrowUp")
     assert page.locator("[role=option][aria-selected=true]").get_attribute("aria-posinset") == "1"
+
+
+def test_what_is_about_to_be_deleted_is_told_in_utc_too(open_page: Any, case: Case):
+    add_event(case, 1_792_900_800.0, camera="cam")  # 2026-10-25T04:00Z, which is midnight in New York
+    page = open_page("admin", timezone_id="America/New_York", locale="en")
+    go(page, "Accounts")
+    page.get_by_label("camera", exact=True).select_option("cam")
+    page.get_by_label("from", exact=True).fill("2026-10-25T00:00:00")
+    page.get_by_label("to", exact=True).fill("2026-10-25T01:00:00")
+    page.locator("button.danger", has_text="Delete").click()
+    asked = page.get_by_role("dialog")
+    assert "2026-10-25 04:00:00.000 UTC to 2026-10-25 05:00:00.000 UTC" in asked.inner_text()
+    asked.get_by_role("button", name="Delete").click()
+    page.get_by_text("1 events and 0 misses with all of theirs").wait_for()
+
+
+def test_a_token_that_is_made_on_the_page_can_end(open_page: Any, case: Case):
+    page = open_page("admin")
+    go(page, "Accounts")
+    for label, days in (("for a week", "7"), ("for ever", "")):
+        page.get_by_label("label", exact=True).fill(label)
+        page.get_by_label("days", exact=True).fill(days)
+        page.get_by_role("button", name="Make").click()
+        page.get_by_role("cell", name=label, exact=True).wait_for()
+    ends = {one.label: one.expires_utc_s for one in case.server.door.accounts.tokens()}
+    assert ends["for ever"] is None
+    assert ends["for a week"] == pytest.approx(time.time() + 7 * 86_400, abs=60)
+
+
+def test_what_is_written_from_right_to_left_turns_nothing_else_round(open_page: Any, case: Case):
+    """An override in a note or a label goes as far as the note or the label."""
+    turned, now = "\u202eabc", time.time()
+    event = add_event(case, now - 40, camera="cam")
+    case.store.add_verdict(event, "real", "the-operator", turned)
+    case.store.mark_miss("cam", now - 30, now - 20, turned, "the-operator", "a" * 64)
+    page = open_page()
+    page.goto(f"{case.url}/#/events/{event}")
+    page.locator(".said bdi", has_text="abc").wait_for()
+    go(page, "Timeline")
+    page.get_by_label("Camera").select_option("cam")
+    page.locator(".misses bdi", has_text="abc").wait_for()

@@ -102,6 +102,7 @@ export async function showAdmin(view) {
   const role = el("select", { "aria-label": "role" }, options(ROLES, "operator"));
   const label = field("label", { maxLength: 100 });
   const owner = el("select", { "aria-label": "owner" });
+  const days = field("days", { type: "number", min: 1, max: 3660, required: false, placeholder: "days, empty = no end" });
   const tokenRole = el("select", { "aria-label": "role of the token" }, options(ROLES, "viewer"));
   const boxes = SCOPES.map((one) => el("label", { className: "row" }, el("input", { type: "checkbox", value: one, checked: one === "events" }), one));
   const form = (act, ...parts) => el("form", { className: "row wrap", onsubmit: (event) => { event.preventDefault(); act(event.target); } }, ...parts);
@@ -118,10 +119,10 @@ export async function showAdmin(view) {
     el("section", { className: "card" }, el("h2", {}, "Tokens for programs"), table(["Label", "Owner", "Role", "Scopes", "Ends", ""], tokens),
       form(async () => {
         const scopes = boxes.map((one) => one.querySelector("input")).filter((one) => one.checked).map((one) => one.value);
-        const told = await change(() => post("/api/tokens", { owner: owner.value, label: label.value.trim(), role: tokenRole.value, scopes }), "The token is made");
+        const told = await change(() => post("/api/tokens", { owner: owner.value, label: label.value.trim(), role: tokenRole.value, scopes, days: days.value ? Number(days.value) : null }), "The token is made");
         if (told) { made.hidden = false; put(made, "Copy it now, it is shown only once: ", el("code", { className: "command" }, told.token)); }
         listTokens();
-      }, label, owner, tokenRole, ...boxes, el("button", {}, "Make")), made),
+      }, label, owner, tokenRole, ...boxes, days, el("button", {}, "Make")), made),
     el("section", { className: "card" }, el("div", { className: "row between" }, el("h2", {}, "Models"),
       button("Load models anew", async () => {
         if (!(await ask("Read the site file and all models anew? Where one fails its verification, all stay as they are.", "Load"))) return;
@@ -133,9 +134,11 @@ export async function showAdmin(view) {
       el("p", { className: "quiet" }, "Deletes all that shows a camera in a time (local): events, clips, pictures, misses, recording and scores; kept ones too. A model keeps small crops of what it was fitted on; those that hold some of the time are named then."),
       form(async () => {
         const body = { camera: camera.value, start_utc_s: new Date(start.value) / 1000, end_utc_s: new Date(end.value) / 1000 };
-        if (!(await ask(`Delete all footage of ${camera.value} from ${start.value} to ${end.value}? It cannot be brought back.`, "Delete"))) return;
+        // In another zone than the line's, and in the hour that a clock goes through twice, only UTC says what is meant.
+        const span = `${when(body.start_utc_s)} to ${when(body.end_utc_s)} by this machine's zone, ${utc(body.start_utc_s)} to ${utc(body.end_utc_s)}`;
+        if (!(await ask(`Delete all footage of ${camera.value} from ${span}? It cannot be brought back.`, "Delete"))) return;
         const told = await change(() => post("/api/retention/delete", body, DELETION_MS), "It is deleted");
-        if (told) notice(`${told.events} events, ${told.clips} clips, ${told.segments} pieces of recording`);
+        if (told) notice(`${told.events} events and ${told.misses} misses with all of theirs, ${told.clips} clips of others, ${told.segments} pieces of recording`);
         if (told) put(kept, ...told.models.map(stillHolds));
         audit();
         listCameras().catch(() => {});

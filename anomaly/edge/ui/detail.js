@@ -118,7 +118,7 @@ export function detailPane(context, said, empty) {
         fact("Model", el("code", { title: event.model }, event.model.slice(0, 12))),
         event.doubt ? fact("Doubt", event.doubt) : null),
       (event.verdicts ?? []).length ? el("ul", { className: "said small" }, event.verdicts.map((one) =>
-        el("li", {}, el("strong", {}, one.verdict), ` ${one.who}, ${when(one.utc_s)}`, one.note ? ` – ${one.note}` : ""))) : null,
+        el("li", {}, el("strong", {}, one.verdict), ` ${one.who}, ${when(one.utc_s)}`, one.note ? [" – ", el("bdi", {}, one.note)] : null))) : null,
       el("p", { className: "row small" },
         event.media.clip ? el("a", { href: `${event.media.clip}?download=true` }, "Download the clip") : null,
         el("a", { href: `#/timeline/${encodeURIComponent(event.camera)}/${start}` }, "Show on the timeline")));

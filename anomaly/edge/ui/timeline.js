@@ -103,7 +103,7 @@ export async function showTimeline(view, context) {
     threshold = all.cameras.find((one) => one.name === name)?.threshold ?? null;
     put(list, misses.length ? misses.slice(0, 50).map((one) => el("li", {},
       button(when(one.start_utc_s), () => { until = one.start_utc_s + span / 2; load().then(() => seek(one.start_utc_s)); }, { className: "link" }),
-      el("span", {}, ` ${lasting(one.end_utc_s - one.start_utc_s)} ${one.label}`), el("span", { className: "quiet small" }, ` ${one.who}`),
+      el("span", {}, ` ${lasting(one.end_utc_s - one.start_utc_s)} `, el("bdi", {}, one.label)), el("span", { className: "quiet small" }, ` ${one.who}`),
       one.media.clip ? el("a", { href: one.media.clip, target: "_blank", rel: "noopener" }, " clip") : null,
       context.may("operator") ? [" ", button("Take back", () => takeBack(one), { className: "link", "aria-label": `Take back the miss of ${when(one.start_utc_s)}` })] : null)) : el("li", { className: "quiet" }, "None."));
     draw();
