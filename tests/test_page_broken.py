@@ -518,10 +518,10 @@ def test_signing_out_asks_about_what_is_not_saved_and_says_when_it_failed(open_p
 
 def test_a_key_that_is_held_down_gives_one_verdict(open_page: Any, case: Case):
     now = time.time()
-    events = [add_event(case, now - 60 + i, camera="other") for i in range(3)]
+    events = [add_event(case, now - 60 + i, camera="held") for i in range(3)]
     page = open_page()
     go(page, "Review")
-    page.get_by_label("Camera").select_option("other")
+    page.get_by_label("Camera").select_option("held")
     page.get_by_text("3 to review").wait_for()
     for key in ("2", "Enter"):
         if key == "Enter":
@@ -577,3 +577,16 @@ def test_what_is_written_from_right_to_left_turns_nothing_else_round(open_page: 
     go(page, "Timeline")
     page.get_by_label("Camera").select_option("cam")
     page.locator(".misses bdi", has_text="abc").wait_for()
+
+
+def test_over_a_slow_link_a_verdict_is_given_once_and_the_last_one_counts(open_page: Any, case: Case):
+    event = add_event(case, time.time() - 30, camera="cam")
+    page = open_page()
+    page.goto(f"{case.url}/#/events/{event}")
+    page.get_by_role("button", name="Real").wait_for()
+    slowly(page, f"/api/events/{event}/verdict", 0.6)
+    for key in ("1", "1", "2"):
+        page.keyboard.press(key)
+    until(lambda: len(case.store.verdicts(event)) > 1)
+    page.wait_for_timeout(1500)
+    assert [one.verdict for one in case.store.verdicts(event)] == ["real", "false alarm"]

@@ -18,11 +18,9 @@ export function detailPane(context, said, empty) {
   const note = el("input", { maxLength: 2000, "aria-label": "Note to the verdict", placeholder: "Note (o), then the verdict", className: "note" });
   // From the note, Enter leads back to the keys of the verdicts.
   note.addEventListener("keydown", (pressed) => { if (pressed.key === "Enter" || pressed.key === "Escape") note.blur(); });
-  const give = async (verdict) => {
-    if (!event || !context.may("operator")) return;
-    const on = event;
+  const send = async (on, verdict, text) => {
     try {
-      const given = await post(`/api/events/${on.id}/verdict`, { verdict, note: note.value.trim() });
+      const given = await post(`/api/events/${on.id}/verdict`, { verdict, note: text });
       if (event === on) note.value = "";
       on.verdict = given;
       on.verdicts = [...(on.verdicts ?? []), given];
@@ -32,6 +30,13 @@ export function detailPane(context, said, empty) {
     } catch (error) {
       notice(error.message, "bad");
     }
+  };
+  // Over a slow link one presses again: the same is sent once, and another verdict after the one before, as the last one counts.
+  let sent = Promise.resolve(), waiting = "";
+  const give = (verdict) => {
+    if (!event || !context.may("operator") || waiting === `${event.id} ${verdict}`) return;
+    const on = event, text = note.value.trim(), mine = waiting = `${on.id} ${verdict}`;
+    sent = sent.then(() => send(on, verdict, text)).then(() => { if (waiting === mine) waiting = ""; });
   };
   const keep = async () => {
     if (!event || !context.may("operator")) return;
