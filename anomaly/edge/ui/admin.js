@@ -102,7 +102,7 @@ export async function showAdmin(view) {
   const role = el("select", { "aria-label": "role" }, options(ROLES, "operator"));
   const label = field("label", { maxLength: 100 });
   const owner = el("select", { "aria-label": "owner" });
-  const days = field("days", { type: "number", min: 1, max: 3660, required: false, placeholder: "days, empty = no end" });
+  const days = field("days", { type: "number", min: 1, max: 3660, required: false, placeholder: "never" });
   const tokenRole = el("select", { "aria-label": "role of the token" }, options(ROLES, "viewer"));
   const boxes = SCOPES.map((one) => el("label", { className: "row" }, el("input", { type: "checkbox", value: one, checked: one === "events" }), one));
   const form = (act, ...parts) => el("form", { className: "row wrap", onsubmit: (event) => { event.preventDefault(); act(event.target); } }, ...parts);
@@ -122,7 +122,7 @@ export async function showAdmin(view) {
         const told = await change(() => post("/api/tokens", { owner: owner.value, label: label.value.trim(), role: tokenRole.value, scopes, days: days.value ? Number(days.value) : null }), "The token is made");
         if (told) { made.hidden = false; put(made, "Copy it now, it is shown only once: ", el("code", { className: "command" }, told.token)); }
         listTokens();
-      }, label, owner, tokenRole, ...boxes, days, el("button", {}, "Make")), made),
+      }, label, owner, tokenRole, ...boxes, el("label", { className: "row quiet" }, "ends in days", days), el("button", {}, "Make")), made),
     el("section", { className: "card" }, el("div", { className: "row between" }, el("h2", {}, "Models"),
       button("Load models anew", async () => {
         if (!(await ask("Read the site file and all models anew? Where one fails its verification, all stay as they are.", "Load"))) return;
