@@ -326,6 +326,30 @@ def test_a_clip_process_that_is_killed_is_started_again(tmp_path: Path):
         wait_for(lambda: not set(children()) - others)
 
 
+def test_a_clip_waits_for_a_segment_that_is_not_finished_however_long_ago_the_event_was(tmp_path: Path):
+    """A machine that comes back from a power cut, and a camera with a keyframe a minute."""
+    with Store(tmp_path) as store:
+        [*whole, last] = record(tmp_path / "recording", seconds=12)
+        index(store, whole)
+        days = tmp_path / "recording/press/20260921"
+        days.mkdir()
+        # By its name it began with the last segment; the next process of the camera finishes it.
+        began = last.path.rename(
+            days / f"{time.strftime('%H%M%S', time.gmtime(last.start_utc_s))}.000.mp4.part"
+        )
+        event, later = ended_event(store, T0 + 8), ended_event(store, T0 - 500)
+        with ClipMaker(store, 1, 1, wait_s=0.5) as maker:
+            wait_for(lambda: store.event(later).clip_state == "none")
+            for _ in range(3):
+                maker.offer(event)
+                time.sleep(0.3)
+            assert store.event(event).clip_state == "pending"
+            began.rename(last.path)
+            index(store, [last])
+            wait_for(lambda: store.event(event).clip_state == "ready")
+        assert pictures(store.path(store.event(event).clip))[-1][1] >= 109
+
+
 def test_an_error_that_nobody_foresaw_costs_one_clip_and_is_told(tmp_path: Path):
     told = []
     with Store(tmp_path) as store:

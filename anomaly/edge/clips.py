@@ -16,7 +16,8 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from anomaly.edge.cutting import Cut, cut, preview
 from anomaly.edge.helper import Helper
-from anomaly.edge.segment_name import mask_mark
+from anomaly.edge.segment_name import mask_mark, start_of
+from anomaly.edge.store.deletion import RECORDING
 from anomaly.edge.store.event import clip_folder
 from anomaly.edge.store.timeline import Segment
 from anomaly.errors import StoreError
@@ -37,6 +38,9 @@ _TRIES = 2
 _LOOK_S = 1.0
 #: Rest after a disk was found full.
 _REST_S = 30.0
+#: A segment that is begun is waited for this long: a camera may send a keyframe every few minutes, and what a power cut
+#: left is finished by the next process of the camera, which is there only some time after the start.
+_LONGEST_SEGMENT_S = 600.0
 #: An hour of footage is encoded anew in less on a small machine; longer is a hang.
 _LONGEST_JOB_S = 600.0
 
@@ -77,6 +81,8 @@ class ClipMaker:
         self._room = room
         self._seen: dict[str, float] = {}
         self._tries: dict[str, int] = {}
+        # Of each camera, when its segments began that are not finished; looked up once a turn.
+        self._begun: dict[str, list[float]] = {}
         self._wake = threading.Event()
         self._stopping = False
         self._worker: _Worker | None = None
@@ -131,6 +137,7 @@ class ClipMaker:
         for store_of in (self._seen, self._tries):
             for item_id in store_of.keys() - {one.id for one in pending}:
                 del store_of[item_id]
+        self._begun.clear()
         failed = False
         for item in pending:
             if self._stopping:
@@ -162,10 +169,22 @@ class ClipMaker:
         start, end = self._span(item)
         segments = self._store.segments(item.camera, start, end)
         since = self._seen.setdefault(item.id, time.monotonic())
-        over = time.monotonic() - since > self._after_s + self._wait_s or time.time() > end + self._wait_s
-        if over or any(segment.end_utc_s >= end for segment in segments):
+        if any(segment.end_utc_s >= end for segment in segments):
             return segments
-        return None
+        waited_s = time.monotonic() - since
+        if any(began <= end for began in self._unfinished(item.camera)):
+            over = waited_s > _LONGEST_SEGMENT_S
+        else:
+            over = waited_s > self._after_s + self._wait_s or time.time() > end + self._wait_s
+        return segments if over else None
+
+    def _unfinished(self, camera: str) -> list[float]:
+        """When the segments of a camera began that are still being written, or were left by a process that died."""
+        if camera not in self._begun:
+            parts = (self._store.folder / RECORDING / camera).glob("*/*.part")
+            began = [start_of(part.with_suffix("")) for part in parts]
+            self._begun[camera] = [one for one in began if one is not None]
+        return self._begun[camera]
 
     def _make(self, item: StoredEvent | Miss, segments: Sequence[Segment]) -> bool:
         """Make one clip and write it down; False where the disk is full."""
