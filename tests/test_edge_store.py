@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from anomaly.edge.store import ScorePoint, Store
+from anomaly.edge.store import ScorePoint, Store, database
 from anomaly.edge.store.database import open_database
 from anomaly.edge.store.durable import write_bytes
 from anomaly.errors import StoreError
@@ -324,3 +324,32 @@ def test_two_processes_write_at_once(store: Store):
     assert len(store.verdicts()) == 60
     assert len(store.events(limit=10_000)) == written + 1
     assert written > 5
+
+
+def test_behind_another_process_that_hangs_only_the_first_write_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Every camera's scores are written by the thread that scores: each wait is time in which nothing is looked at."""
+    monkeypatch.setattr(database, "BUSY_S", 1.0)
+    with Store(tmp_path) as store:
+        # As a shell that somebody left open, or a backup that hangs.
+        other = sqlite3.connect(tmp_path / "anomaly.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        took = []
+        for _ in range(4):
+            began = time.monotonic()
+            with pytest.raises(StoreError, match="locked"):
+                store.set_fact("a", "1")
+            took.append(time.monotonic() - began)
+        assert took[0] >= 0.9
+        assert max(took[1:]) < 0.5
+        other.execute("ROLLBACK")
+        store.set_fact("a", "2")
+        # Who waits for a transaction that ends waits again.
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        with pytest.raises(StoreError, match="locked"):
+            store.set_fact("a", "3")
+        assert time.monotonic() - began >= 0.9
+        other.close()
+        assert store.fact("a") == "2"

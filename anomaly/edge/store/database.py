@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: How long a writer waits for another process to finish its transaction.
 BUSY_S = 5.0
+#: And how long where that was not enough, until it has finished.
+BUSY_AGAIN_S = 0.05
 #: A write-ahead log that once grew is cut back to this at the next checkpoint.
 _WAL_BYTES = 8 * 2**20
 
@@ -141,12 +143,17 @@ def is_corrupt(error: BaseException | None) -> bool:
     return False
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another process held the database for as long as a lock is waited for."""
+    return getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+
+
 def _error(path: Path, error: sqlite3.Error) -> StoreError:
     name = getattr(error, "sqlite_errorname", "")
     # Where the log's index cannot grow, SQLite calls a full disk an input/output error.
     if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _is_full(path.parent)):
         return StoreFullError(f"{path}: {error}; make room on the disk that holds {path.parent}")
-    if name.startswith("SQLITE_BUSY"):
+    if is_busy(error):
         return StoreError(
             f"{path} was locked for over {BUSY_S:g} s by another process; look for one that hangs"
         )

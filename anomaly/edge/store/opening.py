@@ -39,6 +39,7 @@ class _OfThread:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.tight = False
+        self.locked = False
 
     def __del__(self) -> None:
         self.connection.close()
@@ -67,6 +68,8 @@ class OpenFolder:
         # Threads of one process queue here, in order and at once; SQLite's own waiting sleeps and retries.
         self._writing = threading.RLock()
         self._tight = False
+        # Another process holds the database for longer than any of ours should have to wait twice.
+        self._locked = False
         self._lock: int | None = None
         self._closed = False
         if owner:
@@ -108,6 +111,10 @@ class OpenFolder:
             held.tight = self._tight
             pages = _TIGHT_LOG_PAGES if held.tight else _LOG_PAGES
             held.connection.execute(f"PRAGMA wal_autocheckpoint={pages}")
+        if held.locked != self._locked:
+            held.locked = self._locked
+            wait_s = database.BUSY_AGAIN_S if held.locked else database.BUSY_S
+            held.connection.execute(f"PRAGMA busy_timeout={1000 * wait_s:.0f}")
         return held.connection
 
     def keep_room(self) -> None:
@@ -118,8 +125,15 @@ class OpenFolder:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, committed to the disk at the end; within another one of this thread it joins it."""
-        with self._writing, database.told(self._path), database.transaction(self.connection()) as connection:
-            yield connection
+        with self._writing, database.told(self._path):
+            try:
+                with database.transaction(self.connection()) as connection:
+                    self._locked = False
+                    yield connection
+            except sqlite3.Error as error:
+                # The thread that scores writes, too: it must not wait anew with each of its writes.
+                self._locked = self._locked or database.is_busy(error)
+                raise
 
     def path(self, relative: str) -> Path:
         """Where a file that a row names lies; StoreError for a name that leads out of the folder."""
