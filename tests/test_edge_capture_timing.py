@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
@@ -60,6 +61,25 @@ def test_a_jump_ahead_is_bridged_too_and_a_pause_is_kept():
     times = StreamTime(Fraction(1, RATE), STEP)
     times.place(None, 0, 0)
     assert times.place(None, 60 * RATE, 60 * RATE).pts == 60 * RATE + 1
+
+
+@pytest.mark.parametrize("stands", [lambda i: 7 * RATE, lambda i: 7 * RATE - i % 3, lambda i: 7 * RATE + i])
+def test_a_time_that_stands_still_is_replaced_by_that_of_arrival_and_told_once(stands: Callable[[int], int]):
+    steps, notes = shown(
+        [i * STEP + 7 * RATE - 9 * STEP for i in range(10)] + [stands(i) for i in range(150)]
+    )
+    assert np.diff(steps)[90:] == pytest.approx(1.0)
+    assert steps[-1] >= 159 - 81
+    assert sum(note is not None for note in notes) == 1
+
+
+def test_what_the_network_held_back_is_no_time_that_stands_still():
+    times = StreamTime(Fraction(1, RATE), STEP)
+    # Every third second comes at once, after a silence.
+    arrivals = [i * STEP if i // 10 % 3 == 0 else (i // 10 + 1) * 10 * STEP for i in range(300)]
+    placed = [times.place(i * STEP, i * STEP, arrival) for i, arrival in enumerate(arrivals)]
+    assert [one.pts - placed[0].pts for one in placed] == [i * STEP for i in range(300)]
+    assert {one.note for one in placed} == {None}
 
 
 def test_other_units_and_packets_without_times():

@@ -2,7 +2,8 @@
 
 Ticks are counted at 90 kHz from the moment the capture started. Each connection is placed where its first packet
 arrived, so that durations hold over pauses; within one, the camera's own steps are kept. Counters of 32 and 33 bits
-run over in half a day and a day; a jump that is no such overflow is bridged by the time that really passed.
+run over in half a day and a day; a jump that is no such overflow is bridged by the time that really passed. Where a
+stream's time stands still, as of a camera that gives all frames one timestamp, frames are placed where they arrive.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ TIME_BASE = Fraction(1, RATE)
 _REORDERED = 2 * RATE
 # A step may be ahead of the arrival by what a camera or a network had held back.
 _AHEAD = 10 * RATE
+# A time that gains less than this part of what passes, over so long, stands still. Of a silence only so much counts:
+# what a network holds back comes with times that lie close together.
+_LEAST_GAIN = 0.1
+_STANDS_AFTER = 4 * RATE
+_OF_A_SILENCE = RATE // 2
 _WRAP_BITS = (32, 33)
 
 
@@ -53,6 +59,11 @@ class StreamTime:
         self._offset = 0
         self._last: int | None = None
         self._last_arrival = 0
+        # Since when it is watched whether time goes on: where it stood, and what has passed.
+        self._watched_from = 0
+        self._watched = 0
+        # From arrival to the stream's time, where that stands still.
+        self._ahead: int | None = None
 
     def place(self, dts: int | None, pts: int | None, arrival: int) -> Placed:
         """Times of the next packet.
@@ -61,6 +72,9 @@ class StreamTime:
             dts, pts: the packet's own, in the stream's units.
             arrival: ticks from the start of the capture to now.
         """
+        if self._ahead is not None and self._last is not None:
+            self._last = max(self._last + 1, arrival + self._ahead)
+            return Placed(self._last, None)
         raw_pts = None if pts is None else round(pts * self._scale)
         raw = raw_pts if dts is None else round(dts * self._scale)
         note = None
@@ -72,9 +86,25 @@ class StreamTime:
         else:
             note = self._continue(raw, arrival, self._last)
         at = raw + self._offset
+        note = self._watch(at, arrival) or note
         self._last = at if self._last is None else max(self._last, at)
         self._last_arrival = arrival
         return Placed(at if raw_pts is None else self._shown(raw_pts, at), None if dts is None else at, note)
+
+    def _watch(self, at: int, arrival: int) -> str | None:
+        """Notice where the stream's time stands still while frames come."""
+        if self._last is None:
+            self._watched_from = at
+            return None
+        self._watched += min(max(arrival - self._last_arrival, 0), _OF_A_SILENCE)
+        if self._watched < _STANDS_AFTER:
+            return None
+        gained, passed = max(self._last, at) - self._watched_from, self._watched
+        self._watched_from, self._watched = max(self._last, at), 0
+        if gained >= _LEAST_GAIN * passed:
+            return None
+        self._ahead = self._last - arrival
+        return "the stream's time stands still; it goes on by the time of arrival"
 
     def _continue(self, raw: int, arrival: int, last: int) -> str | None:
         """Set the offset so that `raw` goes on from the packet before."""
