@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -432,15 +433,16 @@ class _Camera(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(astray[self.path].encode())
             return
-        if self.path != "/video":
+        if self.path not in ("/video", "/flips"):
             self.send_error(404)
             return
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
         try:
-            for image in numbered(200, (128, 192)):
-                data = cv2.imencode(".jpg", image)[1].tobytes()
+            for i, image in enumerate(numbered(200, (128, 192))):
+                rows = 64 if self.path == "/flips" and i % 2 else 128
+                data = cv2.imencode(".jpg", image[:rows])[1].tobytes()
                 head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                 self.wfile.write(head.encode() + data + b"\r\n")
                 time.sleep(0.05)
@@ -474,6 +476,31 @@ def test_an_http_camera_is_timed_by_arrival(http_camera: str):
             0.05 * np.diff(numbers).mean(), rel=0.3
         )
         assert watch.told("connected")[0].detail["codec"] == "mjpeg"
+
+
+def test_a_camera_whose_size_changes_with_every_frame_is_told_now_and_then(http_camera: str):
+    """Each word of a camera is a row, and messages: a fault that returns with every frame must not fill the disk."""
+    with watched(http_camera + "/flips", fps=None) as watch:
+        watch.more_frames(40)
+        assert 1 <= len(watch.told("changed")) <= 2
+        # What was told last is what the next one is compared with.
+        told = watch.until_told("changed", 2)
+        assert told.detail["before"] == watch.told("changed")[0].detail["after"]
+
+
+def test_timestamps_that_jump_with_every_frame_are_told_now_and_then(tmp_path: Path):
+    path = tmp_path / "jumps.mkv"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for i, image in enumerate(numbered(40, (48, 64))):
+            frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format="yuvj420p")
+            frame.pts, frame.time_base = 200 * i, Fraction(1, 10)
+            out.mux(stream.encode(frame))
+    with watched(str(path), fps=None) as watch:
+        watch.until_told("ended")
+        assert watch.capture.counts().decoded == 40
+        assert len(watch.told("timing")) == 1
 
 
 def test_an_http_cameras_times_are_those_of_arrival_and_not_rounded_to_libavs_clock(http_camera: str):

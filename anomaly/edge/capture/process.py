@@ -42,6 +42,10 @@ _NO_PICTURE_S = 30.0
 # Told to stop, the process has so long to leave a read of its own accord; then its last segment is closed for it.
 _GRACE_S = 1.0
 _KEPT_ARRIVALS = 128
+# A camera may change its size, or jump in time, with every frame. Each word of it is a row that is kept for a year, and
+# a message to every sink: such a fault is told at once, and then so often.
+_CHANGES_S = 5.0
+_JUMPS_S = 60.0
 
 
 def capture_main(
@@ -98,7 +102,10 @@ class _Camera:
         self._wake = wake
         self._messages = messages
         self._started_ns = started_ns
+        # As told last.
         self._view = known
+        self._changes = _Seldom(_CHANGES_S)
+        self._jumps = _Seldom(_JUMPS_S)
         self._stopping = threading.Event()
         self._sending = threading.Lock()
         # Held while the recorder is exchanged or closed, by whichever thread.
@@ -255,7 +262,7 @@ class _Camera:
                     placed = times.place(packet.dts, packet.pts, arrival)
                 else:
                     placed = times.place(None, None if pace is not None else arrival, arrival)
-                if placed.note is not None:
+                if placed.note is not None and self._jumps.due():
                     self.report("timing", reason=placed.note)
                 packet.time_base = TIME_BASE
                 packet.pts, packet.dts = placed.pts, placed.dts
@@ -358,9 +365,27 @@ class _Camera:
     def _compare(self, frame: VideoFrame, source: Opened) -> None:
         """Tell of another size or codec than before, in this connection or over a pause."""
         view = _view(frame, source)
-        if self._view is not None and view != self._view:
+        if self._view is None:
+            self._view = view
+        elif view != self._view and self._changes.due():
             self.report("changed", before=self._view, after=view)
-        self._view = view
+            self._view = view
+
+
+class _Seldom:
+    """Lets something happen at once, and again only after some time."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._next = 0.0
+
+    def due(self) -> bool:
+        """Whether it may happen now; then it counts as done."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._every_s
+        return True
 
 
 class _Pace:
