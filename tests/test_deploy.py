@@ -38,6 +38,9 @@ def test_the_unit_notifies_is_watched_and_keeps_no_password():
     assert int(service["WatchdogSec"]) > 0
     # Cameras 10 s, page 10, messages 5, clips 5, retention 30, pictures 10: killed earlier it loses what it holds.
     assert int(service["TimeoutStopSec"]) > 70
+    # The first start scores the evidence of every model (1,300 frames each) and builds engines: killed at it, it would
+    # begin anew for ever.
+    assert int(service["TimeoutStartSec"]) >= 1800
     assert (service["NoNewPrivileges"], service["ProtectSystem"], service["LimitCORE"]) == (
         "yes",
         "strict",
