@@ -250,6 +250,20 @@ def test_by_bytes_what_came_first_goes_though_the_clock_went_back(tmp_path: Path
         assert [path.exists() for path in segments] == [False] * 4 + [True] * 2
 
 
+def test_by_bytes_what_no_event_knows_goes_before_what_one_shows(tmp_path: Path):
+    """After a damaged database all clips of before are such: they would keep each new clip out for a month."""
+    with Store(tmp_path) as store:
+        event = add_event(store, NOW, size=8192)
+        orphans = [tmp_path / f"orphans/clips/press/{i}.mp4" for i in range(3)]
+        for i, path in enumerate(orphans):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(16384))
+            os.utime(path, (NOW - i, NOW - i))
+        Retention(store, RetentionSettings(clip_bytes=3 * 16384), clocks=Clock().clocks).tidy()
+        assert clips(store) == {event}
+        assert [path.exists() for path in orphans] == [True, True, False]
+
+
 def test_the_disk_of_a_day_is_told_before_it_is_written():
     told = estimate_disk({"press": 4e6, "belt": 4e6})
     assert told.recording_per_day == pytest.approx(86.4e9)

@@ -128,8 +128,11 @@ def delete_old_media(store: Store, before_utc_s: float, after_utc_s: float = _EV
 
 
 def delete_media(store: Store, count_bytes: int) -> int:
-    """Delete pictures and clips of the events that came first, until so many bytes are gone; returns of how many."""
-    left = count_bytes
+    """Delete pictures and clips of the events that came first, until so many bytes are gone; returns of how many.
+
+    Before them go those that no event knows, the oldest first: nobody can look at them.
+    """
+    left = count_bytes - (_delete_orphans(store.folder, count_bytes) if count_bytes > 0 else 0)
 
     def step(connection: sqlite3.Connection) -> int:
         nonlocal left
@@ -206,6 +209,19 @@ def _repeat(store: Store, step: Callable[[sqlite3.Connection], int]) -> int:
 def _take_media(connection: sqlite3.Connection, stored: StoredEvent) -> None:
     deletion.take_clip(connection, "events", stored.id, stored.files)
     event.change(connection, stored.id, {"snapshot": None, "heatmap": None, "normal": None})
+
+
+def _delete_orphans(folder: Path, count_bytes: int) -> int:
+    """Delete the oldest files that no row knows, until so many bytes are gone; returns how many are."""
+    found = [(path.lstat(), path) for path in (folder / ORPHANS).rglob("*") if path.is_file()]
+    gone = 0
+    for about, path in sorted(found, key=lambda one: one[0].st_mtime):
+        if gone >= count_bytes:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+            gone += about.st_blocks * 512
+    return gone
 
 
 def _bytes_of(path: Path) -> int:
