@@ -77,10 +77,17 @@ def test_every_frame_is_in_a_segment_as_it_came(tmp_path: Path, options: dict):
     for before, after in pairwise(segments):
         assert after.detail["start_pts_s"] == pytest.approx(before.detail["end_pts_s"], abs=1e-3)
         assert after.detail["start_utc_s"] == pytest.approx(before.detail["end_utc_s"], abs=0.3)
+    # Clips are cut across segments whose parameter sets agree; x265 says its own twice at first.
+    assert len({extradata(tmp_path / report.detail["path"]) for report in segments}) == 1
     # Frames and segments are told in the same two times.
     frame, detail = watch.frames[-1], segments[-1].detail
     assert frame.utc_s - frame.pts_s == pytest.approx(detail["start_utc_s"] - detail["start_pts_s"], abs=0.5)
     assert not list(tmp_path.rglob("*.part"))
+
+
+def extradata(path: Path) -> bytes:
+    with av.open(str(path)) as container:
+        return bytes(container.streams.video[0].codec_context.extradata or b"")
 
 
 def test_another_size_begins_another_segment(tmp_path: Path):

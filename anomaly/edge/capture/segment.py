@@ -226,17 +226,20 @@ def adopt(part: Path, folder: Path) -> dict[str, Any] | None:
 
 
 def parameter_sets(data: bytes, codec: str) -> bytes:
-    """The parameter sets inside a keyframe of H.264 or H.265 (Annex B), as one header; empty where there are none."""
+    """The parameter sets inside a keyframe of H.264 or H.265 (Annex B), as one header; empty where there are none.
+
+    Each once: encoder and server both add them to some keyframes, which are no other stream for that.
+    """
     types = _PARAMETER_SETS.get(codec)
     if types is None or not data.startswith((b"\0\0\1", b"\0\0\0\1")):
         return b""
     starts = [found.end() for found in _START_CODE.finditer(data[:65536])]
-    found = b""
+    found: dict[bytes, None] = {}
     for start, end in zip(starts, [*(start - 3 for start in starts[1:]), len(data)], strict=True):
         kind = data[start] & 0x1F if codec == "h264" else data[start] >> 1 & 0x3F
         if kind in types:
-            found += b"\0\0\0\1" + data[start:end].rstrip(b"\0")
-    return found
+            found[data[start:end].rstrip(b"\0")] = None
+    return b"".join(b"\0\0\0\1" + one for one in found)
 
 
 def frame_size_marker(data: bytes) -> bytes:
