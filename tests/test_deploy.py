@@ -66,3 +66,16 @@ def test_the_image_copies_only_what_is_there_and_runs_as_nobody_in_particular():
     assert re.search(r"^USER \d+$", text, re.MULTILINE)
     assert "[edge]" in text
     assert "/healthz" in text
+
+
+def test_a_container_has_as_long_to_stop_as_the_service_and_its_log_an_end():
+    docs = (ROOT / "docs" / "edge.md").read_text()
+    line = docs.partition("docker run")[2].partition("anomaly run")[0]
+    stop_s = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
+    given = re.search(r"--stop-timeout (\d+)", line)
+    assert stop_s is not None
+    # Docker's own ten seconds are less than the last segments, pictures and messages take.
+    assert given is not None
+    assert int(given[1]) >= int(stop_s[1])
+    # Docker keeps all that was ever written to standard error, on the disk of the events.
+    assert "max-size=" in line
