@@ -19,7 +19,10 @@ from rtsp_server import RtspServer, number_in
 
 from anomaly.edge.address import parse_address
 from anomaly.edge.capture import Capture, CaptureSettings, Report
+from anomaly.edge.capture.opening import Opened
+from anomaly.edge.capture.recording import Recorder
 from anomaly.edge.capture.segment import adopt
+from anomaly.edge.capture.timing import RATE, TIME_BASE
 
 
 def recording(text: str, folder: Path | None, **options: Any) -> Capture:
@@ -135,6 +138,27 @@ def test_what_a_killed_process_had_written_is_finished_by_the_next(tmp_path: Pat
 @pytest.mark.slow
 def test_what_thirty_killed_processes_had_written_is_finished(tmp_path: Path):
     kills(tmp_path, 30)
+
+
+def test_without_keyframes_a_segment_ends_all_the_same_and_it_is_told(tmp_path: Path):
+    """A camera that refreshes its pictures bit by bit sends one keyframe a connection: a file without an end is never
+    indexed, nor deleted, whatever may be kept.
+    """
+    write_clip(
+        tmp_path / "one.mp4", texture(90, (48, 64)), 10, encoder={"g": "1000", "bf": "0", "sc_threshold": "0"}
+    )
+    told: list[tuple[str, dict]] = []
+    recorder = Recorder(tmp_path, "cam1", 10.0, lambda kind, **detail: told.append((kind, detail)))
+    with av.open(str(tmp_path / "one.mp4")) as container:
+        stream = container.streams.video[0]
+        source = Opened(container, stream, True, 10 * RATE, None)
+        for i, packet in enumerate(one for one in container.demux(stream) if one.size):
+            packet.time_base, packet.pts, packet.dts = TIME_BASE, 10 * i * RATE, 10 * i * RATE
+            recorder.write(packet, source, 1_790_000_000.0 + 10 * i)
+        recorder.close()
+    assert [kind for kind, _ in told] == ["segment", "recording_stopped"]
+    assert told[0][1]["end_utc_s"] - told[0][1]["start_utc_s"] == pytest.approx(600, abs=20)
+    assert "keyframe" in told[1][1]["reason"]
 
 
 def test_a_part_that_does_not_play_is_removed(tmp_path: Path):

@@ -22,6 +22,8 @@ from anomaly.edge.capture.segment import Segment, adopt, frame_size_marker, para
 
 # After a failure (a full disk, as a rule) the next try comes so much later.
 _TRY_AGAIN_S = 10.0
+# A file that goes on for ever is never indexed, nor deleted: without a keyframe for so long it ends, and it is told.
+_LONGEST_S = 600.0
 
 
 class Recorder:
@@ -82,6 +84,11 @@ class Recorder:
             try:
                 if packet.is_keyframe:
                     self._turn(packet, source, utc_s)
+                elif self._segment is not None and self._segment.lasts(packet) > _LONGEST_S:
+                    self._finish()
+                    raise ValueError(
+                        f"no keyframe came for {_LONGEST_S:g} s: have the camera send one each second"
+                    )
                 if self._segment is not None:
                     self._segment.write(packet, utc_s)
             except (av.error.FFmpegError, OSError, ValueError) as error:

@@ -92,6 +92,11 @@ class Segment:
         stepped = abs(utc_s - packet.pts / RATE - self._offset_s) > _CLOCK_STEP_S
         return stepped or packet.pts - self._start_pts >= segment_s * RATE - self._period // 2
 
+    def lasts(self, packet: Packet[Any]) -> float:
+        """Seconds from the segment's begin to this packet."""
+        assert packet.pts is not None
+        return (packet.pts - self._start_pts) / RATE
+
     def write(self, packet: Packet[Any], utc_s: float) -> None:
         """Write a packet; the order of decoding is completed where libav does not know it yet."""
         assert packet.pts is not None
