@@ -378,6 +378,19 @@ def test_a_camera_that_refuses_the_password_is_held_and_told(
     assert "status 401" in held.detail["reason"]
 
 
+def test_an_event_that_begins_while_a_full_disk_stops_the_recording_waits_for_its_clip(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path
+):
+    """What was recorded just before, and is again before it ends, shows it."""
+    spill = parse_address(str(small_model.footage.test / "test_01.mp4"))
+    camera = looped(small_model, address=spill, record=True)
+    options = {"recording": tmp_path / "s" / "recording", "prepare": lambda runner: runner.record(False)}
+    with running(tmp_path / "s", loaded, camera, **options) as runner:
+        until(lambda: runner.status()["cameras"]["line"]["events"])
+    with Store(tmp_path / "s", owner=False) as store:
+        assert store.events()[-1].clip_state == "pending"
+
+
 @pytest.mark.parametrize("step_s", [40 * 86_400.0, pytest.param(-40 * 86_400.0, marks=pytest.mark.slow)])
 def test_a_clock_that_jumps_is_told_and_nothing_is_deleted_for_it(
     step_s: float, small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -409,7 +409,8 @@ class LiveCamera:
             threshold=threshold.value,
             continued=alarm.continued,
             frame_size=frame.image.shape[:2],
-            clip_state="pending" if self.capture.settings.recording is not None else "none",
+            # Where the recording only stands still, for want of room, there is some of before, and may be of what follows.
+            clip_state="pending" if self.site.record else "none",
         )
         self._show(told=True)
 
