@@ -160,6 +160,16 @@ def test_false_alarms_are_counted_on_as_many_frames_as_are_looked_at(small_model
     assert (studied["n_alarms"], studied["n_frames"]) == (30, told[1]["n_frames"])
 
 
+def test_an_evaluation_at_another_rate_blames_the_rate_not_the_footage(
+    small_model: SmallModel, tmp_path: Path
+):
+    footage, model = small_model.footage, shutil.copytree(small_model.folder, tmp_path / "model")
+    out = succeed("evaluate", "--model", model, "--labeled", footage.test_csv, "--videos", footage.test,
+                  "--html", tmp_path / "page.html", "footage.fps=2")  # fmt: skip
+    assert "UNCERTIFIED: it was calibrated at footage.fps=5.0, this runs at 2.0" in out
+    assert "fewer frames a second" not in out
+
+
 def test_files_with_fewer_frames_are_told_the_false_alarms_of_as_few(
     small_model: SmallModel, seldom: Path, tmp_path: Path
 ):

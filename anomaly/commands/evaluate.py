@@ -48,7 +48,8 @@ def run(config: EvaluateConfig) -> None:
         seldom=lambda one: as_seldom(one, config.footage.fps, steps),
         grid=model.detector.branches[0].backbone.grid,
     )
-    if found.alarms is not None:
+    # At another rate than was calibrated at both are thinned alike, and the doubt says so.
+    if found.alarms is not None and config.footage.fps == threshold.fps:
         _, normal = apart([one.series for one in labeled.scored], labeled.events, labeled.familiar)
         found = replace(found, notes=(*found.notes, *seen_seldom([*holdout, *normal], steps)))
     # What is calibrated later on these clips, with another setting, was chosen knowing this.
