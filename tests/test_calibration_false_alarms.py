@@ -124,6 +124,20 @@ def test_chance_hits_of_events_longer_than_the_hold_out_are_told_apart():
     assert normal_windows([], [5.0]).hit_rate(0.5) is None
 
 
+@pytest.mark.parametrize(("each", "bunched"), [(1, False), (4, True)])
+def test_alarms_that_come_in_bunches_are_told_not_to_be_what_the_bound_takes_them_for(each, bunched):
+    """Of six in two minutes, one such bunch an hour, the 95 % bound lay under the truth in 38 of 100 simulated hold-outs of five hours."""
+    chance = np.random.default_rng(2)
+    clips = [
+        footage(600, spikes=[at + 5 * i for at in chance.integers(0, 580, size=4 // each) for i in range(each)], name=f"{k}")
+        for k in range(10)
+    ]  # fmt: skip
+    told = false_alarms(clips, 0.5)
+    assert told.n_alarms >= 30
+    assert told.bunched is bunched
+    assert ("in bunches" in told.text()) is bunched
+
+
 def test_whole_series_are_dealt_to_two_halves_and_one_series_is_cut_with_a_guard():
     series = [one.series for one in (footage(100, name="a"), footage(300, name="b"), footage(210, name="c"))]
     spend, report = split_holdout(series, 10)
@@ -131,6 +145,15 @@ def test_whole_series_are_dealt_to_two_halves_and_one_series_is_cut_with_a_guard
     (first,), (second,) = split_holdout(series[:1], 10)
     assert second.times[0] - first.times[-1] >= 10
     assert len(first.times) + len(second.times) >= 88
+
+
+@pytest.mark.parametrize("shifts", [("day", "night"), ("early", "late", "night"), ("a", "b", "c", "d")])
+def test_clips_named_by_day_and_shift_leave_no_shift_to_one_half_alone(shifts):
+    """Dealt in turn, the budget was spent on all the nights, and the days alone were reported on."""
+    names = [f"{day:02d}_{shift}" for day in range(1, 13) for shift in shifts]
+    for part in split_holdout([footage(100, name=name).series for name in names], 10):
+        of_shift = [sum(one.source.endswith(shift) for one in part) for shift in shifts]
+        assert min(of_shift) >= 2, of_shift
 
 
 @pytest.mark.parametrize("budget", [0.0, 6.0, 60.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -32,8 +33,9 @@ def split_holdout(holdout: Sequence[Series], guard_s: float) -> tuple[list[Serie
 
     Each camera's by itself, so that no quiet one is reported on in place of a restless one: whole series where there are
     two or more, else the two halves of the one with `guard_s` between
-    them. The longest are dealt first, each to the part that is shorter so far; equal ones by name. What is too short to be
-    worth halving is dealt whole, with that of the other cameras.
+    them. The longest are dealt first, each to the part that is shorter so far; equal ones by name, a four to one part, the other,
+    the other and the one: dealt in turn, clips named by day and shift would leave all the nights to one part. What is too short to
+    be worth halving is dealt whole, with that of the other cameras.
     """
     of_camera: dict[str, list[Series]] = {}
     for one in holdout:
@@ -65,12 +67,20 @@ def _split(holdout: Sequence[Series], guard_s: float) -> tuple[list[Series], lis
         else:
             report.append(holdout[0])
         return spend, report
-    lengths = [0.0, 0.0]
-    for one in sorted(holdout, key=lambda one: (-one.seconds.sum(), one.source)):
-        side = int(lengths[1] <= lengths[0])
+    lengths, side = [0.0, 0.0], 1
+    for place, one in enumerate(sorted(holdout, key=lambda one: (-one.seconds.sum(), one.source))):
+        if lengths[0] != lengths[1]:
+            side = int(lengths[1] < lengths[0])
+        elif place % 4 == 0 and place:
+            side = _coin(one.source)
         (spend, report)[side].append(one)
         lengths[side] += float(one.seconds.sum()) or 1.0
     return spend, report
+
+
+def _coin(source: str) -> int:
+    """0 or 1, as good as by chance but always the same for a source: no other draw gives another threshold."""
+    return hashlib.sha256(source.encode(errors="surrogateescape")).digest()[0] & 1
 
 
 def spent_on(holdout: Sequence[Series], reported: Sequence[Series]) -> tuple[Spent, ...]:

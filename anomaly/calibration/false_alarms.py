@@ -28,6 +28,9 @@ BY_HAND = (
     "The threshold was set by hand: if that was after a look at this footage, the truth may lie above that bound more often than "
     "it says."
 )
+_BUNCHED = "They come in bunches, not one by one as the bound takes them to: the truth may lie above it more often than it says."
+#: Alarms that come one by one are so much closer than usual as rarely as this, and all of them together as rarely as that.
+_CLOSE, _BY_CHANCE = 0.1, 0.01
 #: Normal windows sampled for each length of event.
 _WINDOWS = 2000
 
@@ -50,6 +53,7 @@ class FalseAlarms:
         n_cameras: cameras whose footage is added up: an hour is then one of one camera.
         by_hand: whether the threshold was set by hand, maybe after a look at this footage, which the bounds do not pay for.
         n_clips: clips that the footage is of, single pictures not among them. The bounds take alarms to come independently, in these as in all others.
+        bunched: whether the alarms follow each other closer than alarms would that come independently (`_bunched`).
     """
 
     n_alarms: int
@@ -66,6 +70,7 @@ class FalseAlarms:
     n_cameras: int = 1
     by_hand: bool = False
     n_clips: int = 0
+    bunched: bool = False
 
     def text(self) -> str:
         """A few plain sentences."""
@@ -90,6 +95,8 @@ class FalseAlarms:
             )
             if 3600 * self.hours < SHORT_S:
                 told += " This is less than half an hour of footage: hold out more to know it better."
+            if self.bunched:
+                told += f" {_BUNCHED}"
             if 0 < self.n_clips < _FEW_CLIPS:
                 clips = "one clip" if self.n_clips == 1 else f"{self.n_clips} clips"
                 told += f" The bound is of {clips} alone: normal footage unlike that may alarm more often."
@@ -138,16 +145,18 @@ def false_alarms(
         settings_tried: settings compared, on this footage too, before this one was chosen.
         windows: normal stretches as long as the events, for the chance-hit rate.
     """
-    n_alarms = n_frames = n_on = 0
+    n_frames = n_on = 0
     seconds = on_seconds = 0.0
+    begins: list[float] = []
     for one in holdout:
         weights, on = one.series.seconds, one.in_alarm(threshold)
-        n_alarms += sum(1 for _ in one.alarm_frames(threshold))
+        passed = seconds + np.cumsum(weights) - weights
+        begins += [float(passed[frames[0]]) for frames, _ in one.alarm_frames(threshold)]
         seconds += float(weights.sum())
         on_seconds += float(weights[on].sum())
         n_frames += len(on)
         n_on += int(on.sum())
-    hours = seconds / 3600
+    n_alarms, hours = len(begins), seconds / 3600
     rated = seconds >= MINIMUM_S
     each = 1 - (1 - confidence) / settings_tried
     low, high = poisson_bounds(n_alarms, hours, each) if rated else (None, None)
@@ -166,7 +175,24 @@ def false_alarms(
         chance,
         settings_tried,
         n_clips=len({one.series.source for one in holdout if len(one.series.times) > 1}),
+        bunched=_bunched(begins, seconds),
     )
+
+
+def _bunched(begins_s: Sequence[float], seconds: float) -> bool:
+    """Whether alarms follow each other closer than alarms would that come independently.
+
+    Of n that do a gap is under a tenth of seconds / n in one of ten cases: simulated, 2 to 100 of them were called bunched in 7 of 1,000 at most.
+
+    Args:
+        begins_s: where each begins, those that continue a split one included, in footage laid end to end, ascending.
+        seconds: of the footage.
+    """
+    if len(begins_s) < 2:
+        return False
+    gaps = np.diff(begins_s)
+    close = int((gaps < _CLOSE * seconds / len(begins_s)).sum())
+    return bool(stats.binom.sf(close - 1, len(gaps), _CLOSE) < _BY_CHANCE)
 
 
 @dataclass(frozen=True, eq=False)
