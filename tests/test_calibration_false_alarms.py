@@ -138,6 +138,17 @@ def test_alarms_that_come_in_bunches_are_told_not_to_be_what_the_bound_takes_the
     assert ("in bunches" in told.text()) is bunched
 
 
+@pytest.mark.parametrize(("busy", "bunched"), [(4, False), (16, True)])
+def test_alarms_of_few_clips_among_many_are_told_not_to_be_what_the_bound_takes_them_for(busy, bunched):
+    """Of ten clips of half an hour whose levels scatter as their frames do it lay under the truth in 49 of 100 simulated hold-outs."""
+    clips = [
+        footage(600, spikes=range(10, 600, 600 // (busy if k < 2 else 4)), name=f"{k}") for k in range(10)
+    ]
+    told = false_alarms(clips, 0.5)
+    assert told.bunched is bunched
+    assert ("more in some clips than in others" in told.text()) is bunched
+
+
 def test_whole_series_are_dealt_to_two_halves_and_one_series_is_cut_with_a_guard():
     series = [one.series for one in (footage(100, name="a"), footage(300, name="b"), footage(210, name="c"))]
     spend, report = split_holdout(series, 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from html import unescape
@@ -12,7 +13,10 @@ import pytest
 from small_model import FPS, SmallModel, invoke, succeed
 
 from anomaly.artifact import archive_bytes, read_signed
+from anomaly.footage.source import Source
+from anomaly.model import Model
 from anomaly.scores import packed, read_series
+from anomaly.thresholds import camera_scales
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,52 @@ def test_each_camera_has_a_threshold_on_its_own_scores(line: Path):
     assert '<div class="verdict no"><strong>No single camera is certified.</strong>' in page
     assert "Of left, right together, in the mix of the labelled ones: At least" in page
     assert "The certificate holds here." in succeed("calibrate", "--model", line / "model", "--check")
+
+
+def test_a_page_of_cameras_with_their_own_thresholds_tells_each_ones_and_keeps_the_left_column_narrow(
+    line: Path, tmp_path: Path
+):
+    """It sent to what is certified of each where nothing was; a name of 80 letters left one to a line beside it, over three printed pages."""
+    model = Path(shutil.copytree(line / "model", tmp_path / "model"))
+    out = succeed(
+        "calibrate", "--model", model, "--labeled", line / "labels.csv", "--videos", line / "labeled",
+        "calibration.cameras=folder", "--target-recall", 0.2, "--confidence", 0.7, "labels.slack_s=20", "evidence.max_mb=0", FPS,
+    )  # fmt: skip
+    assert "Camera left by itself" in out
+    assert "Camera right by itself" in out
+    cameras = read_signed(model / "thresholds" / "torch-fp32.json")["cameras"]
+    assert not any(own["certificate"] for own in cameras.values())
+    page = unescape((tmp_path / "model_calibration.html").read_text())
+    verdict = page.partition('<div class="verdict no">')[2].partition("</div>")[0]
+    assert verdict.startswith("<strong>No recall is certified.</strong>")
+    assert all(f"{camera}: not certified, {own['withheld']}" in verdict for camera, own in cameras.items())
+    assert max(len(name) for name in re.findall("<dt>(.*?)</dt>", page)) <= 40
+    # As each camera's own threshold has them: the one of all together missed an event and had fewer.
+    own_frames = [float(told) for told in re.findall(r"labelled events, ([0-9.]+) % of their frames", out)]
+    told = re.search(r"<dt>frames of theirs in alarm</dt><dd>([0-9.]+) %", page)
+    assert told
+    assert min(own_frames) <= float(told[1]) <= max(own_frames)
+
+
+def test_an_evaluation_colours_its_heatmaps_by_the_raw_threshold_of_each_camera(
+    line: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """They were coloured as if each camera alarmed at 1, what an ordinary frame scores: hot where nothing alarms."""
+    drawn: dict[str, float | None] = {}
+
+    def card(
+        model: Model, source: Source, time_s: float, threshold: float | None, facts: object
+    ) -> list[str]:
+        drawn[source.name.partition("/")[0]] = threshold
+        return []
+
+    monkeypatch.setattr("anomaly.report.evaluation.moment_card", card)
+    succeed("evaluate", "--model", line / "model", "--labeled", line / "labels.csv", "--videos", line / "labeled", "--html", line / "e.html", FPS)  # fmt: skip
+    document = read_signed(line / "model" / "thresholds" / "torch-fp32.json")
+    raw = {
+        name: one.raw(document["cameras"][name]["threshold"]) for name, one in camera_scales(document).items()
+    }
+    assert drawn == pytest.approx(raw)
 
 
 POOLED = "Footage of 2 folders (left, right) was pooled as one camera's. Where each is a camera, name it in the labels' column `camera`"

@@ -122,7 +122,8 @@ PUBLIC = {
         Look joined labelled_otherwise looks_at looks_bytes remember settings_tried
     """,
     "anomaly.thresholds": """
-        COARSER Threshold calibrated_events camera_scales identities load_threshold save_calibration
+        COARSER Threshold calibrated_events camera_scales identities load_threshold of_this_version
+        save_calibration
     """,
     "anomaly.scoring": """
         Scored cache_folder look_at score_source score_sources

@@ -196,7 +196,7 @@ def notes_on(outcomes: Sequence[EventOutcome], windows: NormalWindows) -> list[s
         notes.append(f"These look normal to the detector: {some(normal)}.")
     if windows.truncated:
         notes.append(
-            f"{windows.truncated} events are longer than any normal stretch held out: "
+            f"{windows.truncated} {'event is' if windows.truncated == 1 else 'events are'} longer than any normal stretch held out: "
             "their chance hits were added up over parts, which tells too many rather than too few."
         )
     return notes

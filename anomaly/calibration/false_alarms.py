@@ -28,7 +28,10 @@ BY_HAND = (
     "The threshold was set by hand: if that was after a look at this footage, the truth may lie above that bound more often than "
     "it says."
 )
-_BUNCHED = "They come in bunches, not one by one as the bound takes them to: the truth may lie above it more often than it says."
+_BUNCHED = (
+    "The alarms come in bunches, or more in some clips than in others, and the bound takes them to come evenly and one by one: the truth may "
+    "lie above it more often than it says."
+)
 #: Alarms that come one by one are so much closer than usual as rarely as this, and all of them together as rarely as that.
 _CLOSE, _BY_CHANCE = 0.1, 0.01
 #: Normal windows sampled for each length of event.
@@ -53,7 +56,8 @@ class FalseAlarms:
         n_cameras: cameras whose footage is added up: an hour is then one of one camera.
         by_hand: whether the threshold was set by hand, maybe after a look at this footage, which the bounds do not pay for.
         n_clips: clips that the footage is of, single pictures not among them. The bounds take alarms to come independently, in these as in all others.
-        bunched: whether the alarms follow each other closer than alarms would that come independently (`_bunched`).
+        bunched: whether the alarms follow each other closer, or differ more from clip to clip, than alarms would that come independently
+            (`_bunched`).
     """
 
     n_alarms: int
@@ -147,16 +151,16 @@ def false_alarms(
     """
     n_frames = n_on = 0
     seconds = on_seconds = 0.0
-    begins: list[float] = []
+    begins: list[list[float]] = []
     for one in holdout:
         weights, on = one.series.seconds, one.in_alarm(threshold)
         passed = seconds + np.cumsum(weights) - weights
-        begins += [float(passed[frames[0]]) for frames, _ in one.alarm_frames(threshold)]
+        begins.append([float(passed[frames[0]]) for frames, _ in one.alarm_frames(threshold)])
         seconds += float(weights.sum())
         on_seconds += float(weights[on].sum())
         n_frames += len(on)
         n_on += int(on.sum())
-    n_alarms, hours = len(begins), seconds / 3600
+    n_alarms, hours = sum(map(len, begins)), seconds / 3600
     rated = seconds >= MINIMUM_S
     each = 1 - (1 - confidence) / settings_tried
     low, high = poisson_bounds(n_alarms, hours, each) if rated else (None, None)
@@ -175,24 +179,35 @@ def false_alarms(
         chance,
         settings_tried,
         n_clips=len({one.series.source for one in holdout if len(one.series.times) > 1}),
-        bunched=_bunched(begins, seconds),
+        bunched=_bunched(begins, [float(one.series.seconds.sum()) for one in holdout]),
     )
 
 
-def _bunched(begins_s: Sequence[float], seconds: float) -> bool:
-    """Whether alarms follow each other closer than alarms would that come independently.
+def _bunched(begins_s: Sequence[Sequence[float]], seconds: Sequence[float]) -> bool:
+    """Whether alarms follow each other closer, or differ more from clip to clip, than alarms would that come independently.
 
-    Of n that do a gap is under a tenth of seconds / n in one of ten cases: simulated, 2 to 100 of them were called bunched in 7 of 1,000 at most.
+    Of n that do a gap is under a tenth of seconds / n in one of ten cases, and their numbers scatter as those of Poisson do (index of
+    dispersion). Simulated, 2 to 100 of them were called bunched in 2 of 100 at most.
 
     Args:
-        begins_s: where each begins, those that continue a split one included, in footage laid end to end, ascending.
-        seconds: of the footage.
+        begins_s: (m clips) where each begins, those that continue a split one included, in footage laid end to end, ascending.
+        seconds: (m,) of each clip.
     """
-    if len(begins_s) < 2:
+    counts, lengths = np.array([len(some) for some in begins_s]), np.array(seconds)
+    n, whole = int(counts.sum()), float(lengths.sum())
+    if n < 2 or not whole:
         return False
-    gaps = np.diff(begins_s)
-    close = int((gaps < _CLOSE * seconds / len(begins_s)).sum())
-    return bool(stats.binom.sf(close - 1, len(gaps), _CLOSE) < _BY_CHANCE)
+    gaps = np.diff(np.concatenate([np.array(some) for some in begins_s]))
+    close = int((gaps < _CLOSE * whole / n).sum())
+    if stats.binom.sf(close - 1, len(gaps), _CLOSE) < _BY_CHANCE:
+        return True
+    filmed = lengths > 0
+    expected = n * lengths[filmed] / whole
+    # Of fewer the index does not follow its distribution.
+    if len(expected) < 2 or n < 2 * len(expected):
+        return False
+    scatter = float(((counts[filmed] - expected) ** 2 / expected).sum())
+    return bool(stats.chi2.sf(scatter, len(expected) - 1) < _BY_CHANCE)
 
 
 @dataclass(frozen=True, eq=False)

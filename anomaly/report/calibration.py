@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from anomaly.artifact import file_digest
 from anomaly.calibration import Series, decide, study, threshold_grid
 from anomaly.calibration.cameras import SMALLEST
 from anomaly.calibration.certificate import at_least, percent
+from anomaly.calibration.events import frame_recall
 from anomaly.errors import CalibrationError
 from anomaly.report.cards import moment_card, number, span
 from anomaly.report.charts import Curve, recall_curves, score_over_time, score_strip
@@ -56,8 +58,12 @@ def calibration_page(
     decided = {one.source: decide(one, calibration.config) for one in labeled}
     heat = _HeatThreshold(calibration, document)
     name = str(model.description["name"])
-    parts = [_verdict(calibration, document), *_cameras(document)]
     own_thresholds = any(own["by_itself"] for own in document.get("cameras", {}).values())
+    if own_thresholds:
+        # As each camera's own threshold has them, like the events that are told as caught.
+        in_alarm = frame_recall([one.event for one in calibration.events], decided, calibration.threshold)
+        calibration = replace(calibration, frame_recall=in_alarm)
+    parts = [_verdict(calibration, document), *_cameras(document)]
     parts += _in_short(calibration, own_thresholds)
     parts += _learned(model)
     parts += _curves(calibration, document, labeled, holdout)
@@ -79,13 +85,15 @@ def calibration_page(
 def _verdict(calibration: Calibration, document: Mapping[str, Any]) -> str:
     certificate = calibration.certificate
     cameras = document.get("cameras", {})
-    if certificate is None and any(own["certificate"] for own in cameras.values()):
+    if certificate is None and any(own["certificate"] or own["by_itself"] for own in cameras.values()):
         lines = [
             f"{camera}: {at_least(own['certificate']['recall'])} ({percent(own['certificate']['confidence'])} sure)."
             if own["certificate"]
             else f"{camera}: not certified, {own['withheld']}"
             for camera, own in cameras.items()
         ]
+        if not any(own["certificate"] for own in cameras.values()):
+            return _box("no", "No recall is certified.", lines)
         if len(cameras) > 1:
             lines.append(
                 "Each is judged by itself: of several such promises one is wrong more often than a single one is."
@@ -146,14 +154,19 @@ def _box(kind: str, sentence: str, lines: Sequence[str]) -> str:
 def _in_short(calibration: Calibration, own_thresholds: bool) -> list[str]:
     seen = [one for one in calibration.events if one.outcome != "blind"]
     price = calibration.false_alarms
+    threshold = f"{calibration.threshold:.4g}" + (" (set by hand)" if calibration.by_hand else "")
+    alarms = price.text()
+    if own_thresholds:
+        threshold = f"each camera's in the table above; of all cameras together {threshold}, to which scores below are in proportion"
+        alarms = f"By the threshold of all cameras together (those of cameras with their own are told above): {alarms}"
     tried = "1: this one" if calibration.settings_tried == 1 else str(calibration.settings_tried)
     if calibration.by_hand:
         tried = "a threshold set by hand counts as every one that it could have been"
     facts = [
-        ("threshold", f"{calibration.threshold:.4g}" + (" (set by hand)" if calibration.by_hand else "")),
+        ("threshold", threshold),
         ("labelled events caught", f"{sum(one.caught for one in seen)} of {len(seen)}"),
         ("frames of theirs in alarm", "not known" if np.isnan(calibration.frame_recall) else percent(calibration.frame_recall)),
-        ("false alarms" + (" by the threshold of all cameras together; of those with their own see below" if own_thresholds else ""), price.text()),
+        ("false alarms", alarms),
         ("hit by chance", "not known" if price.chance_hit_rate is None else f"{percent(price.chance_hit_rate)} of normal stretches as long as the events"),
         ("settings compared on these events", tried),
     ]  # fmt: skip

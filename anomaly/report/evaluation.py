@@ -14,7 +14,7 @@ from anomaly.report.page import facts_list, page, section, table
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from anomaly.calibration import EventOutcome
+    from anomaly.calibration import Decided, EventOutcome
     from anomaly.evaluation import Evaluation
     from anomaly.footage.source import Source
     from anomaly.model import Model
@@ -76,6 +76,12 @@ def _promise(threshold: Threshold, evaluation: Evaluation) -> list[str]:
     return threshold.promises({one.series.camera: name for name, one in evaluation.decided.items()})
 
 
+def _heat_threshold(threshold: Threshold, one: Decided) -> float | None:
+    """The raw score at which a source alarms, which its heatmap is coloured by; `threshold.value` may be in units of each camera's."""
+    own = threshold.of(one.series.source, one.series.camera)
+    return own.value if own.value is None or own.scale is None else own.scale.raw(own.value)
+
+
 def _event_parts(
     model: Model, evaluation: Evaluation, by_name: Mapping[str, Source], threshold: Threshold
 ) -> list[str]:
@@ -102,7 +108,9 @@ def _event_parts(
             ("score", f"{outcome.score:.3f}"),
             ("outcome", outcome.outcome),
         ]
-        parts += moment_card(model, by_name[outcome.event.video], moment, threshold.value, facts)
+        parts += moment_card(
+            model, by_name[outcome.event.video], moment, _heat_threshold(threshold, decided), facts
+        )
     parts.append(section("Every event"))
     parts.append(table(("source", "time", "kind", "score", "outcome"), rows))
     return parts
@@ -129,5 +137,6 @@ def _false_alarm_parts(
         return [section("Worst false alarms", "None outside the labels.")]
     parts = [section("Worst false alarms", f"{len(found)} alarms touch no label; the highest come first.")]
     for score, name, moment in found[:_MOST_PICTURES]:
-        parts += moment_card(model, by_name[name], moment, threshold.value, [("score", f"{score:.3f}")])
+        heat = _heat_threshold(threshold, evaluation.decided[name])
+        parts += moment_card(model, by_name[name], moment, heat, [("score", f"{score:.3f}")])
     return parts

@@ -29,7 +29,7 @@ p { max-width: 60rem; } .lead { font-size: 1.1rem; } .soft { color: var(--soft);
 .card h3 { margin: 0 0 .5rem; font-size: 1rem; overflow-wrap: anywhere; }
 .pair { display: flex; gap: .35rem; } .pair img { flex: 1; min-width: 0; }
 img, svg { max-width: 100%; height: auto; border-radius: .25rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem .9rem; margin: .5rem 0 0; }
+dl { display: grid; grid-template-columns: fit-content(40%) 1fr; gap: .15rem .9rem; margin: .5rem 0 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -42,7 +42,7 @@ th { color: var(--soft); font-weight: 600; } .scroll { overflow-x: auto; }
 @media print {
   :root { color-scheme: light; --ink: #000; --soft: #444; --paper: #fff; --card: #fff; --line: #bbb; }
   @page { margin: 14mm; }
-  body { max-width: none; padding: 0; font-size: 11pt; } h2, h3 { break-after: avoid; }
+  body { max-width: none; padding: 0; font-size: 11pt; } h2, h3, h2 + p { break-after: avoid; }
   .cards { grid-template-columns: 1fr 1fr; } svg, tr, .verdict, .sign { break-inside: avoid; }
   .scroll { overflow: visible; } * { print-color-adjust: exact; }
 }
