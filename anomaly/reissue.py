@@ -61,8 +61,8 @@ def rescore(
     reached = [
         one.decision_score(evidence.decider, np.maximum(found, 0)) / one.threshold
         for one, (found, _) in zip(evidence.stretches, answers, strict=True)
-        # One of 0 is reached by whatever is seen.
-        if one.caught(evidence.decider) and one.threshold > 0
+        # One of 0 is reached by whatever is seen; what is no number is judged below, as lost.
+        if one.caught(evidence.decider) and one.threshold > 0 and np.isfinite(found).all()
     ]
     lower = max(0.0, 1.0 - min(reached, default=1.0))
     # What went before the frames kept is not scored again, and has so much of the weight.

@@ -22,6 +22,7 @@ from anomaly.evidence import Evidence, load_evidence, save_evidence
 from anomaly.footage.source import find_sources, read_frames
 from anomaly.model import load_model
 from anomaly.recertification import recheck
+from anomaly.reissue import rescore
 from anomaly.thresholds import load_threshold
 
 
@@ -348,6 +349,18 @@ def test_an_event_that_is_lost_is_named(small_model: SmallModel):
     nothing = recheck(evidence, _same(evidence, float("nan")), runtime="broken-int8")
     assert not nothing.holds
     assert len(nothing.lost) == 3
+
+
+def test_a_runtime_that_answers_no_numbers_is_told_to_have_lost_the_events(
+    small_model: SmallModel, monkeypatch: pytest.MonkeyPatch
+):
+    """At the first start, `--check` and an export, too: all three ended in an error that blamed the frame."""
+    evidence = load_evidence(small_model.folder)
+    monkeypatch.setattr("anomaly.reissue.looking", lambda _: _same(evidence, float("nan")))
+    found = rescore(evidence, None, "broken-int8", tolerance=0.05, lowering=0.01)
+    assert found.factor == 1
+    assert len(found.recheck.lost) == 3
+    assert not found.recheck.holds
 
 
 def test_an_event_that_begins_with_its_clip_is_checked_as_it_was_calibrated(
