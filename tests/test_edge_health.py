@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from anomaly.edge.capture import Report
-from anomaly.edge.health import CameraHealth, ClockWatch, Trouble
+from anomaly.edge.health import CameraHealth, ClockWatch, Steadily, Trouble
 
 UTC = 1_790_000_000.0
 S = 1_000_000_000
@@ -64,6 +64,42 @@ def test_a_camera_that_goes_is_disconnected_once_until_it_is_back(health: Camera
     assert health.present == ("disconnected",)
     assert kinds(health.on_report(report("connected", 3.0))) == [("disconnected", False)]
     assert health.present == ()
+
+
+def test_a_camera_that_comes_and_goes_is_told_once_until_it_stays(health: CameraHealth):
+    """One frame, then closed, five times a second for months: a pair of rows each, and messages to everybody."""
+    steadily = Steadily()
+    told = []
+    for number in range(600):
+        at_s = 1.0 + 0.2 * number
+        for kind, moment_s in (("disconnected", at_s), ("connected", at_s + 0.1)):
+            told += steadily.pass_on(health.on_report(report(kind, moment_s)), int(moment_s * S))
+        told += steadily.tick(int(at_s * S))
+        assert health.present == ()
+    back_s = at_s + 0.1
+    assert kinds(told) == [("disconnected", True), ("disconnected", False), ("disconnected", True)]
+    assert steadily.tick(int((back_s + 59.0) * S)) == []
+    (over,) = steadily.tick(int((back_s + 60.1) * S))
+    assert (over.kind, over.begins, over.detail["times"]) == ("disconnected", False, 599)
+    # It was over when it came back for good, not when that was told.
+    assert over.utc_s == pytest.approx(UTC + back_s)
+    # What happens once is told at once, then as before.
+    later_s = back_s + 200.0
+    assert steadily.pass_on(health.on_report(report("disconnected", later_s)), int(later_s * S))
+    assert steadily.pass_on(health.on_report(report("connected", later_s + 1.0)), int((later_s + 1.0) * S))
+    assert steadily.settle() == []
+
+
+def test_what_comes_and_goes_is_over_where_nobody_looks_any_more(health: CameraHealth):
+    steadily = Steadily()
+    for at_s in (1.0, 2.0):
+        steadily.pass_on(health.on_report(report("disconnected", at_s)), int(at_s * S))
+        steadily.pass_on(health.on_report(report("connected", at_s + 0.5)), int((at_s + 0.5) * S))
+    assert kinds(steadily.settle()) == [("disconnected", False)]
+    # Of two kinds one says nothing of the other.
+    black = [Trouble("black", True, UTC, {}), Trouble("black", False, UTC, {})]
+    assert steadily.pass_on(black, 3 * S) == black
+    assert steadily.pass_on([Trouble("changed", True, UTC, {})] * 3, 3 * S) != []
 
 
 def test_a_camera_that_locks_us_out_is_held(health: CameraHealth):

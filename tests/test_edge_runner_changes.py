@@ -29,6 +29,7 @@ from test_edge_runner import announced, until
 from anomaly.detector import Detector, rescaled
 from anomaly.edge import outbox
 from anomaly.edge.address import parse_address
+from anomaly.edge.blind import Gap
 from anomaly.edge.capture import Report
 from anomaly.edge.health import Trouble
 from anomaly.edge.ledger import Ledger
@@ -546,6 +547,33 @@ def test_the_time_between_two_runs_was_not_looked_at(small_model: SmallModel, lo
         assert not [gap for gap in store.gaps("new", 0, 4e9) if gap.reason == "off"]
     assert gap.start_utc_s < stopped
     assert gap.end_utc_s > begun
+
+
+def test_gaps_of_trouble_that_is_told_are_rows_only_where_they_are_long(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path
+):
+    """A camera that gives a frame every other second makes a gap with each, for months; the share counts them all."""
+    with running(tmp_path / "s", loaded, looped(small_model)) as runner:
+        scored(runner, "line", 1)
+    camera, now = runner._cameras["line"], time.time()
+    with Store(tmp_path / "s") as store:
+        camera._ledger._store = store
+        for _ in range(3):
+            camera.hear(Report("line", "disconnected", 0, now, {"reason": "gone"}))
+            camera._coverage._done += [Gap(now, now + length, "blind") for length in (2.0, 30.0)]
+            camera._coverage._done += [Gap(now, now + 3.0, "state")]
+            camera.tick(time.monotonic_ns(), now)
+            camera.hear(Report("line", "connected", time.monotonic_ns(), now, {}))
+        camera._coverage._done += [Gap(now, now + 2.0, "blind")]
+        camera.tick(time.monotonic_ns(), now)
+        lengths = [round(gap.end_utc_s - gap.start_utc_s) for gap in store.gaps("line", now, now + 60)]
+        assert sorted(lengths) == [3, 3, 3, 30, 30, 30]
+        assert len([one for one in store.health("line") if one.kind == "disconnected"]) == 2
+        camera._steadily._ended_ns["disconnected"] = 0
+        camera.tick(time.monotonic_ns(), now)
+        camera._coverage._done += [Gap(now, now + 2.0, "blind")]
+        camera.tick(time.monotonic_ns(), now)
+        assert len(store.gaps("line", now, now + 60)) == 7
 
 
 def test_a_black_picture_is_blind_however_many_frames_of_it_are_scored(

@@ -6,7 +6,7 @@ Pure bookkeeping: times and frames are given, troubles come back. A trouble begi
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,8 @@ import numpy as np
 from anomaly.edge.view import ViewWatch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anomaly.edge.capture import Report
     from anomaly.types import ImageArray
 
@@ -32,6 +34,9 @@ _PATIENCE = 3.0
 #: Scored frames in a row that are too far apart, or near enough again.
 _SLOW_FRAMES, _WELL_FRAMES = 5, 20
 _SLACK = 1.5
+#: Kinds that may come and go by the second, and how long one that did must be over before that is told.
+_LASTING = ("disconnected", "stalled", "frozen", "black", "overloaded", "recording")
+_STEADY_S = 60.0
 #: Troubles of the picture, which nobody knows of once the camera is gone.
 _OF_THE_PICTURE = ("stalled", "frozen", "black", "overloaded")
 
@@ -235,6 +240,59 @@ class CameraHealth:
         for kind in over:
             del self._present[kind]
         return [Trouble(kind, False, utc_s) for kind in over]
+
+
+class Steadily:
+    """What is told of a camera's trouble that comes and goes: each word of it is a row for a year, and messages.
+
+    Where a kind begins again within a minute of its end, that is told, and then nothing more of that kind until it has been
+    over for a minute: then that it is over, since when, and how often it came.
+    """
+
+    def __init__(self) -> None:
+        self._ended_ns: dict[str, int] = {}
+        # Of kinds that come and go: how often they came, and ends that are not told yet.
+        self._times: dict[str, int] = {}
+        self._held: dict[str, Trouble] = {}
+
+    @property
+    def comes_and_goes(self) -> bool:
+        """Whether there is trouble that ends and begins again, and is told as one."""
+        return bool(self._times)
+
+    def pass_on(self, troubles: Sequence[Trouble], now_ns: int) -> list[Trouble]:
+        """Of what was found now, what is to be told."""
+        return [one for one in troubles if self._is_told(one, now_ns)]
+
+    def tick(self, now_ns: int) -> list[Trouble]:
+        """Called about once a second: ends of what has been over for long enough."""
+        return self._let_go([kind for kind in self._held if now_ns - self._ended_ns[kind] >= _STEADY_S * 1e9])
+
+    def settle(self) -> list[Trouble]:
+        """All ends that were held back; nobody looks any more."""
+        return self._let_go(list(self._held))
+
+    def _is_told(self, one: Trouble, now_ns: int) -> bool:
+        kind = one.kind
+        if kind not in _LASTING:
+            return True
+        if not one.begins:
+            self._ended_ns[kind] = now_ns
+            if kind in self._times:
+                self._held[kind] = one
+            return kind not in self._times
+        if kind in self._held:
+            del self._held[kind]
+            self._times[kind] += 1
+            return False
+        ended_ns = self._ended_ns.get(kind)
+        if ended_ns is not None and now_ns - ended_ns < _STEADY_S * 1e9:
+            self._times[kind] = 1
+        return True
+
+    def _let_go(self, kinds: list[str]) -> list[Trouble]:
+        over = [(self._held.pop(kind), self._times.pop(kind)) for kind in kinds]
+        return [replace(one, detail={**one.detail, "times": times}) for one, times in over]
 
 
 class _Stillness:

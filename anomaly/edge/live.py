@@ -14,7 +14,7 @@ import numpy as np
 from anomaly.detector import Recent
 from anomaly.edge.blind import Coverage, operational_recall
 from anomaly.edge.capture import Report
-from anomaly.edge.health import CameraHealth
+from anomaly.edge.health import CameraHealth, Steadily
 from anomaly.edge.incidents import Incidents
 from anomaly.edge.pictures import Shot
 from anomaly.edge.segment_name import mask_mark
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from anomaly.decider import Alarm
     from anomaly.detector import Look
     from anomaly.edge.capture import Capture
+    from anomaly.edge.health import Trouble
     from anomaly.edge.incidents import Event, Step
     from anomaly.edge.ledger import Ledger
     from anomaly.edge.loaded import Loaded
@@ -42,8 +43,8 @@ _UPDATE_S = 1.0
 _OLDEST_S = 5.0
 #: An event whose camera gives no frame for so long is over.
 _SILENCE_S = 10.0
-#: Gaps that are written down, and shown.
-_LEAST_GAP_S = 1.0
+#: Gaps that are written down, and shown; and while trouble is told that may make one every other second, for months.
+_LEAST_GAP_S, _LEAST_GAP_IN_TROUBLE_S = 1.0, 10.0
 #: What was looked at is kept so often for a later run; a crash counts as blind what came after.
 _KEEP_S = 60.0
 #: Frames over which rate and latency are told.
@@ -110,6 +111,7 @@ class LiveCamera:
         self._incidents = Incidents(self.loaded.threshold_of(site.name))
         interval_s = loaded.interval_of(site.name)
         self._health = CameraHealth(site.name, interval_s=interval_s)
+        self._steadily = Steadily()
         self._coverage = Coverage(interval_s, ledger.coverage(site.name))
         self._kept_ns = self._since_ns = time.monotonic_ns()
         self._open: StoredEvent | None = None
@@ -152,7 +154,7 @@ class LiveCamera:
         self.state.plan(site.schedule, now)
         self._ledger.keep_plan(site.name, self.state.kept(now))
         if not site.record:
-            self._ledger.trouble(site.name, self._state(), self._health.not_recorded(now))
+            self._tell(self._health.not_recorded(now))
 
     def use(self, loaded: Loaded, recipe: str) -> None:
         """Look with another model from the next frame on."""
@@ -194,7 +196,7 @@ class LiveCamera:
         if report.kind == "recording_stopped" and not self.site.record:
             # The process had not heard yet that it is not to record; no segment would ever end that trouble.
             return
-        self._ledger.trouble(self.site.name, self._state(), self._health.on_report(report))
+        self._tell(self._health.on_report(report))
         if report.kind == "segment":
             self._ledger.segment(self.site.name, report.detail)
         elif report.kind == "ended":
@@ -221,11 +223,7 @@ class LiveCamera:
 
     def before(self, frame: Frame) -> None:
         """Look at a frame's health, apart from what it shows."""
-        self._ledger.trouble(
-            self.site.name,
-            self._state(),
-            self._health.on_frame(frame.image, frame.received_ns, frame.utc_s),
-        )
+        self._tell(self._health.on_frame(frame.image, frame.received_ns, frame.utc_s))
 
     def see(self, frame: Frame, look: Look) -> None:
         """Decide a frame that was looked at."""
@@ -250,9 +248,7 @@ class LiveCamera:
             self._coverage.scored(frame.utc_s, frame.received_ns)
         else:
             self._coverage.mistrusted(mistrusted_ns, frame.utc_s, frame.received_ns)
-        self._ledger.trouble(
-            self.site.name, state, self._health.on_scored(frame.received_ns, frame.utc_s, now_ns)
-        )
+        self._tell(self._health.on_scored(frame.received_ns, frame.utc_s, now_ns))
         self.view = LiveView(
             frame.image,
             look.bounds.reshape(look.grid),
@@ -267,7 +263,8 @@ class LiveCamera:
     def tick(self, now_ns: int, utc_s: float) -> None:
         """About once a second: what time itself changes."""
         state = self._state()
-        self._ledger.trouble(self.site.name, state, self._health.tick(now_ns, utc_s))
+        self._tell(self._health.tick(now_ns, utc_s))
+        self._ledger.trouble(self.site.name, state, self._steadily.tick(now_ns))
         # By hand, by schedule or by a reload: whoever watches from outside is told of the change.
         stands = {"state": state, "recipe": self.recipe, "certified": self.threshold.certified}
         if stands != self._stood:
@@ -275,9 +272,11 @@ class LiveCamera:
             self._ledger.stands(self.site.name, stands)
         self._coverage.state(state == RUNNING, utc_s, now_ns)
         self._coverage.tick(now_ns, utc_s)
+        troubled = bool(self._health.present) or self._steadily.comes_and_goes
         for gap in self._coverage.gaps_done():
             # Shorter ones count in the blind share; a row each would fill the store with jitter.
-            if gap.end_utc_s - gap.start_utc_s < _LEAST_GAP_S:
+            least_s = _LEAST_GAP_IN_TROUBLE_S if troubled and gap.reason == "blind" else _LEAST_GAP_S
+            if gap.end_utc_s - gap.start_utc_s < least_s:
                 continue
             self._ledger.gap(self.site.name, gap.start_utc_s, gap.end_utc_s, gap.reason)
         if now_ns - self._kept_ns > _KEEP_S * 1e9:
@@ -313,7 +312,12 @@ class LiveCamera:
 
     def forget_trouble(self) -> None:
         """It is not looked at any more: what was wrong with it is nobody's trouble now."""
-        self._ledger.trouble(self.site.name, self._state(), self._health.all_over(time.time()))
+        self._tell(self._health.all_over(time.time()))
+        self.settle()
+
+    def settle(self) -> None:
+        """Tell the ends of trouble that came and went: nobody waits any longer whether it comes again."""
+        self._ledger.trouble(self.site.name, self._state(), self._steadily.settle())
 
     def status(self) -> dict[str, Any]:
         """How it stands, plain values."""
@@ -360,6 +364,10 @@ class LiveCamera:
             "blind_since_utc_s": self._coverage.since_utc_s,
             "operational_recall": None if recall is None else operational_recall(recall, blind),
         }
+
+    def _tell(self, troubles: list[Trouble]) -> None:
+        told = self._steadily.pass_on(troubles, time.monotonic_ns())
+        self._ledger.trouble(self.site.name, self._state(), told)
 
     # -- events -----------------------------------------------------------------------------------------------
 

@@ -211,6 +211,7 @@ class Runner:
             # The last segment of each is reported when its process ends.
             for report in camera.capture.reports():
                 camera.hear(report)
+            camera.settle()
             camera.flush()
         for camera in self._roster.leaving:
             camera.hear_last()
