@@ -8,11 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from small_model import FPS, SmallModel, start
+from test_edge_runner import until
 
+from anomaly.edge import metrics
+from anomaly.edge.health import Trouble
 from anomaly.edge.ledger import Ledger
 from anomaly.edge.loaded import Loaded
 from anomaly.edge.metrics import Figures, Probes
@@ -23,6 +27,7 @@ from anomaly.edge.server.accounts import Accounts
 from anomaly.edge.server.door import open_vault
 from anomaly.edge.site import site_of
 from anomaly.edge.store import Store
+from anomaly.errors import UsageError
 from anomaly.model import load_model
 from anomaly.thresholds import load_threshold
 
@@ -53,7 +58,7 @@ def asked(
             httpx.Client(base_url=probes.url) as client,
         ):
             patch.setattr(
-                probes._server.RequestHandlerClass, "timeout", 1.0
+                probes._handler, "timeout", 1.0
             )  # not the five seconds that a silent connection has
             yield client, accounts
         runner.stop()
@@ -144,3 +149,66 @@ def test_silent_connections_do_not_pile_up(asked: tuple[httpx.Client, Accounts])
         time.sleep(0.5)
     for one in silent:
         one.close()
+
+
+class _Troubles:
+    """A runner to which trouble is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Trouble] = []
+
+    def trouble(self, trouble: Trouble) -> None:
+        self.told.append(trouble)
+
+    def keeps_up(self, seconds: float) -> bool:
+        return True
+
+
+def test_a_port_that_another_program_has_is_told_and_taken_once_it_is_free(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(metrics, "_TRY_AGAIN_S", 0.05)
+    runner: Any = _Troubles()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        probes = Probes(runner, f"127.0.0.1:{other.getsockname()[1]}")
+        assert probes.url is None
+        with Probes(runner, f"127.0.0.1:{other.getsockname()[1]}"):
+            time.sleep(0.2)
+        probes.__enter__()
+        time.sleep(0.2)
+    # Once each, however often it is tried.
+    assert [(one.kind, one.begins) for one in runner.told] == [("metrics", True)] * 2
+    assert "Address already in use" in runner.told[0].detail["reason"]
+    until(lambda: len(runner.told) == 3)
+    assert not runner.told[2].begins
+    assert httpx.get(f"{probes.url}/healthz").status_code == 200
+    probes.__exit__(None, None, None)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{probes.url}/healthz")
+
+
+@pytest.mark.parametrize("where", ["0.0.0.0:9188", "127.0.0.1:x", "127.0.0.1:70000", "9188"])
+def test_an_address_that_is_none_of_loopback_is_refused(where: str):
+    with pytest.raises(UsageError, match="loopback"):
+        Probes(_Troubles(), where)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+def test_loopback_of_ipv6_is_loopback():
+    with Probes(_Troubles(), "[::1]:0") as probes:  # type: ignore[arg-type]
+        assert httpx.get(f"{probes.url}/healthz").status_code == 200
+
+
+def test_a_taken_port_of_the_probes_keeps_no_camera_unwatched(small_model: SmallModel, tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        child = start(
+            "run", "--model", small_model.folder, "--source", small_model.footage.test / "test_03.mp4",
+            "--out", tmp_path / "store", "run.live=true", f"run.metrics=127.0.0.1:{other.getsockname()[1]}", FPS,
+            cwd=tmp_path,
+        )  # fmt: skip
+        out, err = child.communicate(timeout=120)
+    assert child.returncode == 0, err
+    assert "No probes and metrics yet" in out + err
+    with Store(tmp_path / "store", owner=False) as store:
+        assert (
+            "Address already in use"
+            in next(one for one in store.health() if one.kind == "metrics").detail["reason"]
+        )

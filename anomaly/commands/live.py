@@ -162,7 +162,13 @@ def run(config: RunConfig) -> None:
             console.say(f"The page: {server.url}")
         if config.run.metrics is not None:
             probes = stack.enter_context(Probes(runner, config.run.metrics, token, accounts))
-            console.say(f"Probes and metrics: {probes.url}/healthz, /readyz, /metrics.")
+            if probes.url is None:
+                console.say(
+                    f"No probes and metrics yet: another program has the port of run.metrics={config.run.metrics}; "
+                    "stop it, or give another port. Cameras are watched all the same."
+                )
+            else:
+                console.say(f"Probes and metrics: {probes.url}/healthz, /readyz, /metrics.")
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stop())
         signal.signal(signal.SIGHUP, lambda *_: _hung_up(config, runner, audits))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from anomaly.edge.health import Trouble
 from anomaly.edge.server import guard
 from anomaly.edge.server.access import enough, program, right_token
 from anomaly.edge.server.probes import ALIVE_S
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Connections at once, and how long one may say nothing.
 _MOST, _SILENT_S = 32, 5.0
+#: A port that another program has is tried again so often.
+_TRY_AGAIN_S = 10.0
 _NO_TOKEN = (
     b"send Authorization: Bearer TOKEN, the one that `run --scrape-token` names or, where the page is served, an "
     b"API token of scope metrics\n"
@@ -147,30 +152,33 @@ class Probes:
         token: opens `/metrics`; None = it does not.
         accounts: whose tokens of scope `metrics` open it too; None = nobody's.
 
+    A port that another program has ends no watch over cameras: that is trouble, and it is tried again.
+
     Attributes:
-        url: where it answers.
+        url: where it answers; None = nowhere yet.
 
     Raises:
-        UsageError: the address is not one of loopback's, or is taken.
+        UsageError: the address is not one of loopback's.
     """
 
     def __init__(
         self, runner: Runner, where: str, token: str | None = None, accounts: Accounts | None = None
     ) -> None:
         host, _, port = where.rpartition(":")
-        if host not in ("127.0.0.1", "localhost", "[::1]") or not port.isdigit():
+        if host not in ("127.0.0.1", "localhost", "[::1]") or not _is_port(port):
             raise UsageError(
                 f"run.metrics={where!r} is not HOST:PORT of this machine's loopback; give one such as "
                 "127.0.0.1:9188, or null for none (--serve answers elsewhere, behind a log-in)"
             )
-        try:
-            self._server = _Listening((host.strip("[]"), int(port)), _handler(runner, token, accounts))
-        except OSError as error:
-            raise UsageError(
-                f"run.metrics={where} cannot be listened on ({error.strerror}); give another port"
-            ) from None
-        self.url = f"http://{host}:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="probes", daemon=True)
+        self._runner = runner
+        self._where = (host.strip("[]"), int(port))
+        self._handler = _handler(runner, token, accounts)
+        self._server: _Listening | None = None
+        self._closing = threading.Event()
+        self._told = False
+        self.url: str | None = None
+        self._thread = threading.Thread(target=self._run, name="probes", daemon=True)
+        self._listen()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -179,8 +187,35 @@ class Probes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._closing.set()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        while self._server is None:
+            if self._closing.wait(_TRY_AGAIN_S):
+                return
+            self._listen()
+        with self._server as server:
+            server.timeout = 0.25
+            while not self._closing.is_set():
+                server.handle_request()
+
+    def _listen(self) -> None:
+        """Take the port, or tell once that it is not to be had, and later that it is."""
+        host, port = self._where
+        try:
+            server = _Listening(self._where, self._handler)
+        except OSError as error:
+            if not self._told:
+                self._told = True
+                reason = f"run.metrics={host}:{port} cannot be listened on ({error.strerror})"
+                self._runner.trouble(Trouble("metrics", True, time.time(), {"reason": reason}))
+            return
+        self._server = server
+        self.url = f"http://[{host}]:" if ":" in host else f"http://{host}:"
+        self.url += str(server.server_address[1])
+        if self._told:
+            self._runner.trouble(Trouble("metrics", False, time.time()))
 
 
 class _Listening(ThreadingHTTPServer):
@@ -189,6 +224,8 @@ class _Listening(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, where: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        if ":" in where[0]:
+            self.address_family = socket.AF_INET6
         super().__init__(where, handler)
         self._free = threading.BoundedSemaphore(_MOST)
 
@@ -205,6 +242,10 @@ class _Listening(ThreadingHTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
+
+
+def _is_port(text: str) -> bool:
+    return text.isdigit() and int(text) < 2**16
 
 
 def _handler(runner: Runner, token: str | None, accounts: Accounts | None) -> type[BaseHTTPRequestHandler]:
