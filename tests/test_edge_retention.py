@@ -250,6 +250,21 @@ def test_by_bytes_what_came_first_goes_though_the_clock_went_back(tmp_path: Path
         assert [path.exists() for path in segments] == [False] * 4 + [True] * 2
 
 
+def test_by_bytes_clips_of_misses_go_too_in_their_turn(tmp_path: Path):
+    """They count: what was marked as missed kept each new clip out."""
+    with Store(tmp_path) as store:
+        ids = []
+        for i in range(3):
+            ids.append(add_event(store, NOW + i, size=4096))
+            miss = store.mark_miss("press", NOW + i, NOW + i + 1, "scratch", "mara")
+            write_bytes(tmp_path / f"clips/press/{miss.id}.mp4", bytes(8192))
+            store.set_clip(miss.id, miss=True, clip=f"clips/press/{miss.id}.mp4", clip_state="ready")
+            ids.append(miss.id)
+        Retention(store, RetentionSettings(clip_bytes=3 * 8192), clocks=Clock().clocks).tidy()
+        assert clips(store) == set(ids[3:])
+        assert [one.clip_state for one in store.misses()] == ["ready", "ready", "none"]
+
+
 def test_by_bytes_what_no_event_knows_goes_before_what_one_shows(tmp_path: Path):
     """After a damaged database all clips of before are such: they would keep each new clip out for a month."""
     with Store(tmp_path) as store:

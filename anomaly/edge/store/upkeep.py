@@ -128,7 +128,7 @@ def delete_old_media(store: Store, before_utc_s: float, after_utc_s: float = _EV
 
 
 def delete_media(store: Store, count_bytes: int) -> int:
-    """Delete pictures and clips of the events that came first, until so many bytes are gone; returns of how many.
+    """Delete pictures and clips of the events and misses that came first, until so many bytes are gone; returns of how many.
 
     Before them go those that no event knows, the oldest first: nobody can look at them.
     """
@@ -138,14 +138,16 @@ def delete_media(store: Store, count_bytes: int) -> int:
         nonlocal left
         done = 0
         # Ids sort by arrival, though a clock went back.
-        ids = connection.execute(f"SELECT id FROM events WHERE {_MEDIA} ORDER BY id LIMIT ?", (_STEP,))
-        for (event_id,) in ids.fetchall():
+        ids = connection.execute(
+            f"SELECT id, 0 FROM events WHERE {_MEDIA} UNION ALL SELECT id, 1 FROM misses WHERE {_MISS_MEDIA}"
+            " ORDER BY id LIMIT ?",
+            (_STEP,),
+        )
+        for row_id, is_miss in ids.fetchall():
             if left <= 0:
                 break
-            stored = event.get(connection, event_id)
-            assert stored is not None
-            left -= sum(_bytes_of(store.folder / path) for path in stored.files)
-            _take_media(connection, stored)
+            take = _take_miss_media if is_miss else _take_event_media
+            left -= sum(_bytes_of(store.folder / path) for path in take(connection, row_id))
             done += 1
         return done
 
@@ -209,6 +211,21 @@ def _repeat(store: Store, step: Callable[[sqlite3.Connection], int]) -> int:
 def _take_media(connection: sqlite3.Connection, stored: StoredEvent) -> None:
     deletion.take_clip(connection, "events", stored.id, stored.files)
     event.change(connection, stored.id, {"snapshot": None, "heatmap": None, "normal": None})
+
+
+def _take_event_media(connection: sqlite3.Connection, event_id: str) -> tuple[str, ...]:
+    """Returns the files that are to go."""
+    stored = event.get(connection, event_id)
+    assert stored is not None
+    _take_media(connection, stored)
+    return stored.files
+
+
+def _take_miss_media(connection: sqlite3.Connection, miss_id: str) -> tuple[str, ...]:
+    """Returns the files that are to go."""
+    (miss,) = review.misses(connection, "id = ?", (miss_id,))
+    deletion.take_clip(connection, "misses", miss.id, miss.files)
+    return miss.files
 
 
 def _delete_orphans(folder: Path, count_bytes: int) -> int:
