@@ -127,3 +127,26 @@ def test_what_the_run_before_left_on_ends_though_not_at_once(site: Site, ledger:
     ledger.tick()
     assert written(site.store) == [("frozen", 900.0, 900.0), ("disconnected", 1000.0, None)]
     until(lambda: sorted(told(receiver)) == [("disconnected", False), ("frozen", True)])
+
+
+def test_recorded_files_and_gaps_that_could_not_be_written_are_written_later(site: Site, ledger: Ledger):
+    """Another process may hold the database for an hour: what was recorded then is in clips, and is deleted in its turn."""
+
+    def records(number: int) -> None:
+        detail = {"path": f"cam/20260101/{number:06d}.mp4", "start_pts_s": 0.0, "bytes": 5, "codec": "h264"}
+        ledger.segment("cam", {**detail, "start_utc_s": 1000.0 + number, "end_utc_s": 1001.0 + number})
+
+    with unwritable(site.store):
+        for number in range(70):
+            records(number)
+        ledger.gap("cam", 1000.0, 1010.0, "blind")
+        ledger.tick()
+    ledger.tick()
+    # Not all at once: frames wait meanwhile.
+    assert 0 < len(site.store.segments("cam", 0.0, 2000.0)) < 70
+    records(70)
+    ledger.tick()
+    assert [one.start_utc_s for one in site.store.segments("cam", 0.0, 2000.0)] == [
+        1000.0 + i for i in range(71)
+    ]
+    assert [one.end_utc_s for one in site.store.gaps("cam", 0.0, 2000.0)] == [1010.0]

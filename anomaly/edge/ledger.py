@@ -33,6 +33,8 @@ _COVERAGE, _PLAN = "coverage.", "plan."
 
 #: So much trouble, begun and over while the store could not be written, is kept to be written later.
 _MOST_UNWRITTEN = 1000
+#: And so many recorded files and gaps, hours of them; at most so many are then written at once, for the thread that scores waits.
+_MOST_LATER, _LATER_AT_ONCE = 20_000, 50
 
 
 class Told(Protocol):
@@ -90,6 +92,8 @@ class Ledger:
         self._unstored: dict[str, StoredEvent] = {}
         self._unended: dict[str, StoredEvent] = {}
         self._health: dict[tuple[str, str], int] = {}
+        # Recorded files and gaps that are still to be written.
+        self._later: deque[Callable[[], object]] = deque(maxlen=_MOST_LATER)
         # Trouble that is still to be written, in its order; what began in it without a row, by camera and kind.
         self._unwritten: deque[Callable[[], object]] = deque()
         self._begun: set[tuple[str, str]] = set()
@@ -191,6 +195,10 @@ class Ledger:
                 del self._unended[event_id]
         while self._unwritten and self._try(self._unwritten[0]):
             self._unwritten.popleft()
+        for _ in range(min(_LATER_AT_ONCE, len(self._later))):
+            if not self._try(self._later[0]):
+                return
+            self._later.popleft()
 
     def _write_start(self, event: StoredEvent) -> None:
         last_utc_s = event.start_utc_s if event.end_utc_s is None else event.end_utc_s
@@ -271,8 +279,8 @@ class Ledger:
             self._unwritten.append(lambda: self._store.end_open_health(told))
 
     def segment(self, camera: str, detail: Mapping[str, Any]) -> None:
-        """Index a recorded file."""
-        self._try(
+        """Index a recorded file: without a row it would be in no clip, count to no cap, and never be deleted."""
+        self._surely(
             lambda: self._store.add_segment(
                 camera,
                 detail["path"],
@@ -286,7 +294,7 @@ class Ledger:
 
     def gap(self, camera: str, start_utc_s: float, end_utc_s: float, reason: str) -> None:
         """Write time that was not looked at."""
-        self._try(lambda: self._store.add_gap(camera, start_utc_s, end_utc_s, reason))
+        self._surely(lambda: self._store.add_gap(camera, start_utc_s, end_utc_s, reason))
 
     def was_away(self, camera: str, utc_s: float) -> None:
         """A camera is taken up: the time since anything was last known of it was not looked at."""
@@ -352,6 +360,12 @@ class Ledger:
         """Somebody set a camera's state."""
         _LOG.info("%s is %s, set by %s", camera, state, who)
         self._try(lambda: self._store.set_state(camera, state, who, utc_s))
+
+    def _surely(self, write: Callable[[], object]) -> None:
+        """Write now, or keep it to be written later."""
+        if self._later or not self._try(write):
+            # Where it is too much, the oldest goes: it would be deleted first. The next start finds files without a row.
+            self._later.append(write)
 
     def _fact(self, name: str) -> str | None:
         try:
