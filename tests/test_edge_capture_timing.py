@@ -82,6 +82,27 @@ def test_what_the_network_held_back_is_no_time_that_stands_still():
     assert {one.note for one in placed} == {None}
 
 
+@pytest.mark.parametrize("rate", [2.0, 0.5, 1.15])
+def test_a_time_that_runs_at_another_rate_is_told_by_the_hour_and_kept(rate: float):
+    times = StreamTime(Fraction(1, RATE), STEP)
+    placed = [times.place(None, round(i * STEP * rate), i * STEP) for i in range(70 * 600)]
+    told = {i // 600: one.note for i, one in enumerate(placed) if one.note is not None}
+    assert sorted(told) == [3, 63]
+    assert f"runs at {rate:.2f} of" in str(told[3])
+    assert placed[-1].pts - placed[0].pts == round((len(placed) - 1) * STEP * rate)
+
+
+def test_a_time_that_only_wavers_is_no_wrong_rate():
+    times = StreamTime(Fraction(1, RATE), STEP)
+    notes = set()
+    arrival = 0
+    for i in range(30 * 600):
+        # A minute in which the network falls behind by nine seconds, then one in which it catches up; a clock that is 5 % off.
+        arrival += round(STEP * (1.15 if i // 600 % 2 else 0.85))
+        notes.add(times.place(None, round(i * STEP * 1.05), arrival).note)
+    assert notes == {None}
+
+
 def test_other_units_and_packets_without_times():
     assert shown([0, 100, None, 300], base=Fraction(1, 1000))[0] == [0, 1, 2, 3]
     assert shown([None, STEP, 2 * STEP])[0][2] == 2

@@ -28,7 +28,7 @@ from anomaly.edge.capture.recording import Recorder
 from anomaly.edge.capture.retry import Retry
 from anomaly.edge.capture.settings import CaptureSettings
 from anomaly.edge.capture.shared import NewestFrame
-from anomaly.edge.capture.timing import RATE, TIME_BASE, StreamTime
+from anomaly.edge.capture.timing import RATE, STANDS_STILL, TIME_BASE, StreamTime
 from anomaly.edge.segment_name import mask_mark
 from anomaly.footage import orientation
 from anomaly.footage.clock import Sampler
@@ -106,6 +106,8 @@ class _Camera:
         self._view = known
         self._changes = _Seldom(_CHANGES_S)
         self._jumps = _Seldom(_JUMPS_S)
+        # It comes once a connection, and not again: a jump before it must not keep it from being told.
+        self._stands = _Seldom(_JUMPS_S)
         self._stopping = threading.Event()
         self._sending = threading.Lock()
         # Held while the recorder is exchanged or closed, by whichever thread.
@@ -262,8 +264,8 @@ class _Camera:
                     placed = times.place(packet.dts, packet.pts, arrival)
                 else:
                     placed = times.place(None, None if pace is not None else arrival, arrival)
-                if placed.note is not None and self._jumps.due():
-                    self.report("timing", reason=placed.note)
+                if placed.note is not None:
+                    self._tell_odd_time(placed.note)
                 packet.time_base = TIME_BASE
                 packet.pts, packet.dts = placed.pts, placed.dts
                 if pace is not None:
@@ -287,6 +289,11 @@ class _Camera:
         if pace is not None and due is not None and self._settings.loop:
             # The last frame has its time too; a file of a single one would be read as fast as it can be.
             pace.wait(due + source.period, self._stopping)
+
+    def _tell_odd_time(self, note: str) -> None:
+        seldom = self._stands if note == STANDS_STILL else self._jumps
+        if seldom.due():
+            self.report("timing", reason=note)
 
     def _packets(self, source: Opened) -> Iterator[Packet[Any]]:
         limit_s = self._settings.read_timeout_s

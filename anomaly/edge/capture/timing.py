@@ -4,6 +4,7 @@ Ticks are counted at 90 kHz from the moment the capture started. Each connection
 arrived, so that durations hold over pauses; within one, the camera's own steps are kept. Counters of 32 and 33 bits
 run over in half a day and a day; a jump that is no such overflow is bridged by the time that really passed. Where a
 stream's time stands still, as of a camera that gives all frames one timestamp, frames are placed where they arrive.
+One that runs at another rate than the real one is kept, and told.
 """
 
 from __future__ import annotations
@@ -22,7 +23,17 @@ _AHEAD = 10 * RATE
 _LEAST_GAIN = 0.1
 _STANDS_AFTER = 4 * RATE
 _OF_A_SILENCE = RATE // 2
+# A time that gains over a tenth more or less than what passes, minute after minute, runs wrong, and so do all durations.
+# One such minute is a network that held something back; then this is told so often.
+_WRONG_BY = 0.1
+_MINUTE = 60 * RATE
+_WRONG_MINUTES = 3
+_TOLD_EVERY_MINUTES = 60
 _WRAP_BITS = (32, 33)
+
+
+#: Told once a connection, when its frames are placed by arrival from then on.
+STANDS_STILL = "the stream's time stands still; it goes on by the time of arrival"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,37 @@ class Placed:
     pts: int
     dts: int | None
     note: str | None = None
+
+
+class _Rate:
+    """Notices where a stream's time runs faster or slower than what passes, for minutes on end."""
+
+    def __init__(self) -> None:
+        self._from: tuple[int, int] | None = None
+        # Minutes in a row in which it ran too fast (above 0) or too slow (below).
+        self._wrong = 0
+
+    def begin_anew(self) -> None:
+        """The time was set: what it gained until now says nothing."""
+        self._from = None
+
+    def watch(self, at: int, arrival: int) -> str | None:
+        """Look at a packet's time and that of its arrival; a line where it is time to say something."""
+        if self._from is None:
+            self._from = at, arrival
+        passed = arrival - self._from[1]
+        if passed < _MINUTE:
+            return None
+        rate = (at - self._from[0]) / passed
+        self._from = at, arrival
+        if abs(rate - 1.0) <= _WRONG_BY:
+            self._wrong = 0
+            return None
+        way = 1 if rate > 1.0 else -1
+        self._wrong = self._wrong + way if self._wrong * way > 0 else way
+        if abs(self._wrong) % _TOLD_EVERY_MINUTES != _WRONG_MINUTES:
+            return None
+        return f"the stream's time runs at {rate:.2f} of the real one, and so does every duration"
 
 
 class StreamTime:
@@ -62,6 +104,7 @@ class StreamTime:
         # Since when it is watched whether time goes on: where it stood, and what has passed.
         self._watched_from = 0
         self._watched = 0
+        self._rate = _Rate()
         # From arrival to the stream's time, where that stands still.
         self._ahead: int | None = None
 
@@ -86,7 +129,9 @@ class StreamTime:
         else:
             note = self._continue(raw, arrival, self._last)
         at = raw + self._offset
-        note = self._watch(at, arrival) or note
+        if note is not None:
+            self._rate.begin_anew()
+        note = self._watch(at, arrival) or note or self._rate.watch(at, arrival)
         self._last = at if self._last is None else max(self._last, at)
         self._last_arrival = arrival
         return Placed(at if raw_pts is None else self._shown(raw_pts, at), None if dts is None else at, note)
@@ -104,7 +149,7 @@ class StreamTime:
         if gained >= _LEAST_GAIN * passed:
             return None
         self._ahead = self._last - arrival
-        return "the stream's time stands still; it goes on by the time of arrival"
+        return STANDS_STILL
 
     def _continue(self, raw: int, arrival: int, last: int) -> str | None:
         """Set the offset so that `raw` goes on from the packet before."""
