@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import resource
 import shutil
@@ -11,12 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -27,8 +30,10 @@ from capture_watch import Watch
 from clips import number_of, numbered, texture, write_clip
 from rtsp_server import RtspServer, number_in
 
-from anomaly.edge.address import parse_address
-from anomaly.edge.capture import Capture, CaptureSettings
+from anomaly.edge.address import Address, parse_address
+from anomaly.edge.capture import Capture, CaptureSettings, process
+from anomaly.edge.capture.shared import NewestFrame
+from anomaly.edge.capture.timing import STANDS_STILL
 from anomaly.edge.segment_name import mark_of, mask_mark, start_of
 from anomaly.errors import SourceError
 
@@ -504,6 +509,60 @@ def test_timestamps_that_jump_with_every_frame_are_told_now_and_then(tmp_path: P
         watch.until_told("ended")
         assert watch.capture.counts().decoded == 40
         assert len(watch.told("timing")) == 1
+
+
+def test_a_time_that_stands_still_after_a_jump_is_told_too():
+    """Told once a connection: held back for a minute, it was never told."""
+    camera, told = in_this_process(parse_address("rtsp://127.0.0.1:9/x"))
+    for note in ("it jumped by 3 s", "it jumped by 4 s", STANDS_STILL):
+        camera._tell_odd_time(note)
+    assert [one["detail"]["reason"] for one in told()] == ["it jumped by 3 s", STANDS_STILL]
+
+
+@pytest.mark.parametrize("pictured", [False, True], ids=["joined between keyframes", "after pictures"])
+def test_a_first_keyframe_is_waited_for_and_the_wait_is_told(pictured: bool, monkeypatch: pytest.MonkeyPatch):
+    """A camera with a keyframe a minute was left every thirty seconds, and joined between two again."""
+    for name, value in (("_NO_PICTURE_S", 0.5), ("_NO_FIRST_PICTURE_S", 1.5), ("_TELL_OF_WAIT_S", 0.2)):
+        monkeypatch.setattr(process, name, value)
+    camera, told = in_this_process(parse_address("rtsp://127.0.0.1:9/x"))
+    source: Any = SimpleNamespace(stream=SimpleNamespace(time_base=None), timed=False, period=9000)
+
+    def packets(_: Any) -> Iterator[av.Packet]:
+        for _ in range(200):
+            time.sleep(0.02)
+            yield av.Packet()
+
+    frames = iter([[object()]] if pictured else [])
+
+    def frame(*_: Any) -> None:
+        camera._connected = True
+
+    monkeypatch.setattr(process, "_decoded", lambda packet: next(frames, []))
+    monkeypatch.setattr(process, "_orientation", lambda *_: 1)
+    monkeypatch.setattr(camera, "_packets", packets)
+    monkeypatch.setattr(camera, "_frame", frame)
+    began = time.monotonic()
+    with pytest.raises(process.Lost, match=r"0\.5 s" if pictured else r"1\.5 s"):
+        camera._read(source)
+    assert time.monotonic() - began >= (0.5 if pictured else 1.5)
+    waits = [one["detail"]["reason"] for one in told() if one["kind"] == "disconnected"]
+    assert len(waits) == (0 if pictured else 1)
+    assert all("keyframe is waited for" in one for one in waits)
+
+
+def in_this_process(address: Address) -> tuple[process._Camera, Callable[[], list[dict[str, Any]]]]:
+    """What runs in a camera's process, here, and what it told."""
+    read, write = Pipe(duplex=False)
+    settings = CaptureSettings("cam1", address)
+    camera = process._Camera(settings, NewestFrame(64 * 64), write, write, time.monotonic_ns(), None, 0)
+
+    def told() -> list[dict[str, Any]]:
+        found = []
+        while read.poll():
+            found.append(json.loads(read.recv_bytes()))
+        return found
+
+    return camera, told
 
 
 def test_an_http_cameras_times_are_those_of_arrival_and_not_rounded_to_libavs_clock(http_camera: str):

@@ -37,8 +37,11 @@ from anomaly.privacy import PrivacyMask
 if TYPE_CHECKING:
     from anomaly.types import ImageArray
 
-# With a keyframe every ten seconds a first picture may take that long; after this there will be none.
-_NO_PICTURE_S = 30.0
+# Where pictures came and then none can be decoded for so long, another connection may help. The first picture of one takes as
+# long as the camera's next keyframe, which may be one in two minutes: each new connection would begin the wait anew.
+_NO_PICTURE_S, _NO_FIRST_PICTURE_S = 30.0, 150.0
+# Such a wait is told, as a camera that is not there, after so long.
+_TELL_OF_WAIT_S = 15.0
 # Told to stop, the process has so long to leave a read of its own accord; then its last segment is closed for it.
 _GRACE_S = 1.0
 _KEPT_ARRIVALS = 128
@@ -253,7 +256,7 @@ class _Camera:
         )
         pace = _Pace() if self._settings.address.kind == "file" else None
         arrivals: OrderedDict[int, tuple[int, float]] = OrderedDict()
-        picture_at = time.monotonic()
+        picture_at, limit_s = time.monotonic(), _NO_FIRST_PICTURE_S
         lies = 0
         due: int | None = None
         for packet in self._packets(source):
@@ -278,11 +281,16 @@ class _Camera:
                     arrivals.popitem(last=False)
             self._newest.alive_ns = received_ns
             for frame in _decoded(packet):
-                picture_at = time.monotonic()
+                picture_at, limit_s = time.monotonic(), _NO_PICTURE_S
                 lies = lies or _orientation(frame, source)
                 self._frame(frame, source, lies, arrivals)
-            if time.monotonic() - picture_at > _NO_PICTURE_S:
-                raise Lost(f"nothing that came in {_NO_PICTURE_S:g} s could be decoded")
+            waited_s = time.monotonic() - picture_at
+            if waited_s > limit_s:
+                raise Lost(f"nothing that came in {limit_s:g} s could be decoded")
+            if waited_s > _TELL_OF_WAIT_S and not self._connected:
+                self._tell_lost(
+                    "it sends, and no picture can be decoded yet: its next keyframe is waited for"
+                )
             recorder = self._recorder
             if recorder is not None and not self._settings.black and packet.size:
                 recorder.write(packet, source, utc_s)
