@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from broker import Receiver, until
@@ -150,3 +151,37 @@ def test_recorded_files_and_gaps_that_could_not_be_written_are_written_later(sit
         1000.0 + i for i in range(71)
     ]
     assert [one.end_utc_s for one in site.store.gaps("cam", 0.0, 2000.0)] == [1010.0]
+
+
+def test_a_store_that_cannot_be_written_for_long_is_told_and_so_is_its_end(
+    site: Site, ledger: Ledger, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+):
+    """A disk that is read-only, a damaged database: alarms go on, and what they leave is lost with the program."""
+    now_s = [1000.0]
+    clocks = SimpleNamespace(time=time.time, monotonic=lambda: now_s[0])
+    monkeypatch.setattr("anomaly.edge.ledger.time", clocks)
+    # Once is no trouble: another process had it for a moment.
+    with unwritable(site.store):
+        ledger.gap("cam", 1.0, 9.0, "blind")
+        ledger.tick()
+    now_s[0] += 61.0
+    ledger.tick()
+    assert written(site.store) == []
+    with unwritable(site.store):
+        for _ in range(30):
+            ledger.gap("cam", 1.0, 9.0, "blind")
+            ledger.tick()
+            now_s[0] += 1.0
+        until(lambda: told(receiver) == [("store", False)])
+    # A write that is done now and then ends nothing yet.
+    ledger.tick()
+    with unwritable(site.store):
+        ledger.gap("cam", 1.0, 9.0, "blind")
+    ledger.tick()
+    assert [(kind, end) for kind, _, end in written(site.store)] == [("store", None)]
+    now_s[0] += 60.0
+    ledger.tick()
+    until(lambda: told(receiver) == [("store", False), ("store", True)])
+    (row,) = site.store.health()
+    assert row.end_utc_s is not None
+    assert "readonly database" in row.detail["reason"]

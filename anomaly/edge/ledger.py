@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from anomaly.edge.health import Trouble
 from anomaly.edge.store.event import StoredEvent, blank, next_id
 from anomaly.errors import EventGoneError, StoreError
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from anomaly.edge.clips import ClipMaker
-    from anomaly.edge.health import Trouble
     from anomaly.edge.pictures import Pictures, Shot
     from anomaly.edge.store import Store
     from anomaly.edge.store.timeline import Health, Masks
@@ -35,6 +35,8 @@ _COVERAGE, _PLAN = "coverage.", "plan."
 _MOST_UNWRITTEN = 1000
 #: And so many recorded files and gaps, hours of them; at most so many are then written at once, for the thread that scores waits.
 _MOST_LATER, _LATER_AT_ONCE = 20_000, 50
+#: A store that cannot be written for so long is told as trouble, and its end where no write has failed for so long.
+_STORE_FAILS_S, _STORE_WELL_S = 10.0, 60.0
 
 
 class Told(Protocol):
@@ -98,6 +100,11 @@ class Ledger:
         self._unwritten: deque[Callable[[], object]] = deque()
         self._begun: set[tuple[str, str]] = set()
         self._failing = False
+        # Since when writes fail, now and then at least; when the last one did, by the monotonic clock; and why.
+        self._fails_since_s: float | None = None
+        self._failed_s = 0.0
+        self._reason = ""
+        self._store_told = False
 
     # -- events -----------------------------------------------------------------------------------------------
 
@@ -180,6 +187,24 @@ class Ledger:
 
     def tick(self) -> None:
         """Write what could not be written before, oldest first."""
+        self._write_waiting()
+        self._tell_of_the_store()
+
+    def _tell_of_the_store(self) -> None:
+        """What is in memory only is lost with the program: whoever can help must hear of it elsewhere than in the log."""
+        now_s = time.monotonic()
+        if self._fails_since_s is None:
+            return
+        if now_s - self._failed_s >= _STORE_WELL_S:
+            self._fails_since_s = None
+            if self._store_told:
+                self._store_told = False
+                self.trouble("", "", [Trouble("store", False, time.time())])
+        elif not self._store_told and now_s - self._fails_since_s >= _STORE_FAILS_S:
+            self._store_told = True
+            self.trouble("", "", [Trouble("store", True, time.time(), {"reason": self._reason})])
+
+    def _write_waiting(self) -> None:
         for event_id in sorted({**self._unstored, **self._unended}):
             event = self._unstored.get(event_id)
             if event is not None:
@@ -393,3 +418,6 @@ class Ledger:
         if not self._failing:
             _LOG.error("the store cannot be written, scoring and alarms go on: %s", error)
         self._failing = True
+        self._failed_s, self._reason = time.monotonic(), str(error)
+        if self._fails_since_s is None:
+            self._fails_since_s = self._failed_s
