@@ -13,10 +13,11 @@ from broker import Receiver, until
 from told_site import QUICK, SECRET, Site, told_site
 
 from anomaly.edge.health import Trouble
-from anomaly.edge.ledger import Ledger
+from anomaly.edge.ledger import UNSTORED, Ledger
 from anomaly.edge.notify import WebhookSettings
 from anomaly.edge.pictures import Pictures
 from anomaly.edge.store import Store
+from anomaly.edge.store.event import StoredEvent
 
 
 @pytest.fixture
@@ -185,3 +186,45 @@ def test_a_store_that_cannot_be_written_for_long_is_told_and_so_is_its_end(
     (row,) = site.store.health()
     assert row.end_utc_s is not None
     assert "readonly database" in row.detail["reason"]
+
+
+def begun(ledger: Ledger, start_utc_s: float = 1000.0) -> StoredEvent:
+    return ledger.begins(
+        camera="cam", model="m", recipe="", state="running", announced=True, certified=True, doubt="",
+        start_utc_s=start_utc_s, start_pts_s=1.0, score=2.0, threshold=1.0, frame_size=(96, 160),
+    )  # fmt: skip
+
+
+def test_events_that_could_not_be_stored_outlive_a_kill(site: Site, ledger: Ledger):
+    """Announced, they were in memory only: a damaged database and then a power cut lost them all."""
+    stored = begun(ledger)
+    with unwritable(site.store):
+        over, on = begun(ledger, 1010.0), begun(ledger, 1020.0)
+        ledger.ends(stored, 1005.0, 6.0, 3.0)
+        ledger.ends(over, 1015.0, 6.0, 4.0)
+    # No tick: it is killed.
+    pictures = Pictures(site.store)
+    again = Ledger(site.store, pictures, None, site.delivery)
+    again.take_over()
+    assert again.waiting == 3
+    again.tick()
+    pictures.close()
+    found = {one.id: (one.end_utc_s, one.score, one.status, one.frame_size) for one in site.store.events()}
+    assert found == {
+        stored.id: (1005.0, 3.0, "ended", (96, 160)),
+        over.id: (1015.0, 4.0, "ended", (96, 160)),
+        on.id: (1020.0, 2.0, "ended", (96, 160)),
+    }
+    assert again.waiting == 0
+    assert not (site.store.folder / UNSTORED).exists()
+
+
+@pytest.mark.parametrize("text", ["", "[", "{}", '[{"id": 1}]', "7"])
+def test_a_file_of_events_that_cannot_be_read_keeps_nobody_from_watching(
+    site: Site, ledger: Ledger, text: str
+):
+    (site.store.folder / UNSTORED).write_text(text)
+    ledger.take_over()
+    assert ledger.waiting == 0
+    ledger.tick()
+    assert not (site.store.folder / UNSTORED).exists()

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -46,7 +47,7 @@ from anomaly.edge.state import Schedule, parse_schedule
 from anomaly.edge.store import Store
 from anomaly.edge.store.database import connect
 from anomaly.edge.store.opening import DATABASE
-from anomaly.errors import ModelError, UsageError
+from anomaly.errors import ModelError, StoreError, UsageError
 from anomaly.model import load_model
 from anomaly.privacy import Polygon
 from anomaly.regions import Regions
@@ -547,6 +548,33 @@ def test_the_time_between_two_runs_was_not_looked_at(small_model: SmallModel, lo
         assert not [gap for gap in store.gaps("new", 0, 4e9) if gap.reason == "off"]
     assert gap.start_utc_s < stopped
     assert gap.end_utc_s > begun
+
+
+@pytest.mark.parametrize("young", [False, True], ids=["after a while", "just started"])
+def test_a_database_that_is_damaged_meanwhile_ends_the_run_for_another_to_repair_it(
+    young: bool, small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Only a start sets it aside: events would stay in memory for months."""
+    monkeypatch.setattr("anomaly.edge.ledger._STORE_FAILS_S", 0.5)
+    monkeypatch.setattr("anomaly.edge.runner._BEFORE_DAMAGE_ENDS_S", 1000.0 if young else 0.0)
+
+    def damaged(*_: Any) -> None:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorname = "SQLITE_CORRUPT"
+        raise StoreError("it is damaged") from error
+
+    with Store(tmp_path / "s") as store:
+        monkeypatch.setattr(store, "add_scores", damaged)
+        pictures = Pictures(store)
+        ledger = Ledger(store, pictures, None)
+        runner = Runner(Site("plant", "one", (looped(small_model),), {}), ledger, lambda path, fps: loaded)
+        if young:
+            threading.Timer(6.0, runner.stop).start()
+        with contextlib.nullcontext() if young else pytest.raises(StoreError, match="it is damaged"):
+            runner.run()
+        pictures.close()
+        assert ledger.damage == "it is damaged"
+        assert [one.kind for one in store.health("")] == ["store"]
 
 
 def test_gaps_of_trouble_that_is_told_are_rows_only_where_they_are_long(

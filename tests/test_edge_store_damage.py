@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from anomaly.edge.store import Store
+from anomaly.edge.store.database import is_corrupt
 from anomaly.edge.store.durable import write_bytes
+from anomaly.errors import StoreError
 
 T0 = 1_790_000_000.0
 #: Stores events, and says of each, once it is stored, that it is (as a runner announces it).
@@ -171,3 +173,12 @@ def test_a_damaged_database_is_set_aside_and_what_can_be_read_is_kept(tmp_path: 
         assert store.health()[-1].kind == "store"
     with Store(tmp_path) as again:
         assert again.events(limit=1)[0].start_utc_s == T0 + 1000
+
+
+def test_text_that_is_none_is_damage(tmp_path: Path):
+    """A page of something else where an id stood: SQLite hands it out, and Python refuses it."""
+    with Store(tmp_path) as store:
+        store.connection().execute("INSERT INTO facts VALUES ('a', CAST(X'ff00fe' AS TEXT))")
+        with pytest.raises(StoreError, match="is damaged") as raised:
+            store.fact("a")
+        assert is_corrupt(raised.value)

@@ -1,7 +1,7 @@
 """What the runner writes down and whom it tells: the row first, then the word.
 
 A store that cannot write (a full disk) loses no alarm: the event is told all the same, kept in memory under the
-id it was told by, and written when there is room again; health likewise. Scoring goes on whatever happens here. An event that was
+id it was told by (and in a file, where the disk takes one), and written when there is room again; health likewise. Scoring goes on whatever happens here. An event that was
 deleted while it was on stays deleted: no more is written of it.
 """
 
@@ -15,7 +15,9 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from anomaly.edge.health import Trouble
+from anomaly.edge.store.database import is_corrupt
 from anomaly.edge.store.event import StoredEvent, blank, next_id
+from anomaly.edge.waiting import Waiting
 from anomaly.errors import EventGoneError, StoreError
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ _COVERAGE, _PLAN = "coverage.", "plan."
 _MOST_UNWRITTEN = 1000
 #: And so many recorded files and gaps, hours of them; at most so many are then written at once, for the thread that scores waits.
 _MOST_LATER, _LATER_AT_ONCE = 20_000, 50
+#: Events that wait, beside the database.
+UNSTORED = "unstored.json"
 #: A store that cannot be written for so long is told as trouble, and its end where no write has failed for so long.
 _STORE_FAILS_S, _STORE_WELL_S = 10.0, 60.0
 
@@ -93,6 +97,7 @@ class Ledger:
         # Not in the store yet, and in the store without their end.
         self._unstored: dict[str, StoredEvent] = {}
         self._unended: dict[str, StoredEvent] = {}
+        self._waiting = Waiting(store.folder / UNSTORED)
         self._health: dict[tuple[str, str], int] = {}
         # Recorded files and gaps that are still to be written.
         self._later: deque[Callable[[], object]] = deque(maxlen=_MOST_LATER)
@@ -104,6 +109,7 @@ class Ledger:
         self._fails_since_s: float | None = None
         self._failed_s = 0.0
         self._reason = ""
+        self._damaged = False
         self._store_told = False
 
     # -- events -----------------------------------------------------------------------------------------------
@@ -116,6 +122,7 @@ class Ledger:
             self._say(error)
             event = blank({**values, "id": next_id(max(self._unstored, default=None), time.time())})
             self._unstored[event.id] = event
+            self._keep_waiting()
             if self._told is not None and event.announced:
                 self._told.on_event_not_stored(event, "start")
         if event.announced:
@@ -155,6 +162,7 @@ class Ledger:
         )
         if event.id in self._unstored:
             self._unstored[event.id] = ended
+            self._keep_waiting()
         else:
             try:
                 if self._try(lambda: self._write_end(ended)):
@@ -162,6 +170,7 @@ class Ledger:
                         self._clips.offer(event.id)
                     return
                 self._unended[event.id] = ended
+                self._keep_waiting()
             except EventGoneError:
                 _LOG.info("event %s was deleted while it was on; its end is told, not stored", event.id)
         # Whoever was told that it began waits to be told that it is over, deleted or not.
@@ -188,6 +197,7 @@ class Ledger:
     def tick(self) -> None:
         """Write what could not be written before, oldest first."""
         self._write_waiting()
+        self._keep_waiting()
         self._tell_of_the_store()
 
     def _tell_of_the_store(self) -> None:
@@ -225,6 +235,9 @@ class Ledger:
                 return
             self._later.popleft()
 
+    def _keep_waiting(self) -> None:
+        self._waiting.keep({**self._unstored, **self._unended})
+
     def _write_start(self, event: StoredEvent) -> None:
         last_utc_s = event.start_utc_s if event.end_utc_s is None else event.end_utc_s
         if self._store.is_erased(event.camera, event.start_utc_s, last_utc_s):
@@ -234,6 +247,11 @@ class Ledger:
             values = asdict(event)
             # What the store says of an event that is on; its end is written as one.
             self._store.start_event(**{**values, "status": "open", "end_utc_s": None, "end_pts_s": None})
+
+    @property
+    def damage(self) -> str | None:
+        """Why the database will take nothing more until it is opened anew; None = it is whole, or that is not told yet."""
+        return self._reason if self._damaged and self._store_told else None
 
     @property
     def waiting(self) -> int:
@@ -290,9 +308,9 @@ class Ledger:
             self._health[key] = begun
 
     def take_over(self) -> None:
-        """End the trouble that was on when the run before ended: whoever was told of it waits for its end.
+        """End the trouble that was on when the run before ended, and take its events that it could not store.
 
-        What is still on is told anew as soon as it is found.
+        Whoever was told of trouble waits for its end. What is still on is told anew as soon as it is found.
         """
 
         def told(connection: sqlite3.Connection, one: Health) -> None:
@@ -300,6 +318,7 @@ class Ledger:
                 detail = {"reason": "the program was started anew"}
                 self._told.on_health(connection, one.camera, "", one.kind, detail, over=True)
 
+        self._unstored.update({event.id: event for event in self._waiting.left()})
         if not self._try(lambda: self._store.end_open_health(told)):
             self._unwritten.append(lambda: self._store.end_open_health(told))
 
@@ -419,5 +438,6 @@ class Ledger:
             _LOG.error("the store cannot be written, scoring and alarms go on: %s", error)
         self._failing = True
         self._failed_s, self._reason = time.monotonic(), str(error)
+        self._damaged = self._damaged or is_corrupt(error)
         if self._fails_since_s is None:
             self._fails_since_s = self._failed_s

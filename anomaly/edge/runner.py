@@ -23,7 +23,7 @@ from anomaly.edge.health import ClockWatch, Trouble
 from anomaly.edge.loading import Loader
 from anomaly.edge.roster import Roster
 from anomaly.edge.state import known_state
-from anomaly.errors import AnomalyError, UsageError
+from anomaly.errors import AnomalyError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,9 @@ _TICK_S = 1.0
 #: At the end the processes of all cameras together have so long. With what else is waited for it is well under the
 #: unit's TimeoutStopSec, after which nothing more would be written down.
 _LEAVE_S = 10.0
+#: A damaged database is repaired by a start only, so the program ends for whoever starts it again; not sooner than this, lest
+#: it do nothing but start where that does not help.
+_BEFORE_DAMAGE_ENDS_S = 600.0
 
 
 class Runner:
@@ -88,6 +91,7 @@ class Runner:
         self._asked: Callable[[], Site] | None = None
         self._at_it = False
         self.started_utc_s = time.time()
+        self._began_s = time.monotonic()
         self.model_s = 0.0
         self.busy_s = 0.0
         self._ledger.take_over()
@@ -102,7 +106,11 @@ class Runner:
     # -- the loop ---------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Score until `stop`, or until every camera was a file and is over. Then everything is written down."""
+        """Score until `stop`, or until every camera was a file and is over. Then everything is written down.
+
+        Raises:
+            AnomalyError: the device fails, or the database is damaged; whoever started the runner starts it again.
+        """
         self._roster.start()
         ticked = 0.0
         try:
@@ -172,6 +180,8 @@ class Runner:
         self._ledger.tick()
         if self.keeps_up(30.0):
             self._alive()
+        if self._ledger.damage is not None and time.monotonic() - self._began_s > _BEFORE_DAMAGE_ENDS_S:
+            raise StoreError(self._ledger.damage)
 
     def scored_since(self, seconds: float) -> bool:
         """Whether a frame was really scored in that time: of each camera that is there and had the time, and of one at least.

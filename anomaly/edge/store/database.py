@@ -139,6 +139,9 @@ def is_corrupt(error: BaseException | None) -> bool:
     while error is not None:
         if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             return True
+        # All text is written as UTF-8; Python finds that it is none, and SQLite does not look.
+        if isinstance(error, sqlite3.OperationalError) and str(error).startswith("Could not decode"):
+            return True
         error = error.__cause__
     return False
 
