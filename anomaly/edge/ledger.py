@@ -196,8 +196,10 @@ class Ledger:
 
     def tick(self) -> None:
         """Write what could not be written before, oldest first."""
+        waiting = self.waiting
         self._write_waiting()
-        self._keep_waiting()
+        if self.waiting != waiting or not waiting:
+            self._keep_waiting()
         self._tell_of_the_store()
 
     def _tell_of_the_store(self) -> None:
