@@ -110,6 +110,22 @@ def labelled_otherwise(looks: Iterable[Look], seen: Mapping[str, str], proving: 
     return len({clip for one in met for clip, labels in one.clips.items() if seen.get(clip) != labels})
 
 
+def tried_elsewhere(looks: Iterable[Look], setting: str, proving: Collection[str]) -> int:
+    """How many other settings were looked at with none of the clips that are to prove something.
+
+    For recall they cost nothing. The normal footage that a model holds out is the same for all: whoever took the one with
+    the fewest false alarms chose on it.
+
+    Args:
+        looks: what was looked at before.
+        setting: the one that is about to be.
+        proving: sha256 of the clips.
+    """
+    looks = list(looks)
+    met = {one.setting for one in _met(looks, proving)}
+    return len({one.setting for one in looks} - met - {setting})
+
+
 def _met(looks: Iterable[Look], proving: Collection[str]) -> list[Look]:
     """The looks that saw any of the clips that are to prove something."""
     return [one for one in looks if not one.clips.keys().isdisjoint(proving)]

@@ -159,6 +159,31 @@ def test_a_clip_left_out_after_a_look_is_told_and_one_that_was_added_is_not(
     assert told in " ".join((copy.parent / f"{copy.name}_calibration.html").read_text().split())
 
 
+def test_settings_seen_with_other_clips_are_told_beside_the_false_alarms(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    """The normal footage that they were seen on is the same."""
+    (copy / "looks.json").unlink()
+    footage = small_model.footage
+    header, *rows = footage.labeled_csv.read_text().splitlines()
+    first, others = tmp_path / "first.csv", tmp_path / "others.csv"
+    for path, chosen in ((first, rows[:1]), (others, rows[1:])):
+        path.write_text("\n".join([header, *chosen]) + "\n")
+
+    def said(labels: Path, smoothing_s: float) -> str:
+        return succeed(
+            "calibrate", "--model", copy, "--labeled", labels, "--videos", footage.labeled, "--target-recall", 0.5,
+            "evidence.max_mb=0", FPS, f"decider.smoothing_s={smoothing_s}",
+        )  # fmt: skip
+
+    assert "looked at before with other" not in said(first, 0.5)
+    assert "looked at before with other" not in said(first, 0.2)
+    # 0.5 is no other setting, whatever it was seen with.
+    assert "1 other setting was looked at before with other labelled clips" in said(others, 0.5)
+    assert "2 other settings were looked at before with other labelled clips" in said(others, 0.3)
+    assert read_signed(in_model(copy))["settings_tried"] == 2
+
+
 def test_clips_added_after_a_look_are_another(copy: Path, small_model: SmallModel, tmp_path: Path):
     # Whoever adds until he likes what he sees has chosen when to stop.
     (copy / "looks.json").unlink()

@@ -18,7 +18,7 @@ from anomaly.errors import CalibrationError, UsageError
 from anomaly.evidence import FOLDER, load_evidence, save_evidence
 from anomaly.evidence_collection import collect_evidence
 from anomaly.first_start import calibrated_here, rescored_here
-from anomaly.looks import Look, labelled_otherwise, settings_tried
+from anomaly.looks import Look, labelled_otherwise, settings_tried, tried_elsewhere
 from anomaly.model import load_model
 from anomaly.report.calibration import calibration_page
 from anomaly.thresholds import COARSER, load_threshold, save_calibration
@@ -98,6 +98,12 @@ def run(config: CalibrateConfig) -> None:
             f"{console.counted(otherwise, 'clip')} that results were seen of before {'is' if otherwise == 1 else 'are'} left out now, or "
             "labelled otherwise. If that was for what was seen, what is certified here does not hold: nothing pays for "
             "choosing the anomalies."
+        )
+    elsewhere = tried_elsewhere(before, setting, labeled.proving)
+    if elsewhere:
+        notes.append(
+            f"{console.counted(elsewhere, 'other setting')} {'was' if elsewhere == 1 else 'were'} looked at before with other labelled clips, and "
+            "with normal footage that may be the same. If this one was taken for its few false alarms, their bound does not pay for that."
         )
     if not each and config.calibration.cameras == "auto" and not labeled.footage.cameras:
         notes += pooled_folders(anomalous, labeled.events, holdout)
