@@ -415,6 +415,20 @@ def test_verdict_and_hold(case: Case):
     assert [line.action for line in case.server.door.audit.lines(limit=3)] == ["hold", "verdict", "verdict"]
 
 
+@pytest.mark.parametrize(("what", "body"), [("verdict", {"verdict": "real"}), ("hold", {"held": True})])
+def test_what_is_said_of_an_event_while_it_is_deleted_is_told_to_be_too_late(
+    case: Case, monkeypatch: pytest.MonkeyPatch, what: str, body: dict[str, Any]
+):
+    event, audit = case.event(), case.server.door.audit
+    operator, right = case.signed_in("operator"), audit.add
+    monkeypatch.setattr(
+        audit, "add", lambda *given, **more: (case.store.delete_event(event.id), right(*given, **more))
+    )
+    answer = operator.post(f"/api/events/{event.id}/{what}", json=body)
+    assert answer.status_code == 404
+    assert "deleted" in answer.json()["detail"]
+
+
 def test_a_clip_is_sent_in_ranges(case: Case, admin: httpx.Client):
     data = os.urandom(300_000)
     (case.store.folder / "clips" / "a.mp4").write_bytes(data)

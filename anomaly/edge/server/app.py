@@ -24,7 +24,7 @@ from anomaly.edge.server import (
 )
 from anomaly.edge.server.access import WhoIsIn
 from anomaly.edge.server.schemas import Problem
-from anomaly.errors import AnomalyError, StoreError, StoreFullError, UsageError
+from anomaly.errors import AnomalyError, EventGoneError, StoreError, StoreFullError, UsageError
 
 if TYPE_CHECKING:
     from anomaly.edge.server.door import Door
@@ -161,6 +161,9 @@ async def _failed(request: Request, error: Exception) -> JSONResponse:
     status = 500
     if isinstance(error, UsageError):
         status = 422
+    elif isinstance(error, EventGoneError):
+        # Deleted between the look at whether it is there and the write: trying again does not bring it back.
+        status = 404
     elif isinstance(error, StoreError):
         status = 507 if isinstance(error, StoreFullError) else 503
     return JSONResponse({"detail": str(error)}, status)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 from anomaly.edge.store.database import rows
 from anomaly.edge.store.event import get, next_id
 from anomaly.edge.store.timeline import model_at
-from anomaly.errors import StoreError
+from anomaly.errors import EventGoneError, StoreError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -66,13 +66,14 @@ def add_verdict(
     """Write a verdict beside those that are there.
 
     Raises:
-        StoreError: no such word, or no such event.
+        StoreError: no such word.
+        EventGoneError: no such event.
     """
     if verdict not in get_args(VerdictWord):
         raise StoreError(f"verdict {verdict!r} is none; say {', '.join(get_args(VerdictWord))}")
     event = get(connection, event_id)
     if event is None:
-        raise StoreError(f"there is no event {event_id}; it may have been deleted")
+        raise EventGoneError(f"there is no event {event_id}; it may have been deleted")
     values = (event_id, verdict, who, note, event.model, utc_s)
     found = connection.execute(
         "INSERT INTO verdicts (event_id, verdict, who, note, model, utc_s) VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
