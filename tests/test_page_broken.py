@@ -590,3 +590,41 @@ def test_over_a_slow_link_a_verdict_is_given_once_and_the_last_one_counts(open_p
     until(lambda: len(case.store.verdicts(event)) > 1)
     page.wait_for_timeout(1500)
     assert [one.verdict for one in case.store.verdicts(event)] == ["real", "false alarm"]
+
+
+@pytest.mark.parametrize("view", ["Events", "Review"])
+def test_an_event_that_somebody_else_deletes_leaves_no_other_in_its_place(
+    open_page: Any, case: Case, view: str
+):
+    events = [add_event(case, time.time() - 60 + i, camera=f"in {view}") for i in range(3)]
+    page = open_page()
+    go(page, view)
+    page.get_by_label("Camera").select_option(f"in {view}")
+    page.locator("[role=option]:visible").nth(2).wait_for()
+    page.keyboard.press("ArrowDown")
+    case.store.delete_event(events[1])
+    page.get_by_label("Event", exact=True).get_by_text("has been deleted").wait_for()
+    page.locator("[role=option][aria-selected=true]").get_by_text("deleted").wait_for()
+    page.get_by_text("2 to review" if view == "Review" else "2 events").wait_for()
+    page.keyboard.press("1")
+    page.keyboard.press("k")
+    page.wait_for_timeout(500)
+    assert all(case.store.verdicts(one) == [] and not case.store.event(one).held for one in events[::2])
+    page.keyboard.press("ArrowDown")
+    page.get_by_role("button", name="Unsure").wait_for()
+    page.keyboard.press("3")
+    until(lambda: case.store.verdicts(events[0]))
+    assert page.locator("[role=option]:visible").count() == 2
+    assert case.store.verdicts(events[2]) == []
+
+
+def test_a_verdict_that_comes_too_late_says_that_the_event_is_gone(open_page: Any, case: Case):
+    event = add_event(case, time.time() - 30, camera="cam")
+    page = open_page()
+    page.goto(f"{case.url}/#/events/{event}")
+    page.get_by_role("button", name="Real").wait_for()
+    page.route("**/api/events?*", lambda route: route.abort())
+    case.store.delete_event(event)
+    page.keyboard.press("1")
+    page.get_by_label("Event", exact=True).get_by_text("has been deleted").wait_for()
+    assert page.get_by_role("button", name="Real").count() == 0

@@ -29,17 +29,18 @@ export function detailPane(context, said, empty) {
       said(on);
     } catch (error) {
       notice(error.message, "bad");
+      if (error.status === 404) isGone(on);
     }
   };
   // Over a slow link one presses again: the same is sent once, and another verdict after the one before, as the last one counts.
   let sent = Promise.resolve(), waiting = "";
   const give = (verdict) => {
-    if (!event || !context.may("operator") || waiting === `${event.id} ${verdict}`) return;
+    if (!event || event.deleted || !context.may("operator") || waiting === `${event.id} ${verdict}`) return;
     const on = event, text = note.value.trim(), mine = waiting = `${on.id} ${verdict}`;
     sent = sent.then(() => send(on, verdict, text)).then(() => { if (waiting === mine) waiting = ""; });
   };
   const keep = async () => {
-    if (!event || !context.may("operator")) return;
+    if (!event || event.deleted || !context.may("operator")) return;
     try {
       await post(`/api/events/${event.id}/hold`, { held: !event.held });
       event.held = !event.held;
@@ -100,8 +101,18 @@ export function detailPane(context, said, empty) {
     }
     return el("div", { className: "pictures" }, told);
   };
+  const drawGone = () => {
+    video = screen = null;
+    put(root, el("h2", {}, event.camera), el("p", { role: "status" }, `The event of ${when(event.start_utc_s)} has been deleted. ↓ and ↑ lead to others.`));
+  };
+  /** Somebody else has deleted it: what stands in its place takes no verdict, until another is chosen. */
+  const isGone = (one) => {
+    one.deleted = true;
+    if (one === event) draw();
+  };
   const fact = (term, ...text) => el("div", {}, el("dt", {}, term), el("dd", {}, ...text));
   const draw = () => {
+    if (event.deleted) { drawGone(); return; }
     const { start_utc_s: start, end_utc_s: end, peak_utc_s: peak } = event;
     const times = (at) => [when(at), el("span", { className: "quiet small" }, utc(at))];
     verdictBar();
@@ -137,8 +148,10 @@ export function detailPane(context, said, empty) {
     event = given;
     if (!given) { video = null; put(root, el("p", { className: "quiet" }, empty())); return; }
     draw();
-    const full = await get(`/api/events/${given.id}`).catch(() => null);
-    if (mine !== serial || !full) return;
+    if (given.deleted) return;
+    const full = await get(`/api/events/${given.id}`).catch((error) => error);
+    if (full.status === 404) isGone(given);
+    if (mine !== serial || !full.id) return;
     Object.assign(event, full);
     draw();
   };

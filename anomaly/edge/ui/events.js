@@ -37,17 +37,19 @@ export async function browse(view, context, { title, unreviewed }) {
   put(view, el("div", { className: "row between head" }, el("h1", {}, title), el("div", { className: "row" }, count, filter)), panes);
 
   const tell = () => {
-    const left = unreviewed ? items.filter((one) => !one.verdict).length : items.length;
+    const left = items.filter((one) => !one.deleted && !(unreviewed && one.verdict)).length;
     count.textContent = loaded ? `${left}${next ? "+" : ""} ${unreviewed ? "to review" : left === 1 && !next ? "event" : "events"}` : "";
     panes.classList.toggle("none", !items.length);
     if (!items.length) detail.show(null);
   };
   const choose = (index, open = false) => {
     if (index < 0 || index >= items.length) return;
+    const before = items[chosen];
     chosen = index;
-    list.choose(index);
+    if (before?.deleted && before !== items[index]) { drop(new Set([before])); tell(); }
+    list.choose(chosen);
     if (open) panes.classList.add("chosen");
-    detail.show(items[index]);
+    detail.show(items[chosen]);
   };
   const move = (by) => choose(Math.min(items.length - 1, Math.max(0, chosen + by)));
   const add = (events, ahead) => {
@@ -95,14 +97,15 @@ export async function browse(view, context, { title, unreviewed }) {
       throw error;
     }
   };
-  /** Takes out what is not there any more, and keeps the chosen one chosen. */
+  /** Takes out what is not there any more. The chosen one stays: a key pressed at that moment would judge the next. */
   const drop = (gone) => {
+    const picked = items[chosen];
+    gone.delete(picked);
     const [first] = list.range(), above = items.slice(0, first).filter((one) => gone.has(one)).length;
-    const before = items[chosen];
     for (const one of gone) known.delete(one.id);
     items = items.filter((one) => !gone.has(one));
     list.set(items, -above);
-    if (before && gone.has(before)) { chosen = Math.min(chosen, items.length - 1); if (chosen >= 0) choose(chosen); } else chosen = items.indexOf(before);
+    chosen = items.indexOf(picked);
     list.choose(chosen, false);
   };
   /** Takes in a page of what is there now, from before `from` (null = the newest) on: what changed, and what went. */
@@ -117,12 +120,14 @@ export async function browse(view, context, { title, unreviewed }) {
       if (judged && old === picked) detail.show(old);
     }
     // What was judged here stays in the queue until it is opened anew: one may think again.
-    const gone = new Set(items.filter((one) => (!from || one.id < from) && (!last || one.id >= last) && !there.has(one.id) && !(unreviewed && one.verdict)));
+    const gone = new Set(items.filter((one) => (!from || one.id < from) && (!last || one.id >= last) && !there.has(one.id) && !one.deleted && !(unreviewed && one.verdict)));
     if (picked && gone.has(picked)) {
-      // Somebody else judged, or deleted, what is looked at here: it is not taken from under their eyes unless it is gone.
+      // Somebody else judged, or deleted, what is looked at here: it is not taken from under their eyes.
       const full = await get(`/api/events/${picked.id}`).catch((error) => error);
       if (mine !== serial) return;
-      if (full.id) { Object.assign(picked, full); gone.delete(picked); detail.show(picked); } else if (full.status !== 404) gone.delete(picked);
+      if (full.id) Object.assign(picked, full);
+      if (full.status === 404) picked.deleted = true; else gone.delete(picked);
+      if ((full.id || picked.deleted) && picked === items[chosen]) detail.show(picked);
     }
     if (gone.size) drop(gone);
   };
@@ -207,7 +212,7 @@ function eventRow(open) {
       camera.textContent = event.camera;
       time.textContent = `${when(event.start_utc_s)} · ${ago(event.start_utc_s)}`;
       score.textContent = `${number(event.score)}${event.certified ? "" : " · uncertified"}`;
-      verdict.textContent = event.verdict ? event.verdict.verdict : event.status === "open" ? "going on" : "no verdict";
+      verdict.textContent = event.deleted ? "deleted" : event.verdict ? event.verdict.verdict : event.status === "open" ? "going on" : "no verdict";
       verdict.className = event.verdict ? "tag" : "tag open";
     },
   };
