@@ -628,3 +628,27 @@ def test_a_verdict_that_comes_too_late_says_that_the_event_is_gone(open_page: An
     page.keyboard.press("1")
     page.get_by_label("Event", exact=True).get_by_text("has been deleted").wait_for()
     assert page.get_by_role("button", name="Real").count() == 0
+
+
+def test_an_alarm_is_told_once_to_who_does_not_see_it(open_page: Any, case: Case):
+    case.runner.show("cam")
+    page = open_page()
+    page.evaluate(
+        """() => {
+            window.heard = [];
+            const look = () => {
+                const place = document.querySelector('.aloud[role=alert]');
+                if (!place) { setTimeout(look, 20); return; }
+                new MutationObserver(() => window.heard.push(place.textContent)).observe(place, { childList: true });
+            };
+            look();
+        }"""
+    )
+    lamp = page.get_by_role("article", name="cam").locator(".lamp")
+    for score, sign in ((1.0, "looking"), (2.0, "alarm"), (1.0, "looking"), (2.0, "alarm")):
+        for _ in range(3):
+            case.runner.show("cam", score)
+            page.wait_for_timeout(100)
+        lamp.get_by_text(sign).wait_for()
+    assert len(page.evaluate("window.heard")) == 1
+    assert page.evaluate("window.heard[0]").startswith("Alarm: cam, ")

@@ -3,8 +3,11 @@
 import { get } from "./api.js";
 import { cameraCard } from "./card.js";
 import { el, notice, put, rows } from "./dom.js";
-import { clock, since, tickSince } from "./format.js";
+import { clock, now, since, tickSince } from "./format.js";
 import { showTroubles } from "./health.js";
+
+// An alarm of a camera whose last one was on so shortly before is not told aloud again.
+const AGAIN_S = 30;
 
 let opacity = 0.8;
 
@@ -22,7 +25,8 @@ export async function showLive(view, context) {
   };
   slider.addEventListener("input", () => setOpacity(Number(slider.value)));
   const empty = el("p", { className: "quiet", hidden: true }, "No camera yet. Name one with --source, or in the site file.");
-  put(view,
+  const aloud = el("p", { className: "aloud", role: "alert" });
+  put(view, aloud,
     el("div", { className: "live-head" },
       el("h1", {}, "Live"),
       el("label", { className: "slider" }, "Heatmap", slider, el("span", { className: "heat-scale", "aria-hidden": "true" }), el("span", { className: "quiet small" }, "usual → unusual"),
@@ -34,7 +38,18 @@ export async function showLive(view, context) {
       health));
 
   // The tab may be behind others.
-  const mark = () => context.mark([...cards.values()].some((card) => card.ringing()) ? "▲ " : "");
+  const mark = () => {
+    const ringing = [...cards].filter(([, card]) => card.ringing()).map(([name]) => name);
+    context.mark(ringing.length ? "▲ " : "");
+    tellAloud(ringing);
+  };
+  // For who does not see the lamp: once for an alarm, however often its link comes and goes.
+  const rang = new Map();
+  const tellAloud = (ringing) => {
+    const fresh = ringing.filter((name) => !(now() - rang.get(name) < AGAIN_S));
+    for (const name of ringing) rang.set(name, now());
+    if (fresh.length) put(aloud, el("span", {}, `Alarm: ${fresh.join(", ")}, ${clock(now())}`));
+  };
   const refresh = async () => {
     const told = await get("/api/cameras");
     if (context.over()) return;
