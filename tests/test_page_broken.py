@@ -652,3 +652,31 @@ def test_an_alarm_is_told_once_to_who_does_not_see_it(open_page: Any, case: Case
         lamp.get_by_text(sign).wait_for()
     assert len(page.evaluate("window.heard")) == 1
     assert page.evaluate("window.heard[0]").startswith("Alarm: cam, ")
+
+
+def test_the_timeline_goes_on_with_time_but_not_under_who_marks_a_miss(open_page: Any, case: Case):
+    asked: list[str] = []
+    page = open_page()
+    page.on("request", lambda request: asked.append(request.url) if "/cam/scores" in request.url else None)
+    page.goto(f"{case.url}/#/timeline/cam")
+    chart = page.locator("canvas.timeline[data-span]")
+    chart.wait_for()
+    before = len(asked)
+    with page.expect_request("**/cam/scores*"):
+        pass
+    ends = [float(one.split("until=")[1].split("&")[0]) for one in (asked[before - 1], asked[-1])]
+    assert 3.0 < ends[1] - ends[0] < 10.0
+    chart.focus()
+    page.keyboard.press("[")
+    page.wait_for_timeout(300)
+    still = len(asked)
+    page.wait_for_timeout(5000)
+    assert len(asked) == still
+    page.keyboard.press("Escape")
+    with page.expect_request("**/cam/scores*"):
+        pass
+    page.get_by_role("button", name="Earlier").click()
+    page.wait_for_timeout(300)
+    still = len(asked)
+    page.wait_for_timeout(5000)
+    assert len(asked) == still

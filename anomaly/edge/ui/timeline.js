@@ -3,7 +3,7 @@
 import { cameraPath, get, post, remove } from "./api.js";
 import { knownCameras, offer } from "./cameras.js";
 import { colour, drawScores } from "./chart.js";
-import { ask, button, el, notice, put } from "./dom.js";
+import { ask, button, el, notice, put, rows } from "./dom.js";
 import { lasting, now, utc, when } from "./format.js";
 
 const SPANS = [[60, "1 minute"], [600, "10 minutes"], [3600, "1 hour"], [21600, "6 hours"], [86400, "1 day"]];
@@ -16,6 +16,8 @@ export async function showTimeline(view, context) {
   let camera = names.includes(context.rest[0]) ? context.rest[0] : names[0];
   let span = 600;
   let until = context.rest[1] ? Number(context.rest[1]) + span / 2 : now();
+  // Where the end was put at the newest there is; while it is there still, it goes on with time.
+  let edge = context.rest[1] ? null : until;
   let head = context.rest[1] ? Number(context.rest[1]) : null;
   let from = null, to = null, playing = null, scale = null, failed = false;
   let points = [], gaps = [], segments = [], events = [], misses = [], threshold = null;
@@ -36,7 +38,7 @@ export async function showTimeline(view, context) {
   put(view,
     el("div", { className: "row between head" }, el("h1", {}, "Timeline"),
       el("div", { className: "row" }, chooser, spans, button("←", () => turn(-0.5), { title: "Earlier", "aria-label": "Earlier" }),
-        button("→", () => turn(0.5), { title: "Later", "aria-label": "Later" }), button("Now", () => { until = now(); load(); }))),
+        button("→", () => turn(0.5), { title: "Later", "aria-label": "Later" }), button("Now", () => { until = edge = now(); load(); }))),
     el("div", { className: "card" }, chart,
       el("p", { className: "legend quiet small" }, "▬ recorded   ▼ event   ▨ blind   ▩ marked miss. Drag over what was missed; click to play from there."), here),
     mark,
@@ -101,11 +103,11 @@ export async function showTimeline(view, context) {
     events = found.events;
     misses = marked.misses;
     threshold = all.cameras.find((one) => one.name === name)?.threshold ?? null;
-    put(list, misses.length ? misses.slice(0, 50).map((one) => el("li", {},
+    rows(list, misses.length ? misses.slice(0, 50).map((one) => [one.id, [one.label, one.media.clip].join(), () => el("li", {},
       button(when(one.start_utc_s), () => { until = one.start_utc_s + span / 2; load().then(() => seek(one.start_utc_s)); }, { className: "link" }),
       el("span", {}, ` ${lasting(one.end_utc_s - one.start_utc_s)} `, el("bdi", {}, one.label)), el("span", { className: "quiet small" }, ` ${one.who}`),
       one.media.clip ? el("a", { href: one.media.clip, target: "_blank", rel: "noopener" }, " clip") : null,
-      context.may("operator") ? [" ", button("Take back", () => takeBack(one), { className: "link", "aria-label": `Take back the miss of ${when(one.start_utc_s)}` })] : null)) : el("li", { className: "quiet" }, "None."));
+      context.may("operator") ? [" ", button("Take back", () => takeBack(one), { className: "link", "aria-label": `Take back the miss of ${when(one.start_utc_s)}` })] : null)]) : [["none", "", () => el("li", { className: "quiet" }, "None.")]]);
     draw();
     chart.dataset.span = span;
   };
@@ -217,7 +219,14 @@ export async function showTimeline(view, context) {
     else return false;
     return true;
   });
-  context.every(4, () => failed && load());
+  /** The end goes on with time, by a pixel or more; not under who marks a miss, nor away from what is looked at. */
+  const goOn = () => {
+    const later = now();
+    if (until !== edge || later - until < span / 300 || down || from !== null || (head !== null && head < later - span)) return failed && load();
+    until = edge = later;
+    return load();
+  };
+  context.every(4, goOn);
   const wanted = head, begun = context.takeUp();
   if (begun && names.includes(begun.camera)) camera = chooser.value = begun.camera;
   empty();
