@@ -165,6 +165,24 @@ def overlay(
     return mixed
 
 
+def outline(image: ImageArray, heatmap: NDArray[np.float32], level: float | None) -> ImageArray:
+    """A copy of the picture with a line around what reaches a level; none where `level` is none or 0.
+
+    Dark and light, as the live page draws it (edge/ui/heat.js): it shows on any picture, and takes no sight of colours.
+    """
+    import cv2
+
+    drawn = image.copy()
+    if not level:
+        return drawn
+    reached = (heatmap >= level).astype(np.uint8)
+    lines, _ = cv2.findContours(reached, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    unit = image.shape[1] / 640
+    for colour, width in (((16, 22, 29), 6.0), ((255, 255, 255), 2.0)):
+        cv2.drawContours(drawn, lines, -1, colour, max(1, round(width * unit)), cv2.LINE_AA)
+    return drawn
+
+
 def draw_box(image: ImageArray, box: Box, colour: tuple[int, int, int] = (255, 64, 64)) -> ImageArray:
     """A copy of the picture with the box drawn in, 2 pixels wide."""
     import cv2

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import httpx
+import numpy as np
 import pytest
 from broker import Receiver, until
 from server_case import serving
@@ -25,6 +27,7 @@ from anomaly.edge.store import Store, StoredEvent
 from anomaly.edge.store.durable import write_bytes
 from anomaly.edge.store.event import next_id
 from anomaly.footage.source import find_sources, read_frames
+from anomaly.heatmap import draw_box, heat_range, overlay
 from anomaly.model import load_model
 from anomaly.thresholds import load_threshold
 
@@ -224,6 +227,29 @@ def test_no_picture_of_a_deleted_event_is_left(small_model: SmallModel, tmp_path
         pictures.close(60)
         names = {path.name.partition(".")[0] for path in (tmp_path / "snapshots").iterdir()}
         assert names == {events[1].id}
+
+
+def test_a_stored_heatmap_shows_without_colours_what_is_above_the_threshold(
+    small_model: SmallModel, tmp_path: Path
+):
+    model = load_model(small_model.folder, offline=True)
+    loaded = Loaded.of(model, load_threshold(model, fps=5.0))
+    (source,) = find_sources(small_model.footage.test / "test_03.mp4")
+    frame = next(iter(read_frames(source)))
+    (look,) = loaded.look([frame.image], [Recent()], [loaded.model.detector])
+    size = frame.image.shape[0], frame.image.shape[1]
+    threshold = float(np.median(look.heatmap(size)))
+    with Store(tmp_path) as store:
+        event = store.start_event(
+            camera="cam", model="m", start_utc_s=1.0, start_pts_s=1.0, score=2.0, threshold=threshold
+        )
+        pictures = Pictures(store)
+        pictures.offer(Shot(event.id, "cam", frame, look, 0.0, 1.0, 2.0, threshold, loaded, True))
+        pictures.close(60)
+        shown = cv2.imread(str(tmp_path / f"snapshots/{event.id}.heatmap.jpg"), cv2.IMREAD_GRAYSCALE)
+    coloured = draw_box(overlay(frame.image, look.heatmap(size), *heat_range(threshold)), look.box(size))
+    plain = cv2.cvtColor(coloured, cv2.COLOR_RGB2GRAY)
+    assert np.abs(shown.astype(int) - plain).max() > 60
 
 
 def test_a_picture_that_a_library_chokes_on_costs_that_picture_only(small_model: SmallModel, tmp_path: Path):

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomaly.heatmap import Box, anomaly_box, anomaly_map, draw_box, frame_score, heat_range, overlay
+from anomaly.heatmap import (
+    Box,
+    anomaly_box,
+    anomaly_map,
+    draw_box,
+    frame_score,
+    heat_range,
+    outline,
+    overlay,
+)
 
 
 def test_the_score_is_the_mean_of_the_largest_share():
@@ -104,3 +113,19 @@ def test_a_box_is_drawn_on_a_copy():
     assert not image.any()
     assert drawn[10, 20].any()
     assert not drawn[20, 20].any()
+
+
+@pytest.mark.parametrize("under", [0, 128, 255])
+def test_what_reaches_the_level_has_a_line_dark_and_light_around_it(under: int):
+    image = np.full((360, 640, 3), under, np.uint8)
+    ys, xs = np.mgrid[:360, :640]
+    heatmap = (3.0 - np.hypot(ys - 180, xs - 320) / 50).astype(np.float32)
+    drawn = outline(image, heatmap, 1.5)
+    # Across the line, which lies 75 pixels from the middle.
+    across = drawn[180, 385:406].max(axis=1)
+    assert across.max() > 200
+    assert across.min() < 60
+    assert (drawn[180, 320] == under).all()
+    assert (drawn[180, 450] == under).all()
+    for none in (None, 0.0, 9.0):
+        np.testing.assert_array_equal(outline(image, heatmap, none), image)
