@@ -4,6 +4,8 @@
 - 4xx, but not 408 and 429: set aside, for the receiver will not have this message, whenever it comes.
 - All else is tried again later: 408, 429, 5xx, no answer in time, no connection, and redirects. None is followed: a
   signed message goes where it was told to, or nowhere.
+- A message that fails again and again for an hour in which those of other cameras are taken is set aside too: what fails
+  lies in it, and its camera must not stay silent. Where none is taken it may be the receiver, and nothing is set aside.
 """
 
 from __future__ import annotations
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 
 _LONGEST_RETRY_AFTER_S = 3600.0
 _MOST_ANSWER = 64 * 1024
+#: While a camera's messages fail, so many are looked at, to find those of others.
+_MOST_LOOKED = 1000
+#: A message is set aside where, so often and over so many seconds, it failed after another was taken.
+_STRIKES = 5
+_PATIENCE_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,38 @@ class _Answer:
 
     status: int
     retry_after_s: float | None
+
+
+@dataclass
+class _Failing:
+    """A camera's message that did not get through.
+
+    Attributes:
+        row_id: of it.
+        tries: so far, in a row.
+        passed: whether another camera's was taken since the last of them.
+        strikes: how often it failed after that was so.
+        since_s: of the first of these, monotonic.
+    """
+
+    row_id: int
+    tries: int = 0
+    passed: bool = False
+    strikes: int = 0
+    since_s: float = 0.0
+
+    def again(self) -> None:
+        """It failed once more."""
+        self.tries += 1
+        if self.passed:
+            self.passed = False
+            self.since_s = self.since_s or time.monotonic()
+            self.strikes += 1
+
+    @property
+    def to_blame(self) -> bool:
+        """Whether what fails lies in the message, for the receiver takes others."""
+        return self.strikes >= _STRIKES and time.monotonic() - self.since_s >= _PATIENCE_S
 
 
 class WebhookSink:
@@ -55,20 +94,24 @@ class WebhookSink:
         self._settings = settings
         self._heartbeat = heartbeat
         self._open: _Connection | None = None
+        self._failing: dict[str, _Failing] = {}
+        # Failures in a row of whichever camera: after them everything rests.
+        self._in_a_row = 0
 
     def run(self, queue: SinkQueue) -> None:
         """Deliver until stopped."""
-        failures: dict[str, int] = {}
         try:
             while not queue.stopping():
-                rows = queue.take()
+                rows = queue.take(limit=_MOST_LOOKED) if self._failing else queue.take()
+                # Behind one that makes the receiver hang, or say that it is busy, no other camera would have its turn.
+                rows.sort(key=lambda row: row.camera in self._failing)
                 held: set[str] = set()
                 for row in rows:
                     if queue.stopping():
                         break
                     if row.camera in held:
                         continue
-                    rest_s = self._deliver(queue, row, failures)
+                    rest_s = self._deliver(queue, row)
                     if rest_s is not None:
                         held.add(row.camera)
                         if rest_s > 0:
@@ -87,36 +130,57 @@ class WebhookSink:
         if self._open is not None:
             self._open.abort()
 
-    def _deliver(self, queue: SinkQueue, row: Row, failures: dict[str, int]) -> float | None:
+    def _deliver(self, queue: SinkQueue, row: Row) -> float | None:
         """None: the row is done with. Else it stays, and nothing goes to this receiver for so many seconds."""
-        shown = "the receiver"
+        shown, answer = "the receiver", None
         try:
             destination = self._destination()
             shown = destination.shown
             answer = self._post(destination, row.message_id, row.body)
+            reason = f"{shown} answered {answer.status}"
         except (OSError, http.client.HTTPException, AnomalyError, ValueError) as error:
-            failures[row.camera] = failures.get(row.camera, 0) + 1
-            delay_s = self._settings.backoff.delay_s(failures[row.camera])
-            queue.failed(row, _reason(error), delay_s)
-            queue.unreachable(f"{shown}: {_reason(error)}")
-            return delay_s
+            reason = f"{shown}: {_reason(error)}"
+        if answer is None:
+            rest_s = self._failed(queue, row, reason, None)
+            queue.unreachable(reason)
+            return rest_s
         if 200 <= answer.status < 300:
-            failures.clear()
+            self._answered(row)
+            for other in self._failing.values():
+                other.passed = True
             queue.sent(row.id)
             return None
-        reason = f"{shown} answered {answer.status}"
         if 400 <= answer.status < 500 and answer.status not in (408, 429):
+            self._answered(row)
             queue.well()
             queue.refused(row, reason)
-            failures.pop(row.camera, None)
             return None
         if 300 <= answer.status < 400:
             reason += ", a redirect, which is not followed; give the final address"
-        failures[row.camera] = failures.get(row.camera, 0) + 1
-        delay_s = max(self._settings.backoff.delay_s(failures[row.camera]), answer.retry_after_s or 0.0)
-        queue.failed(row, reason, delay_s)
+        return self._failed(queue, row, reason, answer)
+
+    def _answered(self, row: Row) -> None:
+        self._failing.pop(row.camera, None)
+        self._in_a_row = 0
+
+    def _failed(self, queue: SinkQueue, row: Row, reason: str, answer: _Answer | None) -> float | None:
+        """As `_deliver`, of a row that did not get through."""
+        failing = self._failing.get(row.camera)
+        if failing is None or failing.row_id != row.id:
+            failing = self._failing[row.camera] = _Failing(row.id)
+        failing.again()
+        self._in_a_row += 1
+        if failing.to_blame:
+            del self._failing[row.camera]
+            queue.refused(row, f"{reason}, {failing.tries} times, though other cameras' messages were taken")
+            return None
+        backoff = self._settings.backoff
+        asked_s = 0.0 if answer is None else answer.retry_after_s or 0.0
         # "Too many" is said to all of us; another failure may lie in this one message, and others can go on.
-        return delay_s if answer.status in (429, 503) else 0.0
+        rests = answer is None or answer.status in (429, 503)
+        rest_s = max(backoff.delay_s(self._in_a_row), asked_s) if rests else 0.0
+        queue.failed(row, reason, max(backoff.delay_s(failing.tries), asked_s, rest_s))
+        return rest_s
 
     def _beat(self, queue: SinkQueue) -> None:
         message = self._heartbeat.beat(queue) if self._heartbeat is not None else None
