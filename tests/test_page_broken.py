@@ -18,6 +18,8 @@ from clips import write_clip
 from page_case import DESK, add_event, browser, fill_in, go, opening, until
 from server_case import Case, running
 
+from anomaly.regions import Regions
+
 
 class Link:
     """A TCP proxy before a server; while `lost`, it passes nothing on and tells neither end."""
@@ -433,6 +435,28 @@ def test_regions_that_are_not_saved_are_not_lost_in_silence(open_page: Any, case
     go(page, "Live")
     page.get_by_role("dialog").get_by_role("button", name="Leave").click()
     page.get_by_role("heading", name="Live", exact=True).wait_for()
+
+
+def test_a_region_that_crosses_itself_is_shown_as_it_counts(open_page: Any, case: Case):
+    case.runner.show("cam")
+    page = open_page("engineer")
+    go(page, "Regions")
+    sheet = page.locator("svg.sheet")
+    until(lambda: sheet.bounding_box()["height"] > 200)
+    box = sheet.bounding_box()
+    star = [(0.5 + 0.3 * np.sin(turn), 0.5 - 0.4 * np.cos(turn)) for turn in np.arange(5) * 4 * np.pi / 5]
+    page.keyboard.press("i")
+    for x, y in star:
+        page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    page.keyboard.press("Enter")
+    shown = sheet.locator("polygon").evaluate(
+        """(drawn) => {
+            const { x, y, width, height } = drawn.ownerSVGElement.viewBox.baseVal;
+            return [[0.5, 0.5], [0.5, 0.2]].map(([a, b]) => drawn.isPointInFill(new DOMPoint(x + a * width, y + b * height)));
+        }"""
+    )
+    counts = Regions(ignore=(tuple(star),)).frame_mask(200, 200)
+    assert shown == [not counts[100, 100], not counts[40, 100]] == [False, True]
 
 
 def cut_off(case: Case, page: Any, role: str, act: Callable[[], None]) -> None:
