@@ -472,7 +472,9 @@ def test_a_camera_that_left_is_found_looked_at_and_can_be_chosen_for_deletion(op
         page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     until(lambda: case.store.event(event) is None)
     # Nothing is kept of it any more; "Delete" must not come to mean another camera in silence.
-    page.get_by_text("1 events and 0 misses with all of theirs, 0 clips of others, 1 pieces of recording").wait_for()
+    page.get_by_text(
+        "1 events and 0 misses with all of theirs, 0 clips of others, 1 pieces of recording"
+    ).wait_for()
     page.wait_for_timeout(500)
     assert camera.input_value() == "old press"
 
