@@ -11,7 +11,8 @@ RUN pip install --no-cache-dir --constraint constraints.txt '.[edge]' \
     && useradd --system --uid 10001 --home-dir /var/lib/anomaly --create-home anomaly \
     && install -d -o anomaly -g anomaly -m 0700 /var/cache/anomaly
 
-ENV ANOMALY_CACHE=/var/cache/anomaly PYTHONUNBUFFERED=1
+# It is run with --restart always: what only a start repairs may end the run.
+ENV ANOMALY_CACHE=/var/cache/anomaly ANOMALY_STARTED_AGAIN=1 PYTHONUNBUFFERED=1
 USER 10001
 WORKDIR /var/lib/anomaly
 VOLUME ["/var/lib/anomaly", "/var/cache/anomaly"]

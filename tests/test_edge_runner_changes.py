@@ -550,11 +550,23 @@ def test_the_time_between_two_runs_was_not_looked_at(small_model: SmallModel, lo
     assert gap.end_utc_s > begun
 
 
-@pytest.mark.parametrize("young", [False, True], ids=["after a while", "just started"])
+@pytest.mark.parametrize(
+    ("young", "started_again"),
+    [(False, True), (True, True), (False, False)],
+    ids=["after a while", "just started", "nobody starts it again"],
+)
 def test_a_database_that_is_damaged_meanwhile_ends_the_run_for_another_to_repair_it(
-    young: bool, small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    young: bool,
+    started_again: bool,
+    small_model: SmallModel,
+    loaded: Loaded,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     """Only a start sets it aside: events would stay in memory for months."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setenv("ANOMALY_STARTED_AGAIN", "1" if started_again else "")
+    goes_on = young or not started_again
     monkeypatch.setattr("anomaly.edge.ledger._STORE_FAILS_S", 0.5)
     monkeypatch.setattr("anomaly.edge.runner._BEFORE_DAMAGE_ENDS_S", 1000.0 if young else 0.0)
 
@@ -568,9 +580,9 @@ def test_a_database_that_is_damaged_meanwhile_ends_the_run_for_another_to_repair
         pictures = Pictures(store)
         ledger = Ledger(store, pictures, None)
         runner = Runner(Site("plant", "one", (looped(small_model),), {}), ledger, lambda path, fps: loaded)
-        if young:
+        if goes_on:
             threading.Timer(6.0, runner.stop).start()
-        with contextlib.nullcontext() if young else pytest.raises(StoreError, match="it is damaged"):
+        with contextlib.nullcontext() if goes_on else pytest.raises(StoreError, match="it is damaged"):
             runner.run()
         pictures.close()
         assert ledger.damage == "it is damaged"

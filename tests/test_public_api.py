@@ -119,7 +119,7 @@ PUBLIC = {
         clips_between coverage_bound difference forget_clips merge_models only_branch without_files
     """,
     "anomaly.looks": """
-        Look joined labelled_otherwise looks_at looks_bytes remember settings_tried
+        Look joined labelled_otherwise looks_at looks_bytes remember settings_tried tried_elsewhere
     """,
     "anomaly.thresholds": """
         COARSER Threshold calibrated_events camera_scales identities load_threshold of_this_version

@@ -1,10 +1,15 @@
-"""A word to systemd: ready, alive, stopping (`Type=notify`). Elsewhere it says nothing to nobody."""
+"""Who started the program: a word to systemd (`Type=notify`), and whether somebody starts it again when it ends."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
+
+
+def is_started_again() -> bool:
+    """Whether a run that ends is begun anew: under systemd's unit, or in the image, which is run with `--restart`."""
+    return bool(os.environ.get("NOTIFY_SOCKET") or os.environ.get("ANOMALY_STARTED_AGAIN"))
 
 
 def tell(state: str) -> bool:
