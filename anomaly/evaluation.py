@@ -200,13 +200,23 @@ def _ordinary(
 ) -> dict[str, float | None]:
     """What ordinary footage scores beside each of the scored, by source; None = not known.
 
-    Where cameras have scales of their own it is 1 on each of them, and another share of each one's threshold.
+    What calibration scored events beside, where it is told: beside anything else one that lies on the threshold would be missed.
+    Where cameras have scales of their own it is about 1 on each of them, and another share of each one's threshold.
     """
     if threshold.document.get("cameras"):
-        own = {one.source: threshold.of(one.source, one.camera).value for one in scored}
-        return {name: 1.0 if value is None else 1.0 / max(value, SMALLEST) for name, value in own.items()}
-    all_alike = float(np.median(np.concatenate([one.scores for one in normal]))) if normal else None
+        own = {one.source: threshold.of(one.source, one.camera) for one in scored}
+        return {name: _in_own_thresholds(one) for name, one in own.items()}
+    all_alike = threshold.document.get("ordinary")
+    if all_alike is None and normal:
+        all_alike = float(np.median(np.concatenate([one.scores for one in normal])))
     return {one.source: all_alike for one in scored}
+
+
+def _in_own_thresholds(own: Threshold) -> float:
+    """What ordinary footage of a camera scores in units of its threshold."""
+    ordinary = own.document.get("ordinary")
+    told = 1.0 if ordinary is None else float(ordinary)
+    return told if own.value is None else told / max(own.value, SMALLEST)
 
 
 def _outcomes(

@@ -106,6 +106,7 @@ class Threshold:
             **self.document,
             "withheld": own.get("withheld", ""),
             "spent": own.get("spent", self.document.get("spent", ())),
+            "ordinary": own.get("ordinary_scaled"),
         }
         steps_s, name = self.document.get("steps_s", {}), camera or camera_of(source)
         if name in steps_s:
@@ -274,6 +275,8 @@ def _camera(cameras: CameraCalibrations, camera: str) -> dict[str, Any]:
         "threshold": cameras.threshold(camera),
         **asdict(cameras.scales[camera]),
         "by_itself": camera in cameras.own,
+        # On the shared scale; among cameras that share a threshold it lies a little beside 1.
+        "ordinary_scaled": cameras.deciding(camera).ordinary,
         "certificate": None if certificate is None else certificate.to_json(),
         "withheld": withheld,
         "spent": [list(one) for one in cameras.deciding(camera).spent],

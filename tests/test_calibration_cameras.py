@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from anomaly.calibration import CameraCalibrations, Event, Series, calibrate_cameras, study
+from anomaly.calibration import CameraCalibrations, Event, Series, calibrate, calibrate_cameras, study
 from anomaly.decider import DeciderConfig
-from anomaly.evaluation import evaluate
+from anomaly.evaluation import Evaluation, evaluate
 from anomaly.footage.labels import LabeledFootage
 from anomaly.footage.source import Source
 from anomaly.report.calibration import _ordinary
 from anomaly.scoring import Scored
-from anomaly.thresholds import Threshold
+from anomaly.thresholds import Threshold, _camera
 
 CONFIG = DeciderConfig(smoothing_s=2.0)
 
@@ -65,7 +65,9 @@ def cameras() -> Cameras:
     return made
 
 
-def test_evaluate_finds_caught_what_calibration_did(cameras: Cameras):
+def evaluated(
+    labeled: list[Series], events: list[Event], holdout: list[Series], threshold: Threshold
+) -> Evaluation:
     scored = [
         Scored(
             Source(Path(one.source), one.source, "video"),
@@ -76,12 +78,43 @@ def test_evaluate_finds_caught_what_calibration_did(cameras: Cameras):
             (9, 9),
             "",
         )
-        for one in cameras.labeled
+        for one in labeled
     ]
     footage = LabeledFootage(tuple(one.source for one in scored), (), {}, Path("labels.csv"))
+    return evaluate(footage, events, scored, holdout, threshold, slack_s=0.5, grid=(1, 1))
+
+
+def test_evaluate_finds_caught_what_calibration_did(cameras: Cameras):
     threshold = Threshold(cameras.found.pooled.threshold, CONFIG, None, 10.0, "", cameras.document)
-    found = evaluate(footage, cameras.events, scored, cameras.holdout, threshold, slack_s=0.5, grid=(1, 1))
+    found = evaluated(cameras.labeled, cameras.events, cameras.holdout, threshold)
     assert found.figures["event_recall"] == 1.0
+
+
+def test_evaluate_finds_caught_what_a_threshold_that_cameras_share_did(cameras: Cameras):
+    """Normal footage that drifts lies on another scale by fifths than as a whole: what is ordinary among all lies beside 1."""
+    few = [one for one in cameras.labeled if int(Path(one.source).stem) < 20]
+    events = [event for event in cameras.events if event.video in {one.source for one in few}]
+    drift = [replace(one, scores=one.scores + np.sqrt(one.times / 900)) for one in cameras.holdout]
+    found = calibrate_cameras(few, events, drift, CONFIG, tolerance_s=0.5)
+    assert not found.own
+    assert found.pooled.ordinary != 1.0
+    document = {"cameras": {camera: _camera(found, camera) for camera in found.scales}}
+    threshold = Threshold(found.pooled.threshold, CONFIG, None, 10.0, "", document)
+    told = evaluated(few, events, drift, threshold)
+    assert [one.caught for one in told.outcomes] == [one.caught for one in found.pooled.events]
+
+
+def test_evaluate_finds_caught_what_did_beside_a_part_of_the_footage(cameras: Cameras):
+    """A study reports on the half that chose nothing, and scores events beside what is ordinary there."""
+    labeled = [one for one in cameras.labeled if one.camera == "a"]
+    events = [event for event in cameras.events if event.video in {one.source for one in labeled}]
+    chose, left = (
+        replace(cameras.holdout[i], source=f"{i}", scores=cameras.holdout[i].scores - 0.1 * i) for i in (1, 0)
+    )
+    found = calibrate(labeled, events, [left], CONFIG, tolerance_s=0.5)
+    assert all(one.caught for one in found.events)
+    threshold = Threshold(found.threshold, CONFIG, None, 10.0, "", found.to_json())
+    assert evaluated(labeled, events, [chose, left], threshold).figures["event_recall"] == 1.0
 
 
 def test_the_curve_of_the_page_counts_what_its_table_counts(cameras: Cameras):

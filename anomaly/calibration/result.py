@@ -77,6 +77,7 @@ class Calibration:
         by_hand: whether the threshold was given, not worked out.
         frame_recall: share of the frames inside events that are in alarm; nan where there is none.
         spent: normal footage that the threshold or a setting was chosen on, and that no false alarms may be reported on.
+        ordinary: raw score of ordinary footage that events were scored beside (`event_scores`); None = they were scored as their clips are.
     """
 
     threshold: float
@@ -94,6 +95,7 @@ class Calibration:
     by_hand: bool = False
     frame_recall: float = math.nan
     spent: tuple[Spent, ...] = ()
+    ordinary: float | None = None
 
     def text(self) -> str:
         """All of it in plain words, one thing a line."""

@@ -206,6 +206,7 @@ def calibrate(
         by_hand=threshold is not None,
         frame_recall=frame_recall(events, decided, chosen.threshold),
         spent=spent,
+        ordinary=ordinary,
     )
 
 

@@ -265,9 +265,11 @@ def _curves(
 
 
 def _ordinary(calibration: Calibration, document: Mapping[str, Any]) -> dict[str, float]:
-    """What an ordinary frame of each camera scores, in proportion to its threshold as all scores of the page are; 1 on its scale."""
+    """What an ordinary frame of each camera scores, in proportion to its threshold as all scores of the page are; about 1 on its scale."""
     return {
-        camera: max(calibration.threshold, SMALLEST) / max(own["threshold"], SMALLEST)
+        camera: own.get("ordinary_scaled", 1.0)
+        * max(calibration.threshold, SMALLEST)
+        / max(own["threshold"], SMALLEST)
         for camera, own in document.get("cameras", {}).items()
     }
 
