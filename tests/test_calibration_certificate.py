@@ -163,8 +163,19 @@ def test_certificates_that_prove_next_to_nothing_are_sentences():
         .text()
         .startswith("At least 0.01 % of anomalies like the one labelled anomaly")
     )
-    none = certify(3, 0.95, 0.95, n_missed=3).text()
-    assert none.startswith("Nothing is proven: not one of the 3 labelled anomalies is caught.")
+
+
+@pytest.mark.parametrize(
+    ("n", "unit", "said"),
+    [
+        (3, "event", "not one of the 3 labelled anomalies is caught."), (1, "event", "the one labelled anomaly is missed."),
+        (3, "incident", "not one of the 3 labelled incidents is caught."), (1, "incident", "the one labelled incident is missed."),
+        (3, "clip", "in each of the 3 labelled clips an anomaly is missed."), (1, "clip", "in the one labelled clip an anomaly is missed."),
+    ],
+)  # fmt: skip
+def test_where_everything_is_missed_one_sentence_says_so(n, unit, said):
+    """Not that it is wrong in at most 5 of 100 calibrations, and of clips not that nothing in them is caught."""
+    assert certify(n, 0.95, 0.95, n_missed=n, unit=unit).text() == f"Nothing is proven: {said}"
 
 
 @pytest.mark.parametrize("confidence", [1.0, 0.0, 1.2, float("nan")])

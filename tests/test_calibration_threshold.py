@@ -632,7 +632,10 @@ def test_neither_end_of_a_conflict_is_called_proven_where_nothing_is():
     own = calibrate(
         *labelled_clips(60, height=0.3, found="alarm"), normal_series(), CONFIG, budget_per_hour=1
     )
-    unseen = calibrate(*labelled_clips(60, height=0.01), normal_series(), CONFIG, budget_per_hour=1)
+    clips, events = labelled_clips(60, height=0.01)
+    # A few that the budget's threshold catches, so that it proves something.
+    clips[:9] = [replace(one, scores=one.scores * np.where(one.times < 4, 1, 3)) for one in clips[:9]]
+    unseen = calibrate(clips, events, normal_series(), CONFIG, budget_per_hour=1)
     for result, why in ((own, "found by the detector itself"), (unseen, "events would be caught by chance")):
         assert result.certificate is None
         at_recall = result.conflict[0]
@@ -696,3 +699,11 @@ def test_what_the_cameras_promise_is_kept_by_the_thresholds_that_run():
     assert told >= runs
     # 5 % are allowed; of two hundred promises more than 10 % is no chance.
     assert broken / told < 0.10
+
+
+def test_a_threshold_that_misses_all_that_counts_has_no_certificate_to_run_on():
+    """A certificate of 0 passed `run.require_certificate`, and messages called its events certified."""
+    series, events = labelled_clips(5)
+    result = calibrate(series, events, normal_series(), CONFIG, threshold=50.0)
+    assert result.certificate is None
+    assert result.withheld == "Nothing is proven: not one of the 5 labelled anomalies is caught."

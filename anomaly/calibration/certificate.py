@@ -108,7 +108,9 @@ class Certificate:
         return self.more_events_needed == 0
 
     def text(self) -> str:
-        """The certificate for someone who never heard of a confidence bound."""
+        """The certificate for someone who never heard of a confidence bound; of none, one sentence."""
+        if self.recall == 0:
+            return nothing_proven(self.n_events, self.unit)
         per_repeat = 100 * (1 - self.confidence)
         things = "one labelled anomaly" if self.n_events == 1 else f"{self.n_events} labelled anomalies"
         recall = at_least(self.recall)
@@ -121,8 +123,6 @@ class Certificate:
             sentence = (
                 f"At least {recall} of incidents like the {things} will be caught, wherever they are seen."
             )
-        if self.recall == 0:
-            sentence = f"Nothing is proven: not one of the {things.removeprefix('one ')} is caught."
         lines = [
             sentence,
             f"How sure: by bad luck in the choice of examples this is wrong in at most {per_repeat:.3g} of 100 such "
@@ -241,6 +241,19 @@ def just_below(score: float) -> float:
     3e-8 to 2e-7 of the score below it, and survives float32, JSON, and another order of rounding in float64.
     """
     return max(0.0, float(np.nextafter(np.float32(score), np.float32(-np.inf))))
+
+
+def nothing_proven(n_events: int, unit: str) -> str:
+    """What is to be said where each of the events, clips or incidents that count is missed: a recall of 0 is no promise."""
+    if unit == "clip":
+        # Others of the clip may be caught.
+        where = "the one labelled clip" if n_events == 1 else f"each of the {n_events} labelled clips"
+        return f"Nothing is proven: in {where} an anomaly is missed."
+    things = "anomaly" if unit == "event" else "incident"
+    if n_events == 1:
+        return f"Nothing is proven: the one labelled {things} is missed."
+    plural = "anomalies" if unit == "event" else "incidents"
+    return f"Nothing is proven: not one of the {n_events} labelled {plural} is caught."
 
 
 def at_least(share: float) -> str:

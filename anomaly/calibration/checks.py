@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomaly.calibration.certificate import CHOSE, at_least, at_most, percent
+from anomaly.calibration.certificate import CHOSE, at_least, at_most, nothing_proven, percent
 from anomaly.errors import CalibrationError
 
 if TYPE_CHECKING:
@@ -87,6 +87,11 @@ def independence_verdict(events: Sequence[Event]) -> str:
         f"{found}, which says nothing of those it missed; label some found by inspection, by an audit of random "
         "time, or planted."
     )
+
+
+def nothing_verdict(certificate: Certificate) -> str:
+    """That a threshold, for a budget or by hand, which misses all that counts is certified for nothing; "" if it catches one."""
+    return "" if certificate.recall > 0 else nothing_proven(certificate.n_events, certificate.unit)
 
 
 def chance_verdict(

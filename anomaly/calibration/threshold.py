@@ -158,7 +158,8 @@ def calibrate(
             normal, threshold, confidence=confidence, settings_tried=settings_tried, windows=mine
         )
         price = replace(price, by_hand=serves == "hand")
-        withheld = dependent or checks.chance_verdict(price, mine, certificate, threshold, max_chance_hit)
+        withheld = dependent or checks.nothing_verdict(certificate)
+        withheld = withheld or checks.chance_verdict(price, mine, certificate, threshold, max_chance_hit)
         return OperatingPoint(serves, threshold, None if withheld else certificate, withheld, price)
 
     chosen = point("recall", for_recall)
