@@ -707,3 +707,16 @@ def test_a_threshold_that_misses_all_that_counts_has_no_certificate_to_run_on():
     result = calibrate(series, events, normal_series(), CONFIG, threshold=50.0)
     assert result.certificate is None
     assert result.withheld == "Nothing is proven: not one of the 5 labelled anomalies is caught."
+
+
+def test_an_anomaly_that_no_threshold_catches_is_told_in_words():
+    """Its footage is too short for an alarm: it has no score of "-inf", nor does it look normal."""
+    series, events = labelled_clips(60)
+    short = Series("short", series[0].times[:2], series[0].scores[:2] + 9)
+    shown = Event("short", 0.0, 1.0, ("gap",), found="alarm")
+    result = calibrate([*series, short], [*events, shown], normal_series(), CONFIG)
+    assert "gap: 0 of 1 caught, the hardest by no threshold" in result.text()
+    assert "Missed at every threshold" in result.text()
+    assert "short@0-1." in result.text()
+    assert "inf" not in result.text()
+    assert "look normal" not in result.text()

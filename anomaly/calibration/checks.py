@@ -165,6 +165,12 @@ def notes_on(outcomes: Sequence[EventOutcome], windows: NormalWindows) -> list[s
     blind = [str(one.event) for one in outcomes if one.outcome == "blind"]
     if blind:
         notes.append(f"Not counted, because the footage has nothing of their time: {some(blind)}.")
+    never = [str(one.event) for one in outcomes if math.isinf(one.score)]
+    if never:
+        notes.append(
+            "Missed at every threshold, because too few frames show them for an alarm (decider.min_duration_s), or none does: "
+            f"{some(never)}."
+        )
     chose = sum(one.event.found == CHOSE for one in outcomes)
     if chose:
         notes.append(
@@ -195,7 +201,7 @@ def notes_on(outcomes: Sequence[EventOutcome], windows: NormalWindows) -> list[s
     normal = [
         f"{one.event} ({percent(one.normal_share)} of normal stretches score as high)"
         for one in outcomes
-        if one.normal_share is not None and one.normal_share > _LOOKS_NORMAL
+        if one.normal_share is not None and one.normal_share > _LOOKS_NORMAL and math.isfinite(one.score)
     ]
     if normal:
         notes.append(f"These look normal to the detector: {some(normal)}.")

@@ -109,7 +109,7 @@ class Calibration:
         lines.append(self.false_alarms.text())
         lines += [end.text() for end in self.conflict]
         lines += [
-            f"{kind.label}: {kind.n_caught} of {kind.n_events} caught, lowest score {kind.lowest_score:.4g}"
+            f"{kind.label}: {kind.n_caught} of {kind.n_events} caught, {_lowest(kind.lowest_score)}"
             for kind in self.kinds
         ]
         return "\n".join([*lines, *self.notes])
@@ -129,3 +129,7 @@ class Calibration:
             return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
         return {key: plain(value) for key, value in asdict(self).items()}
+
+
+def _lowest(score: float) -> str:
+    return f"lowest score {score:.4g}" if math.isfinite(score) else "the hardest by no threshold"

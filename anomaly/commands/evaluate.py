@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +71,10 @@ def run(config: EvaluateConfig) -> None:
         console.say(found.alarms.text())
     missed = [one for one in found.outcomes if one.outcome == "missed"]
     for one in missed[:_MOST_MISSES]:
-        console.say(f"Missed: {one.event}, {', '.join(one.event.labels)}, score {one.score:.3f}")
+        score = (
+            f"score {one.score:.3f}" if math.isfinite(one.score) else "too few frames show it for an alarm"
+        )
+        console.say(f"Missed: {one.event}, {', '.join(one.event.labels)}, {score}")
     if len(missed) > _MOST_MISSES:
         console.say(f"and {len(missed) - _MOST_MISSES} more missed events; the page lists them all")
     for note in found.notes:

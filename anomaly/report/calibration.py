@@ -330,7 +330,7 @@ def _event_card(
     moment = float(times[inside[one.decision[inside].argmax()]])
     facts = [
         ("kind", ", ".join(outcome.event.labels)),
-        ("score", f"{outcome.score:.4g}, threshold {calibration.threshold:.4g}"),
+        ("score", f"{number(outcome.score)}, threshold {calibration.threshold:.4g}"),
         ("outcome", outcome.outcome),
     ]
     if outcome.normal_share is not None:

@@ -40,7 +40,9 @@ def span(outcome: EventOutcome) -> str:
 
 
 def number(value: float | int | None) -> str:
-    """Four digits, or "not known"."""
+    """Four digits, or "not known"; "none" of what reaches no threshold."""
+    if value == -np.inf:
+        return "none"
     if value is None:
         return "not known"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -91,7 +91,7 @@ def _event_parts(
     ranked = sorted(evaluation.outcomes, key=order)
     missed = [outcome for outcome in ranked if outcome.outcome == "missed"]
     rows = [
-        (one.event.video, span(one), ", ".join(one.event.labels), f"{one.score:.3f}", one.outcome)
+        (one.event.video, span(one), ", ".join(one.event.labels), number(one.score), one.outcome)
         for one in ranked
     ]
     title = "Worst misses" if missed else "Nearest to being missed"
@@ -105,7 +105,7 @@ def _event_parts(
         moment = float(times[frames][decided.decision[frames].argmax()])
         facts = [
             ("kind", ", ".join(outcome.event.labels)),
-            ("score", f"{outcome.score:.3f}"),
+            ("score", number(outcome.score)),
             ("outcome", outcome.outcome),
         ]
         parts += moment_card(
