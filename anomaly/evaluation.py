@@ -125,12 +125,12 @@ def evaluate(
     known = {one.source.name for one in scored if one.digest in calibrated_on.values()}
     if known:
         notes.append(
-            f"{len(known)} of these {len(scored)} sources were calibrated on: what is measured on them is no independent test."
+            f"{len(known)} of these {len(scored)} sources {_were(len(known))} calibrated on: what is measured there is no independent test."
         )
     own = sum(not event.certifies for event in events)
     if own:
         notes.append(
-            f"{own} of {len(events)} events were found with the detector's help: of what it misses they say nothing."
+            f"{own} of {len(events)} events {_were(own)} found with the detector's help: of what it misses they say nothing."
         )
     both = bool(labels.any()) and not bool(labels.all())
     if not both:
@@ -188,6 +188,10 @@ def evaluate(
         figures |= dict.fromkeys((*names, "alarm_time_share", "chance_hit_rate", "threshold"), None)
     figures |= _pixel_figures(footage.masks, scored, grid)
     return Evaluation(figures, decided, truth, outcomes, alarms, tuple(notes), slack_s)
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
 
 
 def _unspent(series: Series, threshold: Threshold) -> list[Series]:

@@ -24,6 +24,9 @@ from anomaly.calibration import (
 )
 from anomaly.calibration.events import counting_units
 from anomaly.calibration.sweep import Footage, sweep
+from anomaly.commands.study_cost import protected
+from anomaly.commands.study_table import told_of
+from anomaly.config import StudyConfig
 from anomaly.decider import DeciderConfig, alarms, in_alarm
 from anomaly.errors import CalibrationError, LabelsError
 
@@ -244,3 +247,28 @@ def test_at_the_threshold_that_calibration_sets_a_study_misses_what_it_misses():
             events += [Event(name, 2, 4, ("jam",)), Event(name, 5.5, 7, ("chip",))]
         threshold = calibrate(series, events, holdout, config, tolerance_s=0.5).threshold
         assert study(series, events, holdout, [config], [threshold], tolerance_s=0.5).recall == 1
+
+
+def test_a_study_of_one_setting_claims_no_best_and_counts_one_as_one():
+    series, events = labelled_clips(1)
+    tried = [DeciderConfig(), DeciderConfig(smoothing_s=1.0)]
+    one = study(series, events, normal_series(), tried[:1], [1.0])
+    said = told_of(one, tried[:1], tried[0], 0.95)
+    assert said[0].startswith("1 decider setting at 1 threshold, on 1 labelled event and ")
+    assert said[1].startswith("The setting: smoothing_s=0.5 ")
+    both = study(series, events, normal_series(), tried, [1.0, 2.0])
+    said = told_of(both, tried, tried[1], 0.95)
+    assert said[0].startswith("2 decider settings at 2 thresholds, on 1 labelled event and ")
+    assert said[1] == "Fewest false alarms at a recall of 95 %: smoothing_s=1."
+
+
+def test_a_study_beside_normal_pictures_asks_for_no_minutes_of_them():
+    series, events = labelled_clips(2)
+    pictures = [Series(f"{i}.png", np.zeros(1), np.array([1.0 + i / 100])) for i in range(300)]
+    *_, how = protected(StudyConfig(), events, pictures, 2)
+    assert "certified on 1 that played no part" in how
+    assert "Chosen on the events of 1 clip," in how
+    assert "The same normal pictures chose and are reported on" in how
+    assert "minutes" not in how
+    table = study(series, events, pictures, [DeciderConfig()], [1.0])
+    assert told_of(table, [DeciderConfig()], DeciderConfig(), 0.95)[0].endswith("and normal pictures.")

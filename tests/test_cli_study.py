@@ -14,6 +14,7 @@ from small_model import FIT, FPS, SmallModel, invoke, process, succeed
 
 from anomaly.artifact import read_signed
 from anomaly.calibration import recall_bound
+from anomaly.commands.console import counted
 from anomaly.looks import looks_at
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -116,7 +117,10 @@ def test_a_split_tells_the_clips_that_choose_and_certify_not_those_of_the_detect
     found = [event["event"]["found"] for event in threshold(copy)["events"]]
     chose, proving = found.count("chose"), found.count("independent")
     assert (chose + proving, found.count("alarm"), found.count("proposed")) == (3, 1, 1)
-    assert f"Chosen on the events of {chose} clips, certified on {proving} that played no part" in said
+    assert (
+        f"Chosen on the events of {counted(chose, 'clip')}, certified on {proving} that played no part"
+        in said
+    )
 
 
 def test_calibrating_with_what_a_study_found_best_pays_for_the_study(copy: Path, small_model: SmallModel):

@@ -130,13 +130,13 @@ def chance_verdict(
         length_s = windows.lengths_s[decisive]
         room = math.floor(windows.rooms[decisive])
         stretches = (
-            f"{room} normal pictures"
+            f"{room} normal picture{'s' * (room != 1)}"
             if length_s == 0
             else f"{room} stretch{'es' * (room != 1)} of {length_s:.0f} s, as long as an event"
         )
         # The rest of a clip that is too short for another stretch is no room: more is counted, not all.
         more = (
-            f"{needed - room} more pictures"
+            f"{needed - room} more picture{'s' * (needed - room != 1)}"
             if length_s == 0
             else f"{math.ceil((needed - room) * length_s)} s more of normal footage, in clips of {length_s:.0f} s or longer"
         )

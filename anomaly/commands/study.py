@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from anomaly.calibration import calibrate, calibrate_scaled, camera_of, fit_scales, scaled_apart
 from anomaly.calibration.budget import spent_on, without
-from anomaly.calibration.certificate import CERTIFYING, CHOSE, percent
+from anomaly.calibration.certificate import CERTIFYING, CHOSE
 from anomaly.commands import console
 from anomaly.commands.calibrate import by_camera, count_of, decider_of, options_of, setting_of
 from anomaly.commands.labeled import keep_looks, looks_if_refused, score_labeled
 from anomaly.commands.normal import apart, normal_footage, pooled_folders, seen_seldom, steps_of
 from anomaly.commands.study_cost import count_looks, protected
-from anomaly.commands.study_table import ONE_CAMERAS_HOUR, for_all, name_of, row_of, table_of, write_study
+from anomaly.commands.study_table import (
+    ONE_CAMERAS_HOUR,
+    for_all,
+    name_of,
+    row_of,
+    table_of,
+    told_of,
+    write_study,
+)
 from anomaly.commands.sweeps import finished_jobs
 from anomaly.decider import DeciderConfig
 from anomaly.errors import ModelError, UsageError
@@ -71,7 +79,7 @@ def collect_jobs(folder: Path) -> None:
             target = max([target, *_targets(overrides)])
     if rows:
         line = (
-            f"{len(rows)} settings of a sweep. The certificate of each job pays for all jobs: whoever takes the best "
+            f"{console.counted(len(rows), 'setting')} of a sweep. The certificate of each job pays for all jobs: whoever takes the best "
             "after a look here has compared them all."
         )
         rows = [for_all(row, len(rows)) for row in rows]
@@ -140,9 +148,7 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
             result = calibrate(labeled, prove, report, best, **options).spending(spent)
             result = replace(result, notes=(*notes, *result.notes))
     lines = [
-        f"{len(settings)} decider settings at {len(table.thresholds)} thresholds, on {table.n_events} labelled "
-        f"{table.unit}s and {60 * table.hours:.1f} min of normal footage.",
-        f"Fewest false alarms at a recall of {percent(target)}: {name_of(best, settings)}.",
+        *told_of(table, settings, best, target),
         how,
         *(cameras or result).text().splitlines(),
     ]
@@ -179,7 +185,7 @@ def _apply(
         stills=document["stills"],
         videos=document["videos"],
         steps_s=document["steps_s"],
-        chosen=f"the best of {tried} settings in a study; {how}",
+        chosen=f"{'one setting' if tried == 1 else f'the best of {tried} settings'} in a study; {how}",
         cameras=cameras,
     )
     # It was kept for the frames that the other setting needs.
@@ -247,8 +253,8 @@ def _study_sweep(config: StudyConfig) -> None:
         keep_looks(place, looks)
     rows = ranked([row_of(table, 0, name, target) for name, table in tables])
     lines = [
-        f"{len(rows)} models of a sweep, on {tables[0][1].n_events} labelled {tables[0][1].unit}s.",
-        f"Whoever takes the best of them and calibrates it on these same labels has compared {len(rows)} settings, and "
+        f"{console.counted(len(rows), 'model')} of a sweep, on {console.counted(tables[0][1].n_events, f'labelled {tables[0][1].unit}')}.",
+        f"Whoever takes the best of them and calibrates it on these same labels has compared {console.counted(len(rows), 'setting')}, and "
         "its certificate pays for them all; calibrated on other labels it pays for none.",
         *([ONE_CAMERAS_HOUR] if several else []),
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from anomaly.calibration import split_events
 from anomaly.calibration.budget import split_holdout
 from anomaly.calibration.certificate import CHOSE
 from anomaly.calibration.false_alarms import MINIMUM_S
+from anomaly.commands import console
 from anomaly.commands.calibrate import setting_of
 from anomaly.commands.labeled import looks_before, seen_in
 from anomaly.errors import CalibrationError
@@ -33,6 +34,8 @@ def protected(
         return events, events, holdout, holdout, "One setting: nothing was chosen by a look at the events."
     spend, report = holdout, holdout
     same = " The same normal footage chose and is reported on, as there are under two minutes of it: expect more false alarms."
+    if all(len(one.times) == 1 for one in holdout):
+        same = " The same normal pictures chose and are reported on: expect more false alarms."
     if sum(float(one.seconds.sum()) for one in holdout) >= 2 * MINIMUM_S:
         halves = split_holdout(holdout, _GUARD_S)
         if all(halves):
@@ -47,7 +50,7 @@ def protected(
             "certify; label more, or use study.protect=correct"
         )
     how = (
-        f"Chosen on the events of {len({event.video for event in choose if event.certifies})} clips, certified on "
+        f"Chosen on the events of {console.counted(len({event.video for event in choose if event.certifies}), 'clip')}, certified on "
         f"{len({event.video for event in prove if event.certifies})} that played no part in the choice."
     )
     marked = [

@@ -104,6 +104,21 @@ def name_of(setting: DeciderConfig, settings: Sequence[DeciderConfig]) -> str:
     return " ".join(f"{key}={values[key]:g}" for key in varied or values)
 
 
+def told_of(
+    table: Study, settings: Sequence[DeciderConfig], best: DeciderConfig, target: float
+) -> tuple[str, str]:
+    """What was studied, and which setting came out best; of one there is no best."""
+    footage = f"{60 * table.hours:.1f} min of normal footage" if table.hours else "normal pictures"
+    studied = (
+        f"{console.counted(len(settings), 'decider setting')} at {console.counted(len(table.thresholds), 'threshold')}, on "
+        f"{console.counted(table.n_events, f'labelled {table.unit}')} and {footage}."
+    )
+    name = name_of(best, settings)
+    if len(settings) == 1:
+        return studied, f"The setting: {name}."
+    return studied, f"Fewest false alarms at a recall of {percent(target)}: {name}."
+
+
 def write_study(
     folder: Path,
     title: str,
