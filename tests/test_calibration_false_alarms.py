@@ -11,7 +11,7 @@ from score_series import normal_series
 
 from anomaly.calibration import Series, decide, false_alarms, normal_windows
 from anomaly.calibration.budget import spent_on, split_holdout, threshold_for_budget, without
-from anomaly.calibration.false_alarms import poisson_bounds
+from anomaly.calibration.false_alarms import _bunched, poisson_bounds
 from anomaly.decider import DeciderConfig, alarms
 
 PLAIN = DeciderConfig(smoothing_s=0, min_duration_s=0, max_duration_s=60, leave_ratio=1, join_gap_s=0)
@@ -147,6 +147,26 @@ def test_alarms_of_few_clips_among_many_are_told_not_to_be_what_the_bound_takes_
     told = false_alarms(clips, 0.5)
     assert told.bunched is bunched
     assert ("more in some clips than in others" in told.text()) is bunched
+
+
+@pytest.mark.parametrize(
+    ("lengths_s", "alarms"), [([3600.0, 60.0], 6), ([7200.0] * 3 + [15.0] * 60, 200), ([60.0] * 60, 100)]
+)
+def test_alarms_that_come_independently_are_seldom_called_bunched_however_long_clips_are(lengths_s, alarms):
+    """One long clip beside brief ones, in which less than one alarm is expected, was called bunched in 6 to 11 of 100."""
+    chance = np.random.default_rng(4)
+    begins = np.cumsum([0.0, *lengths_s])
+    called = 0
+    for _ in range(500):
+        at = np.sort(chance.uniform(0, begins[-1], size=chance.poisson(alarms)))
+        called += _bunched(np.split(at, np.searchsorted(at, begins[1:-1])), lengths_s)
+    assert called <= 20
+
+
+def test_pictures_that_alarm_beside_video_are_no_bunch():
+    """They follow each other at no time at all, and say nothing of how alarms of the video come."""
+    pictures = [decide(Series(f"{i}.png", np.zeros(1), np.ones(1)), PLAIN) for i in range(6)]
+    assert not false_alarms([footage(600), *pictures], 0.5).bunched
 
 
 def test_whole_series_are_dealt_to_two_halves_and_one_series_is_cut_with_a_guard():
