@@ -173,12 +173,13 @@ def evaluate(
             "events_caught_by_running_alarm": sum(one.outcome == "running" for one in outcomes),
             "frame_recall": float(in_alarm[labels].mean()) if labels.any() else None,
             "certified_recall": certified,
-            "false_alarms": alarms.n_alarms,
+            # None of nothing is not known, even where it would alarm always.
+            "false_alarms": alarms.n_alarms if alarms.n_frames else None,
             "false_alarms_per_hour": alarms.per_hour,
             "false_alarms_per_hour_at_least": alarms.per_hour_at_least,
             "false_alarms_per_hour_at_most": alarms.per_hour_at_most,
             "normal_hours": alarms.hours,
-            "alarm_time_share": alarms.alarm_time_share,
+            "alarm_time_share": alarms.alarm_time_share if alarms.n_frames else None,
             "chance_hit_rate": alarms.chance_hit_rate,
             "threshold": value,
         }

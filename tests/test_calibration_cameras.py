@@ -138,3 +138,15 @@ def test_evidence_scores_each_event_as_its_cameras_threshold_was_set(cameras: Ca
     own = {one.event: one.score for some in cameras.found.own.values() for one in some.events}
     assert found == own
     assert own != {one.event: one.score for one in cameras.found.pooled.events}
+
+
+def test_false_alarms_of_no_normal_footage_are_not_known(cameras: Cameras):
+    labeled = cameras.labeled[:3]
+    events = [event for event in cameras.events if event.video in {one.source for one in labeled}]
+    told = evaluated(labeled, events, [], Threshold(0.0, CONFIG, None, 10.0, "", {})).figures
+    assert told["event_recall"] == 1.0
+    assert (told["false_alarms"], told["alarm_time_share"], told["false_alarms_per_hour"]) == (
+        None,
+        None,
+        None,
+    )
