@@ -150,3 +150,17 @@ def test_false_alarms_of_no_normal_footage_are_not_known(cameras: Cameras):
         None,
         None,
     )
+
+
+def test_what_several_cameras_prove_is_not_left_standing_as_what_each_does(cameras: Cameras):
+    def told(*numbers: int) -> str:
+        few = [one for one in cameras.labeled if int(Path(one.source).stem) < numbers[one.camera == "b"]]
+        events = [event for event in cameras.events if event.video in {one.source for one in few}]
+        return calibrate_cameras(few, events, cameras.holdout, CONFIG, tolerance_s=0.5).text()
+
+    both = told(20, 20)
+    assert "What is certified of several cameras speaks for their anomalies as a whole" in both
+    assert both.endswith("No recall is certified for a or b alone: `run` says UNCERTIFIED there.")
+    one = told(20, 0)
+    assert "of several cameras" not in one
+    assert one.endswith("No recall is certified for b alone: `run` says UNCERTIFIED there.")

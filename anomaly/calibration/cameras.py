@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 #: What a threshold of 0, which alarms always, counts as where scores are told in proportion to it.
 SMALLEST = 1e-9
+_AS_A_WHOLE = (
+    "What is certified of several cameras speaks for their anomalies as a whole, and for one of the cameras only if its "
+    "anomalies stand out from its normal footage as much as the others' do."
+)
 _EACH_BY_ITSELF = "no sentence speaks for all cameras; see what is certified of each"
 
 
@@ -156,7 +160,14 @@ class CameraCalibrations:
         if self.shared is not None:
             rest = ", ".join(sorted(set(self.scales) - set(self.own)))
             lines.append(f"Of {rest}, together: {self.shared.text()}")
-        return "\n".join([*lines, self.assumption] if self.assumption else lines)
+        lines += [self.assumption] if self.assumption else []
+        # What stands above for several speaks for none of them, and who reads it would take it for each.
+        without = [camera for camera in sorted(self.scales) if self.proven(camera)[0] is None]
+        if without:
+            lines.append(
+                f"No recall is certified for {' or '.join(without)} alone: `run` says UNCERTIFIED there."
+            )
+        return "\n".join(lines)
 
 
 def calibrate_cameras(
@@ -282,12 +293,8 @@ def calibrate_scaled(
         told.append(
             f"Camera {camera}: {caught} of {len(rows)} labelled events caught{share}; {price.text()}{doubt}"
         )
-    assumption = ""
-    if told:
-        assumption = (
-            "What is certified of several cameras speaks for their anomalies as a whole, and for one of the cameras only if its "
-            f"anomalies stand out from its normal footage as much as the others' do. {' '.join(told)}"
-        )
+    as_a_whole = any(camera not in unproven for camera in rest)
+    assumption = " ".join([*([_AS_A_WHOLE] if as_a_whole else []), *told])
     if own or unspoken:
         # One sentence for all would speak of a threshold that some do not use, or of a camera that contradicts it.
         ends = tuple(replace(end, certificate=None, withheld=_EACH_BY_ITSELF) for end in pooled.conflict)
