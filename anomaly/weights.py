@@ -8,15 +8,16 @@ is read once, with `weights_only=True`, and kept as safetensors.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import json
 import os
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from anomaly.artifact import write_file
 from anomaly.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -176,23 +177,19 @@ def load_weights(
 
 def keep(tensors: Tensors, stored: StoredWeights) -> Path | None:
     """Write weights into the store; returns the file, or None where the store cannot be written."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = store_folder()
     path = folder / f"{stored.name}.safetensors"
-    partial = folder / f".{stored.name}.{os.getpid()}.safetensors"
+    data = save({key: value.contiguous() for key, value in tensors.items()})
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        contiguous = {key: value.contiguous() for key, value in tensors.items()}
-        save_file(contiguous, partial)
-        os.replace(partial, path)
-        note = partial.with_suffix(".json")
-        note.write_text(json.dumps(asdict(stored), indent=1) + "\n", encoding="utf-8")
-        os.replace(note, path.with_suffix(".json"))
+        # Not `save_file`: it says of a full disk that it cannot serialise, and nobody else may read what it writes.
+        write_file(path, data)
+        note = json.dumps(asdict(stored), indent=1) + "\n"
+        write_file(path.with_suffix(".json"), note.encode())
     except OSError:
-        # A read-only home is no reason to refuse weights that were found and checked.
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        # A home that is read-only, or full, is no reason to refuse weights that were found and checked.
         return None
     return path
 
@@ -221,9 +218,14 @@ def read_file(path: Path) -> Tensors:
     if not path.is_file():
         raise WeightsError(f"weights file {str(path)!r} is not there; give a .safetensors or .pth file")
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of how the file was pickled; what it comes to is said in one line.
+            warnings.simplefilter("ignore")
+            loaded: Any = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
         raise _unreadable(path, error) from error
     except Exception as error:
@@ -232,11 +234,37 @@ def read_file(path: Path) -> Tensors:
     for key in ("state_dict", "model", "teacher"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+    return _plain(path, loaded)
+
+
+def _plain(path: Path, loaded: Any) -> Tensors:
+    """A state dict with tensors that can be digested, kept and computed with: dense, by name, in NumPy's types.
+
+    Raises:
+        WeightsError: it is none, or holds a number that is not finite.
+    """
+    import torch
+
+    if not isinstance(loaded, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
+        for key, value in loaded.items()
+    ):
         raise WeightsError(
             f"weights file {str(path)!r} holds no table of tensors; give the network's state dict"
         )
-    return dict(loaded)
+    of_numpy = (torch.float16, torch.float32, torch.float64)
+    tensors = {
+        # bfloat16 and what is shorter; float32 holds their every value, NumPy, which the digest is made with, has none.
+        key: value.float() if value.is_floating_point() and value.dtype not in of_numpy else value
+        for key, value in loaded.items()
+    }
+    broken = next((key for key, value in tensors.items() if not bool(torch.isfinite(value).all())), None)
+    if broken is not None:
+        raise WeightsError(
+            f"weights file {str(path)!r} holds numbers that are not finite, in tensor {broken!r}: nothing could be "
+            "scored with it; give the file as it was published"
+        )
+    return tensors
 
 
 def fits_network(name: str, tensors: Tensors) -> None:
@@ -255,12 +283,16 @@ def fits_network(name: str, tensors: Tensors) -> None:
         tensors = checkpoint_filter_fn(dict(tensors), network)
     for key, wanted in network.state_dict().items():
         found = tensors.get(key)
-        if found is None or found.shape != wanted.shape:
-            what = (
-                "is missing"
-                if found is None
-                else f"has shape {tuple(found.shape)}, not {tuple(wanted.shape)}"
-            )
+        if found is None:
+            what = "is missing"
+        elif found.shape != wanted.shape:
+            what = f"has shape {tuple(found.shape)}, not {tuple(wanted.shape)}"
+        elif wanted.is_floating_point() and not found.is_floating_point():
+            # Loaded without a word as whole numbers, it would be another network.
+            what = f"holds {str(found.dtype).removeprefix('torch.')}, not floating-point numbers"
+        else:
+            what = ""
+        if what:
             raise WeightsError(
                 f"the file does not hold the weights of {name} ({source.architecture}): tensor {key!r} {what}; "
                 "give the file of this network"
@@ -347,10 +379,13 @@ def _from_package(source: WeightsSource) -> Loaded:
 def _from_hub(source: WeightsSource, *, cached_only: bool) -> Loaded:
     import socket
     from urllib.parse import urlsplit
+    from urllib.request import getproxies
 
     from huggingface_hub import constants, hf_hub_download
 
-    if not cached_only:
+    # Behind a proxy the hub's name is the proxy's to look up; often nothing but the proxy's own is known here.
+    proxied = {urlsplit(constants.ENDPOINT).scheme, "all"} & getproxies().keys()
+    if not cached_only and not proxied:
         # The hub's client retries for half a minute, and says so at length, where there is no network.
         try:
             socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)

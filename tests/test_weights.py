@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import pickle
 import shutil
 import threading
@@ -134,6 +136,8 @@ class _Hub(BaseHTTPRequestHandler):
 
     published: Path
     asked: list[str]
+    #: What a proxy is asked for in front of a path.
+    before_path = ""
 
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
@@ -144,7 +148,7 @@ class _Hub(BaseHTTPRequestHandler):
     def _answer(self, *, with_body: bool) -> None:
         type(self).asked.append(f"{self.command} {self.path}")
         hub = SOURCES["mobilenetv3"].hub
-        if self.path != f"/{hub}/resolve/main/model.safetensors":
+        if self.path != f"{self.before_path}/{hub}/resolve/main/model.safetensors":
             self.send_error(404)
             return
         data = self.published.read_bytes()
@@ -190,6 +194,27 @@ def test_weights_come_from_a_hub_once_and_then_from_its_cache(wide: Path, tmp_pa
     assert "hub timm/wide_resnet50_2.tv_in1k (" in done.err
 
 
+def test_behind_a_proxy_the_hub_is_asked_though_its_name_is_not_known_here(wide: Path, tmp_path: Path):
+    handler = type("Handler", (_Hub,), {"published": wide, "asked": [], "before_path": "http://hub.invalid"})
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    around = {
+        "HF_ENDPOINT": "http://hub.invalid",
+        "HTTP_PROXY": f"http://127.0.0.1:{proxy.server_port}",
+        "NO_PROXY": "",
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "0",
+        "ANOMALY_WEIGHTS": str(tmp_path / "store"),
+    }
+    try:
+        done = process("weights", "pull", "mobilenetv3", cwd=tmp_path, **around)
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+    assert done.status == 0, done.err
+    assert any(line.startswith("GET http://hub.invalid/") for line in handler.asked)
+
+
 def test_the_gpu_profile_without_weights_names_both_remedies(store: Path, tmp_path: Path):
     (tmp_path / "a.png").write_bytes(b"")
     done = invoke(
@@ -223,7 +248,6 @@ class _Bomb:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_checkpoint_that_wants_to_run_code_is_refused(store: Path, tmp_path: Path):
     sign = tmp_path / "it ran"
     torch.save({"state_dict": {"a": torch.zeros(1)}, "extra": _Bomb(sign)}, tmp_path / "zip.pth")
@@ -256,6 +280,67 @@ def test_what_is_no_state_dict_is_refused(store: Path, tmp_path: Path):
     assert "is no PyTorch checkpoint" in failed("import", "mobilenetv3", tmp_path / "text.pth")
     assert "is no safetensors file" in failed("import", "mobilenetv3", tmp_path / "text.safetensors")
     assert not store.exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("not a number", "holds numbers that are not finite, in tensor 'conv_stem.weight'"),
+        ("whole numbers", "tensor 'conv_stem.weight' holds int8, not floating-point numbers"),
+        ("sparse", "holds no table of tensors"),
+        ("numbered", "holds no table of tensors"),
+    ],
+)
+def test_tensors_that_nothing_can_be_scored_with_are_refused(
+    named: str, said: str, wide: Path, store: Path, tmp_path: Path
+):
+    stem = load_file(wide)["conv_stem.weight"]
+    changed = {
+        "not a number": {"conv_stem.weight": stem * float("nan")},
+        "whole numbers": {"conv_stem.weight": stem.to(torch.int8)},
+        "sparse": {"conv_stem.weight": stem.to_sparse()},
+        "numbered": {3: stem},
+    }[named]
+    torch.save({**load_file(wide), **changed}, tmp_path / "changed.pth")
+    done = invoke("weights", "import", "mobilenetv3", tmp_path / "changed.pth")
+    assert done.status == 1
+    assert said in done.message
+    assert not store.exists()
+
+
+def test_weights_in_bfloat16_are_kept_as_float32_of_the_same_values(wide: Path, store: Path, tmp_path: Path):
+    halved = {key: value.bfloat16() for key, value in load_file(wide).items() if value.is_floating_point()}
+    save_file({**load_file(wide), **halved}, tmp_path / "half.safetensors")
+    succeed("weights", "import", "mobilenetv3", tmp_path / "half.safetensors")
+    kept = load_weights("mobilenetv3", offline=True)[0]
+    assert all(torch.equal(kept[key], value.float()) for key, value in halved.items())
+
+
+def test_a_full_disk_is_told_and_leaves_the_weights_that_were_there(
+    wide: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    succeed("weights", "import", "mobilenetv3", wide)
+    other = {key: value + 1 for key, value in load_file(wide).items()}
+    save_file(other, tmp_path / "other.safetensors")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("anomaly.artifact.os.fsync", full)
+    assert "cannot be written" in failed("import", "mobilenetv3", tmp_path / "other.safetensors")
+    monkeypatch.undo()
+    monkeypatch.setenv("ANOMALY_WEIGHTS", str(store))
+    assert sorted(one.name for one in store.iterdir()) == ["mobilenetv3.json", "mobilenetv3.safetensors"]
+    assert "is whole and fits" in succeed("weights", "verify", "mobilenetv3")
+
+
+def test_others_may_read_what_is_kept_as_far_as_the_umask_lets_them(wide: Path, store: Path):
+    before = os.umask(0o022)
+    try:
+        succeed("weights", "import", "mobilenetv3", wide)
+    finally:
+        os.umask(before)
+    assert {one.stat().st_mode & 0o777 for one in store.iterdir()} == {0o644}
 
 
 def test_weights_of_another_network_are_not_kept(wide: Path, store: Path, tmp_path: Path):

@@ -64,7 +64,8 @@ def _import(config: WeightsCommandConfig) -> None:
     known = replace(read, origin=f"file {path.name}")
     if keep(tensors, known) is None:
         raise WeightsError(
-            f"the store {str(store_folder())!r} cannot be written; set ANOMALY_WEIGHTS to a folder that can"
+            f"the store {str(store_folder())!r} cannot be written, or its disk is full; free some space, or set "
+            "ANOMALY_WEIGHTS to a folder that can"
         )
     console.say(f"{name}: {known.digest[:12]} imported into {store_folder()}")
 
