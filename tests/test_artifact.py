@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -24,6 +25,7 @@ from anomaly.artifact import (
     write_json,
 )
 from anomaly.errors import CorruptModelError, ModelError, SchemaError
+from anomaly.failures import describe
 
 FACTS = {"branches": [], "regions": {}, "name": "x"}
 
@@ -251,6 +253,21 @@ try:
 except OSError as error:
     print(error.strerror)
 """
+
+
+def test_a_full_disk_is_told_with_the_file_that_was_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_json(tmp_path / "a.json", {"threshold": 1.5})
+    monkeypatch.setattr("anomaly.artifact.os.fsync", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        write_json(tmp_path / "a.json", {"threshold": 9.5})
+    assert str(tmp_path / "a.json") in describe(caught.value)[0]
+    assert read_signed(tmp_path / "a.json")["threshold"] == 1.5
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_write_that_fails_leaves_the_old_model(tmp_path: Path):
