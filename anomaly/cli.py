@@ -109,12 +109,12 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     overrides: list[str] = []
     for argument in arguments:
         is_override = (
-            _OVERRIDE.match(argument) is not None
+            (_OVERRIDE.match(argument) or _DELETION.match(argument))
             # An address may hold `/ch=1`; no key holds `://`.
             and "://" not in argument.partition("=")[0]
             and not Path(argument).exists()
         )
-        (overrides if is_override or _DELETION.match(argument) else flags).append(argument)
+        (overrides if is_override else flags).append(argument)
     return flags, overrides
 
 

@@ -95,6 +95,9 @@ def test_a_path_that_exists_is_a_path_even_with_an_equals_sign(
     assert split_overrides(["day=1.mp4"])[1] == ["day=1.mp4"]
     Path("day=1.mp4").touch()
     assert split_overrides(["day=1.mp4"])[0] == ["day=1.mp4"]
+    assert split_overrides(["~new.mp4"])[1] == ["~new.mp4"]
+    Path("~new.mp4").touch()
+    assert split_overrides(["~new.mp4"])[0] == ["~new.mp4"]
     assert split_overrides(["./none=1", "/tmp/x=1", "~/x=2"])[0] == ["./none=1", "/tmp/x=1", "~/x=2"]
 
 

@@ -40,6 +40,16 @@ def test_a_folder_is_searched_below_naturally_sorted_and_hidden_and_other_files_
     assert all(source.path == folder / source.name for source in found)
 
 
+def test_a_file_whose_name_begins_with_a_tilde_is_no_users_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("~nobody.mp4").write_bytes(b"x")
+    assert [one.name for one in find_sources(["./~nobody.mp4"])] == ["~nobody.mp4"]
+    with pytest.raises(NoFootageError, match="does not exist"):
+        find_sources(["~nobody/a.mp4"])
+
+
 def test_a_single_file_keeps_its_name_and_an_unknown_extension_is_tried_as_video(folder: Path):
     assert find_sources([folder / "shots" / "a.png"]) == [
         Source(folder / "shots" / "a.png", "a.png", "image")

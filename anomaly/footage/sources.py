@@ -167,7 +167,8 @@ def fingerprint(path: str | Path) -> str:
 def _expand(path: str | Path) -> Iterator[tuple[Path, Source]]:
     """Yield (root, source) for everything one path stands for; the name is relative to the root."""
     text = str(path)
-    plain = Path(path).expanduser()
+    # A file may be called `~a.mp4`; of a user whom nobody knows `Path.expanduser` makes an error.
+    plain = Path(path) if Path(path).exists() else Path(os.path.expanduser(path))
     if plain.is_dir():
         yield from _in_folder(plain)
     elif plain.is_file():
