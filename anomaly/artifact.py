@@ -73,8 +73,12 @@ def sign(document: Mapping[str, Any]) -> dict[str, Any]:
     return {**body, "digest": digest_of(body)}
 
 
-def read_signed(path: Path) -> dict[str, Any]:
+def read_signed(path: Path, otherwise: str = "fit again") -> dict[str, Any]:
     """Read a JSON document and check its own digest.
+
+    Args:
+        path: of the document.
+        otherwise: what makes it anew where there is no copy.
 
     Raises:
         CorruptModelError: not JSON, or changed since it was written.
@@ -83,11 +87,11 @@ def read_signed(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise CorruptModelError(
-            f"{str(path)!r} is not the JSON it was written as; restore it from a copy or fit again"
+            f"{str(path)!r} is not the JSON it was written as; restore it from a copy or {otherwise}"
         ) from error
     if not isinstance(document, dict) or sign(document).get("digest") != document.get("digest"):
         raise CorruptModelError(
-            f"{str(path)!r} was changed after it was written; restore it from a copy or fit again"
+            f"{str(path)!r} was changed after it was written; restore it from a copy or {otherwise}"
         )
     return document
 

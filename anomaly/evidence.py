@@ -218,7 +218,7 @@ def load_evidence(folder: Path) -> Evidence:
             f"{str(folder)!r} holds no evidence; `python -m anomaly calibrate` writes it, "
             "unless evidence.max_mb=0"
         )
-    document = read_signed(place / "index.json")
+    document = read_signed(place / "index.json", "calibrate again")
     if document.get("schema") != _SCHEMA:
         raise SchemaError(
             f"{str(place)!r} has schema {document.get('schema')!r}, this version reads {_SCHEMA}; calibrate again"

@@ -324,7 +324,7 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
     if not path.is_file():
         remedy = f"run `python -m anomaly calibrate --model {model.folder} --labeled LABELS`"
         return Threshold(None, model.detector.decider.config, None, fps, remedy, {})
-    document = read_signed(path)
+    document = read_signed(path, "calibrate again")
     certificate = _certificate(document, document)
     decider, certified = _decider(path, document), document["hangs_on"]
     now = {**identities(model, decider, fps), "scoring": model.scoring_digest}

@@ -246,6 +246,13 @@ def test_what_was_tried_is_not_tampered_with(copy: Path, small_model: SmallModel
     assert done.status == 1
     assert "looks.json" in done.message
     assert "was changed" in done.message
+    # A fit in its place would keep it as it is.
+    assert "fit into another folder" in done.message
+    path = in_model(copy)
+    path.write_text(path.read_text().replace("runtime", "Runtime", 1))
+    done = invoke("calibrate", "--model", copy, "--check")
+    assert done.status == 1
+    assert "restore it from a copy or calibrate again" in done.message
 
 
 def test_the_clips_that_are_said_to_prove_the_target_do_so_once_they_are_added(
