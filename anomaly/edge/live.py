@@ -272,7 +272,8 @@ class LiveCamera:
             self._ledger.stands(self.site.name, stands)
         self._coverage.state(state == RUNNING, utc_s, now_ns)
         self._coverage.tick(now_ns, utc_s)
-        troubled = bool(self._health.present) or self._steadily.comes_and_goes
+        # A single outage is told by its row, however short.
+        troubled = "overloaded" in self._health.present or self._steadily.comes_and_goes
         for gap in self._coverage.gaps_done():
             # Shorter ones count in the blind share; a row each would fill the store with jitter.
             least_s = _LEAST_GAP_IN_TROUBLE_S if troubled and gap.reason == "blind" else _LEAST_GAP_S
