@@ -9,8 +9,11 @@ import os
 import pickle
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -164,24 +167,35 @@ class _Hub(BaseHTTPRequestHandler):
         pass
 
 
-def test_weights_come_from_a_hub_once_and_then_from_its_cache(wide: Path, tmp_path: Path):
-    """The hub's own client, and a server that answers as a hub does."""
-    handler = type("Handler", (_Hub,), {"published": wide, "asked": []})
+@contextmanager
+def serving(**attributes: Any) -> Iterator[tuple[str, list[str]]]:
+    """A server that answers as a hub does: where, and what it was asked."""
+    handler = type("Handler", (_Hub,), {"asked": [], **attributes})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    around = {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", handler.asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def hub_folders(tmp_path: Path) -> dict[str, str]:
+    """Where the hub's client and the store keep what they get."""
+    return {
         "HF_HOME": str(tmp_path / "hub"),
         "HF_HUB_OFFLINE": "0",
         "ANOMALY_WEIGHTS": str(tmp_path / "store"),
     }
-    try:
+
+
+def test_weights_come_from_a_hub_once_and_then_from_its_cache(wide: Path, tmp_path: Path):
+    """The hub's own client, and a server that answers as a hub does."""
+    with serving(published=wide) as (url, asked):
+        around = {"HF_ENDPOINT": url, **hub_folders(tmp_path)}
         done = process("weights", "pull", "mobilenetv3", cwd=tmp_path, **around)
-    finally:
-        server.shutdown()
-        server.server_close()
     assert done.status == 0, done.err
-    assert any(line.startswith("GET ") for line in handler.asked)
+    assert any(line.startswith("GET ") for line in asked)
     assert load_file(tmp_path / "store" / "mobilenetv3.safetensors").keys() == load_file(wide).keys()
     # No server any more, and another store: the hub's cache has them.
     around["ANOMALY_WEIGHTS"] = str(tmp_path / "other")
@@ -195,24 +209,16 @@ def test_weights_come_from_a_hub_once_and_then_from_its_cache(wide: Path, tmp_pa
 
 
 def test_behind_a_proxy_the_hub_is_asked_though_its_name_is_not_known_here(wide: Path, tmp_path: Path):
-    handler = type("Handler", (_Hub,), {"published": wide, "asked": [], "before_path": "http://hub.invalid"})
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    around = {
-        "HF_ENDPOINT": "http://hub.invalid",
-        "HTTP_PROXY": f"http://127.0.0.1:{proxy.server_port}",
-        "NO_PROXY": "",
-        "HF_HOME": str(tmp_path / "hub"),
-        "HF_HUB_OFFLINE": "0",
-        "ANOMALY_WEIGHTS": str(tmp_path / "store"),
-    }
-    try:
+    with serving(published=wide, before_path="http://hub.invalid") as (proxy, asked):
+        around = {
+            "HF_ENDPOINT": "http://hub.invalid",
+            "HTTP_PROXY": proxy,
+            "NO_PROXY": "",
+            **hub_folders(tmp_path),
+        }
         done = process("weights", "pull", "mobilenetv3", cwd=tmp_path, **around)
-    finally:
-        proxy.shutdown()
-        proxy.server_close()
     assert done.status == 0, done.err
-    assert any(line.startswith("GET http://hub.invalid/") for line in handler.asked)
+    assert any(line.startswith("GET http://hub.invalid/") for line in asked)
 
 
 def test_the_gpu_profile_without_weights_names_both_remedies(store: Path, tmp_path: Path):
