@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from anomaly.edge.cutting import Cut, cut, preview
 from anomaly.edge.helper import Helper
-from anomaly.edge.segment_name import mask_mark, start_of
+from anomaly.edge.segment_name import LONGEST_SEGMENT_S, mask_mark, start_of
 from anomaly.edge.store.deletion import RECORDING
 from anomaly.edge.store.event import clip_folder
 from anomaly.edge.store.timeline import Segment
@@ -38,9 +38,6 @@ _TRIES = 2
 _LOOK_S = 1.0
 #: Rest after a disk was found full.
 _REST_S = 30.0
-#: A segment that is begun is waited for this long: a camera may send a keyframe every few minutes, and what a power cut
-#: left is finished by the next process of the camera, which is there only some time after the start.
-_LONGEST_SEGMENT_S = 600.0
 #: An hour of footage is encoded anew in less on a small machine; longer is a hang.
 _LONGEST_JOB_S = 600.0
 
@@ -173,7 +170,8 @@ class ClipMaker:
             return segments
         waited_s = time.monotonic() - since
         if any(began <= end for began in self._unfinished(item.camera)):
-            over = waited_s > _LONGEST_SEGMENT_S
+            # Keyframes may be minutes apart, and what a power cut left is finished by the camera's next process.
+            over = waited_s > LONGEST_SEGMENT_S
         else:
             over = waited_s > self._after_s + self._wait_s or time.time() > end + self._wait_s
         return segments if over else None

@@ -13,6 +13,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import PurePath
 
+#: A segment lasts no longer: without a keyframe for so long it ends. What was written later after its name's time is not
+#: of it, and one that is begun is waited for no longer.
+LONGEST_SEGMENT_S = 600.0
+
 _NAME = re.compile(r"(\d{6})\.(\d{3})(?:\.(m[0-9a-f]{16}))?\.\w+")
 
 

@@ -19,11 +19,10 @@ from av.packet import Packet
 from anomaly.edge.capture.masked import Encoded
 from anomaly.edge.capture.opening import Opened
 from anomaly.edge.capture.segment import Segment, adopt, frame_size_marker, parameter_sets
+from anomaly.edge.segment_name import LONGEST_SEGMENT_S
 
 # After a failure (a full disk, as a rule) the next try comes so much later.
 _TRY_AGAIN_S = 10.0
-# A file that goes on for ever is never indexed, nor deleted: without a keyframe for so long it ends, and it is told.
-_LONGEST_S = 600.0
 
 
 class Recorder:
@@ -84,10 +83,11 @@ class Recorder:
             try:
                 if packet.is_keyframe:
                     self._turn(packet, source, utc_s)
-                elif self._segment is not None and self._segment.lasts(packet) > _LONGEST_S:
+                elif self._segment is not None and self._segment.lasts(packet) > LONGEST_SEGMENT_S:
+                    # A file that goes on for ever is never indexed, nor deleted.
                     self._finish()
                     raise ValueError(
-                        f"no keyframe came for {_LONGEST_S:g} s: have the camera send one each second"
+                        f"no keyframe came for {LONGEST_SEGMENT_S:g} s: have the camera send one each second"
                     )
                 if self._segment is not None:
                     self._segment.write(packet, utc_s)

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from anomaly.edge.segment_name import start_of
+from anomaly.edge.segment_name import LONGEST_SEGMENT_S, start_of
 from anomaly.edge.store.deletion import RECORDING
 from anomaly.edge.store.event import clip_folder, made_utc_s
-from anomaly.edge.store.reconcile import ASIDE, ASIDE_TIME, LONGEST_SEGMENT_S, ORPHANS
+from anomaly.edge.store.reconcile import ASIDE, ASIDE_TIME, ORPHANS
 
 if TYPE_CHECKING:
     import sqlite3

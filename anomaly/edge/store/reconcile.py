@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from anomaly.edge.segment_name import start_of
+from anomaly.edge.segment_name import LONGEST_SEGMENT_S, start_of
 from anomaly.edge.store import database, deletion, erased, event, review, timeline
 from anomaly.errors import StoreError
 
@@ -24,8 +24,6 @@ ORPHANS = "orphans"
 ASIDE = ".damaged-"
 ASIDE_TIME = "%Y%m%dT%H%M%S.%fZ"
 _MEDIA = ("snapshots", "clips")
-#: A file written for longer than this after its name's time was not one segment.
-LONGEST_SEGMENT_S = 600.0
 
 
 def open_whole(path: Path, schemas: Sequence[str], version: int) -> list[str]:

@@ -230,14 +230,15 @@ def _take_miss_media(connection: sqlite3.Connection, miss_id: str) -> tuple[str,
 
 def _delete_orphans(folder: Path, count_bytes: int) -> int:
     """Delete the oldest files that no row knows, until so many bytes are gone; returns how many are."""
-    found = [(path.lstat(), path) for path in (folder / ORPHANS).rglob("*") if path.is_file()]
+    found = [(path.lstat().st_mtime, path) for path in (folder / ORPHANS).rglob("*") if path.is_file()]
     gone = 0
-    for about, path in sorted(found, key=lambda one: one[0].st_mtime):
+    for _, path in sorted(found):
         if gone >= count_bytes:
             break
+        size = _bytes_of(path)
         with contextlib.suppress(OSError):
             path.unlink()
-            gone += about.st_blocks * 512
+            gone += size
     return gone
 
 
