@@ -122,10 +122,15 @@ def write_file(path: Path, data: bytes) -> None:
         os.replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a disk that is full names no file
+        name_file(error, path)
         raise
     _sync_folder(path.parent)
+
+
+def name_file(error: BaseException, path: Path) -> None:
+    """Have an error of the disk name the file that was being written: one that is full names none."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

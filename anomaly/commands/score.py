@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anomaly.artifact import write_file
+from anomaly.artifact import name_file, write_file
 from anomaly.calibration import camera_of
 from anomaly.commands import console
 from anomaly.decider import Decider
@@ -101,8 +101,7 @@ def run(config: ScoreConfig) -> None:
         os.replace(partial, out)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(out)  # a disk that is full names no file
+        name_file(error, out)
         raise
     console.warn_of_files(problems)
     console.say(
