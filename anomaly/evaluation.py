@@ -13,6 +13,7 @@ from anomaly.calibration import Decided, decide, event_outcomes, false_alarms, n
 from anomaly.calibration.budget import without
 from anomaly.calibration.cameras import SMALLEST
 from anomaly.calibration.events import searched_s
+from anomaly.calibration.series import ordinary_score
 from anomaly.errors import AnomalyError
 from anomaly.footage.masks import read_mask
 from anomaly.footage.source import read_frames
@@ -212,16 +213,15 @@ def _ordinary(
         own = {one.source: threshold.of(one.source, one.camera) for one in scored}
         return {name: _in_own_thresholds(one) for name, one in own.items()}
     all_alike = threshold.document.get("ordinary")
-    if all_alike is None and normal:
-        all_alike = float(np.median(np.concatenate([one.scores for one in normal])))
+    if all_alike is None:
+        all_alike = ordinary_score(normal)
     return {one.source: all_alike for one in scored}
 
 
 def _in_own_thresholds(own: Threshold) -> float:
     """What ordinary footage of a camera scores in units of its threshold."""
     ordinary = own.document.get("ordinary")
-    told = 1.0 if ordinary is None else float(ordinary)
-    return told if own.value is None else told / max(own.value, SMALLEST)
+    return (1.0 if ordinary is None else float(ordinary)) / _unit(own)
 
 
 def _outcomes(
@@ -242,7 +242,12 @@ def _outcomes(
 def _in_thresholds(series: Series, threshold: Threshold) -> NDArray[np.float64]:
     """Scores in units of their camera's threshold: 1 alarms, and cameras can be compared."""
     own = threshold.of(series.source, series.camera)
-    return own.scaled(series.scores) / (1.0 if own.value is None else max(own.value, SMALLEST))
+    return own.scaled(series.scores) / _unit(own)
+
+
+def _unit(own: Threshold) -> float:
+    """What scores of a camera are told in: its threshold, where there is one."""
+    return 1.0 if own.value is None else max(own.value, SMALLEST)
 
 
 def _certified_recall(threshold: Threshold, scored: Sequence[Scored]) -> float | None:

@@ -136,7 +136,7 @@ def threshold_for_budget(
     spread = rest[np.unique(np.linspace(0, len(rest) - 1, _LEVELS).astype(int))] if len(rest) else rest
     levels = np.unique([just_below(level) for level in np.append(spread, peaks[-_LEVELS:]).tolist()])
     footage = Footage([one.series for one in holdout])
-    config = next((one.config for one in holdout if len(one.series.times) > 1), holdout[0].config)
+    config = next((one.config for one in holdout if not one.series.is_picture), holdout[0].config)
     too_many = sweep(footage, config, levels).n_alarms > budget_per_hour * seconds / 3600
     if windows is not None:
         rates = windows.hit_rates(levels)

@@ -124,6 +124,10 @@ class CameraCalibrations:
         shared = self.shared and self.shared.spending(spent)
         return replace(self, pooled=self.pooled.spending(spent), own=own, shared=shared)
 
+    def noting(self, notes: Sequence[str]) -> CameraCalibrations:
+        """The same, with more to be told of all cameras."""
+        return replace(self, assumption=" ".join([self.assumption, *notes]).strip())
+
     def as_decided(self, camera_of: Mapping[str, str]) -> Calibration:
         """The pooled calibration with each event as its camera's own threshold decides it, for one page of all.
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from anomaly.calibration.series import Decided, Series
+    from anomaly.calibration.windows import EventWindow
     from anomaly.types import Interval
 
 #: "clip": a clip counts once, as caught only if all its events are. "event": each event counts.
@@ -165,7 +166,17 @@ def event_scores(
     Raises:
         LabelsError: an event of a video without scores.
     """
-    windows = event_windows(events, _series_of(events, decided), tolerance_s)
+    return _scores(events, decided, _windows(events, decided, tolerance_s), tolerance_s, ordinary)
+
+
+def _scores(
+    events: Sequence[Event],
+    decided: Mapping[str, Decided],
+    windows: Sequence[EventWindow],
+    tolerance_s: float,
+    ordinary: float | None,
+) -> NDArray[np.float64]:
+    """As `event_scores`, the windows being known."""
     scores = np.empty(len(events))
     for index, (event, window) in enumerate(zip(events, windows, strict=True)):
         one, frames = decided[event.video], window.frames
@@ -181,8 +192,10 @@ def event_scores(
     return scores
 
 
-def _series_of(events: Sequence[Event], decided: Mapping[str, Decided]) -> dict[str, Series]:
-    """The series of each event, by source.
+def _windows(
+    events: Sequence[Event], decided: Mapping[str, Decided], tolerance_s: float
+) -> list[EventWindow]:
+    """(n,) where each event may be noticed.
 
     Raises:
         LabelsError: an event of a video without scores.
@@ -190,12 +203,12 @@ def _series_of(events: Sequence[Event], decided: Mapping[str, Decided]) -> dict[
     for event in events:
         if event.video not in decided:
             raise LabelsError(f"event {event} is in a video that was not scored; score it, or drop the label")
-    return {event.video: decided[event.video].series for event in events}
+    return event_windows(events, {event.video: decided[event.video].series for event in events}, tolerance_s)
 
 
 def searched_s(event: Event, series: Series, tolerance_s: float) -> float:
     """Seconds in which an alarm counts for an event, to the end of its footage at most; 0 for a single picture."""
-    if len(series.times) == 1:
+    if series.is_picture:
         return 0.0
     end_s = event.end_s if math.isfinite(event.end_s) else float(series.times[-1] + series.step_s)
     return max(end_s - event.start_s, 0.0) + 2 * tolerance_s
@@ -210,8 +223,8 @@ def event_outcomes(
     ordinary: float | None = None,
 ) -> tuple[EventOutcome, ...]:
     """What becomes of each event at a threshold; `event_scores` tells of arguments and errors."""
-    scores = event_scores(events, decided, tolerance_s, ordinary)
-    windows = event_windows(events, _series_of(events, decided), tolerance_s)
+    windows = _windows(events, decided, tolerance_s)
+    scores = _scores(events, decided, windows, tolerance_s, ordinary)
     starts: dict[str, NDArray[np.float64]] = {}
     outcomes = []
     for index, (event, score) in enumerate(zip(events, scores.tolist(), strict=True)):
@@ -321,6 +334,6 @@ def frame_recall(events: Sequence[Event], decided: Mapping[str, Decided], thresh
 
 def _labelled(event: Event, series: Series) -> slice:
     """The frames of a label as it stands; a single picture is in every event of its name."""
-    if len(series.times) == 1:
+    if series.is_picture:
         return slice(0, 1)
     return slice(*np.searchsorted(series.times, [event.start_s, event.end_s]).tolist())

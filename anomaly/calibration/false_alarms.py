@@ -163,7 +163,7 @@ def false_alarms(
         n_frames += len(on)
         n_on += int(on.sum())
     n_alarms, hours = sum(map(len, begins)), seconds / 3600
-    filmed = [i for i, one in enumerate(holdout) if len(one.series.times) > 1]
+    filmed = [i for i, one in enumerate(holdout) if not one.series.is_picture]
     rated = seconds >= MINIMUM_S
     each = 1 - (1 - confidence) / settings_tried
     low, high = poisson_bounds(n_alarms, hours, each) if rated else (None, None)

@@ -59,10 +59,15 @@ class Series:
                 f"{scores[bad[0]]} at {times[bad[0]]:.3f} s; score it again, or leave it out"
             )
 
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is a single picture, which is decided without smoothing and stands for no time."""
+        return len(self.times) == 1
+
     @cached_property
     def step_s(self) -> float:
         """The usual time between frames: the median; 0 for a single picture."""
-        return float(np.median(np.diff(self.times))) if len(self.times) > 1 else 0.0
+        return 0.0 if self.is_picture else float(np.median(np.diff(self.times)))
 
     @property
     def interval_s(self) -> float:
@@ -86,7 +91,7 @@ class Series:
 
     def sees(self, start_s: float, end_s: float) -> bool:
         """Whether start_s <= t < end_s is not wholly blind: outside the footage, or inside one hole of it."""
-        if len(self.times) == 1:
+        if self.is_picture:
             return True
         reach = self.times + np.minimum(self.seconds, self.hole_s)
         return bool(((self.times < end_s) & (reach > start_s)).any())
@@ -127,10 +132,15 @@ class Decided:
 
 def decide(series: Series, config: DeciderConfig) -> Decided:
     """Smoothed and decision scores of a series."""
-    if len(series.times) == 1:
+    if series.is_picture:
         return Decided(series, config.for_images(), series.scores, series.scores)
     smoothed = smooth(series.times, series.scores, config)
     return Decided(series, config, smoothed, held_minimum(series.times, smoothed, config.min_duration_s))
+
+
+def ordinary_score(normal: Sequence[Series]) -> float | None:
+    """The raw score of ordinary footage: the median of all frames; None without any."""
+    return float(np.median(np.concatenate([one.scores for one in normal]))) if normal else None
 
 
 def by_source(series: Sequence[Series]) -> dict[str, Series]:

@@ -17,7 +17,7 @@ from scipy import stats
 
 from anomaly.calibration.certificate import recall_bound
 from anomaly.calibration.events import Count, Event, unit_keys, unit_name
-from anomaly.calibration.series import Series, by_source
+from anomaly.calibration.series import Series, by_source, ordinary_score
 from anomaly.calibration.sweep import Footage, reached_levels, rounded_down, sweep
 from anomaly.calibration.windows import as_after_ordinary, event_windows
 from anomaly.errors import CalibrationError, LabelsError
@@ -136,7 +136,8 @@ def study(
             f"a study needs settings ({len(settings)}), thresholds ({len(levels)}) and normal series "
             f"({len(holdout)}); give one or more of each"
         )
-    usual = float(np.median(np.concatenate([one.scores for one in holdout])))
+    usual = ordinary_score(holdout)
+    assert usual is not None
     levels_of = {one.source: (ordinary or {}).get(one.camera, usual) for one in labeled}
     windows = _EventWindows(labeled, events, count, tolerance_s, levels_of)
     normal = Footage(holdout)

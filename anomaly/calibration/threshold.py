@@ -26,7 +26,7 @@ from anomaly.calibration.events import (
 )
 from anomaly.calibration.false_alarms import MINIMUM_S, false_alarms, normal_windows
 from anomaly.calibration.result import Calibration, KindOutcome, OperatingPoint
-from anomaly.calibration.series import Decided, Series, by_source, decide
+from anomaly.calibration.series import Decided, Series, by_source, decide, ordinary_score
 from anomaly.decider.machine import check_threshold
 from anomaly.errors import CalibrationError, UsageError
 
@@ -95,7 +95,7 @@ def calibrate(
     decided = {name: decide(one, config) for name, one in by_source(labeled).items()}
     normal = [decide(one, config) for one in holdout]
     checks.refuse_constant([*decided.values(), *normal])
-    ordinary = float(np.median(np.concatenate([one.scores for one in holdout]))) if holdout else None
+    ordinary = ordinary_score(holdout)
     scores = event_scores(events, decided, tolerance_s, ordinary)
     checks.refuse_unseen(events, scores, normal)
     certifying = _certifying(events)
@@ -188,7 +188,7 @@ def calibrate(
         notes.append(checks.COUNTED_EACH)
     if threshold is None and budget_per_hour is not None and for_budget is None:
         why = "too little normal footage was held out to spend it on one part and check it on another"
-        if holdout and all(len(one.times) == 1 for one in holdout):
+        if holdout and all(one.is_picture for one in holdout):
             why = "single pictures were held out, which have no hours"
         notes.append(f"The budget of {budget_per_hour:g} false alarms an hour was not used: {why}.")
     return Calibration(
@@ -259,7 +259,7 @@ def _covers(
     kinds = Counter(label for event in counted for label in event.labels)
     listed = checks.some([f"{n} {label}" for label, n in kinds.most_common()])
     these = "the one" if len(counted) == 1 else f"these {len(counted)}"
-    pictures = sum(len(decided[event.video].series.times) == 1 for event in counted)
+    pictures = sum(decided[event.video].series.is_picture for event in counted)
     still = ""
     if pictures:
         which = "All" if pictures == len(counted) else f"{pictures}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def event_windows(
 
 
 def _window(event: Event, of_video: Sequence[Event], series: Series, tolerance_s: float) -> EventWindow:
-    if len(series.times) == 1:
+    if series.is_picture:
         return EventWindow(slice(0, 1), fresh=False)
     ended_s = max((one.end_s for one in of_video if one.end_s <= event.start_s), default=-math.inf)
     begins_s = min((one.start_s for one in of_video if one.start_s >= event.end_s), default=math.inf)
@@ -75,7 +75,7 @@ def _is_cut(series: Series, first: int) -> bool:
 
 def as_after_ordinary(
     series: Series,
-    smoothed: NDArray[np.floating[Any]],
+    smoothed: NDArray[np.float64],
     frames: slice,
     config: DeciderConfig,
     ordinary: float,
@@ -97,7 +97,7 @@ def as_after_ordinary(
     times, first = series.times, frames.start
     held_from = times[first] - config.min_duration_s + TIME_RESOLUTION_S
     lead = max(int(np.searchsorted(times, held_from, side="right")) - 1, 0)
-    own = smoothed[lead : frames.stop].astype(np.float64)
+    own = smoothed[lead : frames.stop].copy()
     n_before = first - lead
     own[:n_before] = np.minimum(own[:n_before], ordinary)
     if config.smoothing_s > 0:

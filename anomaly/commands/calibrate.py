@@ -117,8 +117,7 @@ def run(config: CalibrateConfig) -> None:
     if notes:
         result = replace(result, notes=(*notes, *result.notes))
         if cameras is not None:
-            told = " ".join([cameras.assumption, *notes]).strip()
-            cameras = replace(cameras, pooled=result, assumption=told)
+            cameras = replace(cameras.noting(notes), pooled=result)
     intervals = [
         {**asdict(interval), "end_s": finite(interval.end_s)} for interval in labeled.footage.intervals
     ]
@@ -139,8 +138,8 @@ def run(config: CalibrateConfig) -> None:
         setting=setting,
         clips=clips,
         familiar=labeled.familiar,
-        stills=any(len(one.times) == 1 for one in anomalous),
-        videos=any(len(one.times) > 1 for one in anomalous),
+        stills=any(one.is_picture for one in anomalous),
+        videos=any(not one.is_picture for one in anomalous),
         steps_s=steps,
         chosen="as configured" if config.out is None else _APART,
     )

@@ -141,8 +141,7 @@ def _study_model(config: StudyConfig, folder: Path) -> None:
         if scales:
             whole = [scales[one.camera].apply(one) for one in without(raw, spent)]
             cameras = calibrate_scaled(labeled, prove, report, best, scales, whole=whole, **options)
-            told = " ".join([cameras.assumption, *notes]).strip()
-            cameras = replace(cameras.spending(spent), assumption=told)
+            cameras = cameras.spending(spent).noting(notes)
             result = cameras.pooled
         else:
             result = calibrate(labeled, prove, report, best, **options).spending(spent)

@@ -34,7 +34,7 @@ def protected(
         return events, events, holdout, holdout, "One setting: nothing was chosen by a look at the events."
     spend, report = holdout, holdout
     same = " The same normal footage chose and is reported on, as there are under two minutes of it: expect more false alarms."
-    if all(len(one.times) == 1 for one in holdout):
+    if all(one.is_picture for one in holdout):
         same = " The same normal pictures chose and are reported on: expect more false alarms."
     if sum(float(one.seconds.sum()) for one in holdout) >= 2 * MINIMUM_S:
         halves = split_holdout(holdout, _GUARD_S)

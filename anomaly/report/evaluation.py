@@ -48,7 +48,7 @@ def evaluation_page(
         parts += _event_parts(model, evaluation, by_name, threshold)
         parts += _false_alarm_parts(model, evaluation, by_name, threshold)
     parts.append(section("Score over time", "Bands are labels; the dashed line is the threshold."))
-    shown = [decided for decided in evaluation.decided.values() if len(decided.series.times) > 1]
+    shown = [decided for decided in evaluation.decided.values() if not decided.series.is_picture]
     parts += [
         score_over_time(one, evaluation.truth[one.series.source], threshold.value)
         for one in shown[:_MOST_CHARTS]
