@@ -86,7 +86,8 @@ class PatchFeatures(torch.nn.Module):
             return functional.avg_pool2d(feature_map, (height // self.grid[0], width // self.grid[1]))
         rows = torch.from_numpy(resize_matrix(height, self.grid[0])).to(feature_map)
         columns = torch.from_numpy(resize_matrix(width, self.grid[1])).to(feature_map)
-        return rows @ feature_map @ columns.T
+        # The product over channels last is several times slower than over a copy with its rows in one piece.
+        return rows @ feature_map.contiguous() @ columns.T
 
 
 class Backbone:
