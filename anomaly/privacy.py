@@ -19,7 +19,8 @@ class PrivacyMask:
     """Paints polygons black.
 
     Args:
-        polygons: corners (x, y) in 0..1 of the upright frame; a pixel that a polygon touches is covered.
+        polygons: corners (x, y) in 0..1 of the upright frame; all that one goes around is covered, also where its sides
+            cross each other, and every pixel that it touches.
     """
 
     def __init__(self, polygons: Sequence[Polygon]) -> None:
@@ -35,8 +36,12 @@ class PrivacyMask:
             mask = np.zeros((height, width), dtype=np.uint8)
             for polygon in self._polygons:
                 corners = np.asarray(polygon, dtype=np.float64) * (width, height)
+                touched = np.zeros_like(mask)
                 # fillPoly draws the outline too, so a pixel that is only touched is covered.
-                cv2.fillPoly(mask, [np.floor(corners).astype(np.int32)], 1)
-                cv2.fillPoly(mask, [np.ceil(corners).astype(np.int32)], 1)
+                cv2.fillPoly(touched, [np.floor(corners).astype(np.int32)], 1)
+                cv2.fillPoly(touched, [np.ceil(corners).astype(np.int32)], 1)
+                # It follows the even-odd rule, which leaves open what sides that cross each other go around.
+                outer, _ = cv2.findContours(touched, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+                cv2.drawContours(mask, outer, -1, 1, cv2.FILLED)
             self._covered = mask.astype(bool)
         image[self._covered] = 0

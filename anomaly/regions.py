@@ -42,7 +42,7 @@ class Regions:
         ignore: the same, taken away from what is looked at.
         mask: image file of the same view, white (at least half bright) = counts; read once.
         mask_pixels: (H, W) bool, what was read from `mask`, or came out of a model folder.
-        black: polygons of the privacy masks; `Source.black` paints them.
+        black: polygons of the privacy masks, which cover all that they go around; `Source.black` paints them.
 
     Raises:
         UsageError: a polygon that is none, coordinates outside 0..1, an unreadable mask, or nothing left.

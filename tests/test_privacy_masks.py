@@ -125,6 +125,40 @@ def test_frames_are_black_however_they_are_read(recorded: tuple[Path, Path], tmp
         assert frame.image[60:70, 60:70].max() > 0
 
 
+@pytest.mark.parametrize(
+    ("polygon", "inside", "outside"),
+    [
+        # A star drawn without lifting the pen, corners that were given in the wrong order, and a ring.
+        (
+            [[0.5, 0.05], [0.76, 0.86], [0.07, 0.36], [0.93, 0.36], [0.24, 0.86]],
+            [[0.5, 0.5], [0.5, 0.1], [0.3, 0.4]],
+            [[0.5, 0.95], [0.1, 0.1]],
+        ),
+        ([[0.1, 0.1], [0.9, 0.9], [0.9, 0.1], [0.1, 0.9]], [[0.15, 0.5], [0.85, 0.5]], [[0.5, 0.2], [0.5, 0.8]]),
+        (
+            [[0.1, 0.1], [0.9, 0.1], [0.9, 0.9], [0.1, 0.9], [0.1, 0.1],
+             [0.3, 0.3], [0.3, 0.7], [0.7, 0.7], [0.7, 0.3], [0.3, 0.3]],
+            [[0.5, 0.5], [0.2, 0.5]],
+            [[0.05, 0.5]],
+        ),
+    ],
+    ids=["star", "corners", "ring"],
+)  # fmt: skip
+def test_a_mask_covers_all_that_it_goes_around(polygon: list, inside: list, outside: list):
+    image = np.full((100, 200, 3), 255, np.uint8)
+    PrivacyMask([polygon]).paint(image)
+    assert [image[round(100 * y), round(200 * x)].max() for x, y in inside] == [0] * len(inside)
+    assert [image[round(100 * y), round(200 * x)].min() for x, y in outside] == [255] * len(outside)
+
+
+def test_masks_leave_free_what_lies_between_them():
+    image = np.full((100, 200, 3), 255, np.uint8)
+    sides = ((0.2, 0.2, 0.8, 0.3), (0.2, 0.7, 0.8, 0.8), (0.2, 0.2, 0.3, 0.8), (0.7, 0.2, 0.8, 0.8))
+    PrivacyMask([[[a, b], [c, b], [c, d], [a, d]] for a, b, c, d in sides]).paint(image)
+    assert image[50, 100].min() == 255
+    assert (image == 0).mean() > 0.2
+
+
 def test_a_mask_that_is_none_is_told(recorded: tuple[Path, Path], tmp_path: Path):
     done = invoke(
         "fit", "--normal-videos", recorded[0] / "normal", "--model", tmp_path / "m", *FIT, "regions.black=[[[0,0],[50,0],[50,40]]]"
