@@ -223,7 +223,7 @@ def test_a_message_that_the_receiver_fails_on_blocks_no_camera_for_ever(
             tend_every_s=0.1,
         ) as site:
             with site.store.transaction():
-                bad = [site.start("bad") for _ in range(3)]
+                bad = [site.start("bad")]
                 poison.append(bad[0].id)
             # Alone, it may be the receiver: it is tried again.
             until(lambda: receiver.ids().count(f"{bad[0].id}-start") > 7)
@@ -241,12 +241,67 @@ def test_a_message_that_the_receiver_fails_on_blocks_no_camera_for_ever(
                 return site.status("hook")["set_aside"] == 1
 
             until(good_and_set_aside)
+            bad += [site.start("bad") for _ in range(2)]
             until(lambda: site.status("hook")["pending"] == 0)
             assert troubles == ["set aside"]
             told = [one["event_id"] for one in receiver.contents() if one["camera"] == "bad"]
             assert list(dict.fromkeys(told)) == [one.id for one in bad]
             poison.clear()
             assert site.delivery.send_again("hook") == 1
+            until(lambda: site.status("hook")["pending"] == 0)
+        released.set()
+
+
+@pytest.mark.parametrize("how", [500, 503, "crashes", "hangs"])
+def test_a_message_that_the_receiver_fails_on_does_not_silence_the_only_camera(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: int | str
+):
+    """While nothing at all is taken it may be the receiver, and all wait in their order."""
+    monkeypatch.setattr("anomaly.edge.notify.webhook._PATIENCE_S", 2.0)
+    released, away = threading.Event(), threading.Event()
+    poison: set[str] = set()
+    troubles: list[str] = []
+    away.set()
+
+    def answers(content):
+        if not away.is_set() and content["event_id"] not in poison:
+            return 204
+        if how == "hangs":
+            released.wait(20)
+        return None if isinstance(how, str) else how
+
+    with Receiver() as receiver:
+        receiver.answer = answers
+        with told_site(
+            tmp_path,
+            [hook(receiver.url, timeout_s=0.2)],
+            on_trouble=lambda sink, kind, detail: troubles.append(kind),
+        ) as site:
+            with site.store.transaction():
+                events = [site.start("only") for _ in range(4)]
+                # Its end is what the receiver fails on, too: one incident has several messages.
+                site.end(events[0])
+                later = [site.start("only") for _ in range(2)]
+                poison |= {events[0].id, events[1].id} if how != "hangs" else {events[0].id}
+            ids = (
+                [f"{one.id}-start" for one in events]
+                + [f"{events[0].id}-end"]
+                + [f"{one.id}-start" for one in later]
+            )
+            # Those behind are tried now and then; as the receiver takes none, none is set aside.
+            until(lambda: receiver.ids().count(ids[1]) >= 2, 20)
+            time.sleep(0.7)
+            assert (site.status("hook")["sent"], site.status("hook")["set_aside"]) == (0, 0)
+            before = len(receiver.ids())
+            away.clear()
+            until(lambda: site.status("hook")["pending"] == 0, 30)
+            bad = [one for one in ids if one.split("-")[0] in poison]
+            assert site.status("hook")["set_aside"] == len(bad)
+            assert troubles[0] == "set aside"
+            told = list(dict.fromkeys(one for one in receiver.ids()[before:] if one not in bad))
+            assert told == [one for one in ids if one not in bad]
+            poison.clear()
+            assert site.delivery.send_again("hook") == len(bad)
             until(lambda: site.status("hook")["pending"] == 0)
         released.set()
 

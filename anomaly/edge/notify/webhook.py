@@ -4,8 +4,10 @@
 - 4xx, but not 408 and 429: set aside, for the receiver will not have this message, whenever it comes.
 - All else is tried again later: 408, 429, 5xx, no answer in time, no connection, and redirects. None is followed: a
   signed message goes where it was told to, or nowhere.
-- A message that fails again and again for an hour in which those of other cameras are taken is set aside too: what fails
-  lies in it, and its camera must not stay silent. Where none is taken it may be the receiver, and nothing is set aside.
+- A message that fails again and again for an hour is set aside too, once another is taken: what fails lies in it, and its
+  camera must not stay silent. That is one of another camera in this time, or else, once an hour, one of those that wait
+  behind it; those between them go with it, so that what is sent keeps its order. Where none is taken it may be the
+  receiver, and nothing is set aside.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anomaly.edge.notify.destination import Destination, connect, parse_destination
@@ -34,6 +36,8 @@ _LONGEST_RETRY_AFTER_S = 3600.0
 _MOST_ANSWER = 64 * 1024
 #: While a camera's messages fail, so many are looked at, to find those of others.
 _MOST_LOOKED = 1000
+#: So many that wait behind one that fails are tried, to see whether what fails lies in it.
+_PROBED = 10
 #: A message is set aside where, so often and over so many seconds, it failed after another was taken.
 _STRIKES = 5
 _PATIENCE_S = 3600.0
@@ -46,6 +50,11 @@ class _Answer:
     status: int
     retry_after_s: float | None
 
+    @property
+    def takes(self) -> bool:
+        """Whether the message was taken over."""
+        return 200 <= self.status < 300
+
 
 @dataclass
 class _Failing:
@@ -54,6 +63,7 @@ class _Failing:
     Attributes:
         row_id: of it.
         tries: so far, in a row.
+        failed_s: when they began, or when those behind it were tried last, monotonic.
         passed: whether another camera's was taken since the last of them.
         strikes: how often it failed after that was so.
         since_s: of the first of these, monotonic.
@@ -61,6 +71,7 @@ class _Failing:
 
     row_id: int
     tries: int = 0
+    failed_s: float = field(default_factory=time.monotonic)
     passed: bool = False
     strikes: int = 0
     since_s: float = 0.0
@@ -77,6 +88,14 @@ class _Failing:
     def to_blame(self) -> bool:
         """Whether what fails lies in the message, for the receiver takes others."""
         return self.strikes >= _STRIKES and time.monotonic() - self.since_s >= _PATIENCE_S
+
+    def probes(self) -> bool:
+        """Whether those behind it are to be tried now; once in that time."""
+        now = time.monotonic()
+        if self.tries < _STRIKES or now - self.failed_s < _PATIENCE_S:
+            return False
+        self.failed_s = now
+        return True
 
 
 class WebhookSink:
@@ -132,23 +151,14 @@ class WebhookSink:
 
     def _deliver(self, queue: SinkQueue, row: Row) -> float | None:
         """None: the row is done with. Else it stays, and nothing goes to this receiver for so many seconds."""
-        shown, answer = "the receiver", None
-        try:
-            destination = self._destination()
-            shown = destination.shown
-            answer = self._post(destination, row.message_id, row.body)
-            reason = f"{shown} answered {answer.status}"
-        except (OSError, http.client.HTTPException, AnomalyError, ValueError) as error:
-            reason = f"{shown}: {_reason(error)}"
+        answer, reason = self._ask(row)
         if answer is None:
             rest_s = self._failed(queue, row, reason, None)
-            queue.unreachable(reason)
+            if rest_s:
+                queue.unreachable(reason)
             return rest_s
-        if 200 <= answer.status < 300:
-            self._answered(row)
-            for other in self._failing.values():
-                other.passed = True
-            queue.sent(row.id)
+        if answer.takes:
+            self._taken(queue, row)
             return None
         if 400 <= answer.status < 500 and answer.status not in (408, 429):
             self._answered(row)
@@ -158,6 +168,23 @@ class WebhookSink:
         if 300 <= answer.status < 400:
             reason += ", a redirect, which is not followed; give the final address"
         return self._failed(queue, row, reason, answer)
+
+    def _ask(self, row: Row) -> tuple[_Answer | None, str]:
+        """What the receiver answers to a message, None for no answer, and that in words."""
+        shown = "the receiver"
+        try:
+            destination = self._destination()
+            shown = destination.shown
+            answer = self._post(destination, row.message_id, row.body)
+        except (OSError, http.client.HTTPException, AnomalyError, ValueError) as error:
+            return None, f"{shown}: {_reason(error)}"
+        return answer, f"{shown} answered {answer.status}"
+
+    def _taken(self, queue: SinkQueue, row: Row) -> None:
+        self._answered(row)
+        for other in self._failing.values():
+            other.passed = True
+        queue.sent(row.id)
 
     def _answered(self, row: Row) -> None:
         self._failing.pop(row.camera, None)
@@ -174,6 +201,9 @@ class WebhookSink:
             del self._failing[row.camera]
             queue.refused(row, f"{reason}, {failing.tries} times, though other cameras' messages were taken")
             return None
+        if failing.probes() and self._probe(queue, row, reason):
+            # Those behind it are done with as well: none of them as it was read before.
+            return 0.0
         backoff = self._settings.backoff
         asked_s = 0.0 if answer is None else answer.retry_after_s or 0.0
         # "Too many" is said to all of us; another failure may lie in this one message, and others can go on.
@@ -181,6 +211,24 @@ class WebhookSink:
         rest_s = max(backoff.delay_s(self._in_a_row), asked_s) if rests else 0.0
         queue.failed(row, reason, max(backoff.delay_s(failing.tries), asked_s, rest_s))
         return rest_s
+
+    def _probe(self, queue: SinkQueue, row: Row, reason: str) -> bool:
+        """Try what waits behind a message that fails; whether one was taken, and those before it set aside."""
+        failed = [(row, reason)]
+        # Two that hang are enough: it is the receiver.
+        until = time.monotonic() + 2 * self._settings.timeout_s
+        waiting = queue.take(after_id=row.id, limit=_MOST_LOOKED) if row.id > 0 else []
+        for behind in [one for one in waiting if one.camera == row.camera][:_PROBED]:
+            if queue.stopping() or time.monotonic() >= until:
+                break
+            answer, said = self._ask(behind)
+            if answer is not None and answer.takes:
+                for one, why in failed:
+                    queue.refused(one, f"{why}, again and again, though a later message was taken")
+                self._taken(queue, behind)
+                return True
+            failed.append((behind, said))
+        return False
 
     def _beat(self, queue: SinkQueue) -> None:
         message = self._heartbeat.beat(queue) if self._heartbeat is not None else None
@@ -191,7 +239,7 @@ class WebhookSink:
         except (OSError, http.client.HTTPException, AnomalyError, ValueError) as error:
             queue.unreachable(_reason(error))
             return
-        if 200 <= answer.status < 300:
+        if answer.takes:
             queue.well()
         else:
             queue.last_error = f"the heartbeat was answered with {answer.status}"
