@@ -198,6 +198,20 @@ def test_the_bar_and_the_frame_show_the_alarm(model: Model, frames: list[Frame],
     assert calm[-1, 90].tolist() != [70, 160, 90]
 
 
+def test_what_is_above_the_threshold_has_a_line_around_it(
+    model: Model, frames: list[Frame], threshold: Threshold
+):
+    one = next(one for one in watch(model, iter(frames), threshold) if one.decision.alarm)
+    reached = (one.look.heatmap((96, 160)) >= threshold.value).astype(np.uint8)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    edge = (reached - cv2.erode(reached, cross)).astype(bool)
+    edge[:24] = edge[88:] = edge[:, :4] = edge[:, -4:] = False
+    assert edge.sum() > 5
+    drawn = annotate(one, threshold, 0.0)[edge]
+    assert (drawn.min(axis=1) > 200).mean() > 0.8
+    assert (one.frame.image[edge].min(axis=1) > 200).mean() < 0.2
+
+
 def test_the_dark_edge_of_the_score_lies_around_it(model: Model, threshold: Threshold):
     frame = Frame(np.full((96, 480, 3), 128, np.uint8), 0.0, 0, "grey.png")
     (seen,) = watch(model, iter([frame]), threshold, still=True)

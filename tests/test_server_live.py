@@ -173,6 +173,19 @@ def test_motion_jpeg_for_other_programs(case: Case):
     until(lambda: not live_threads())
 
 
+def test_what_is_above_the_threshold_has_a_line_around_it(case: Case):
+    """Dark and light, as on the live page: the colours alone do not tell it."""
+    program = case.token("viewer", "live")
+    case.runner.show("cam", image=np.full((360, 640, 3), 120, np.uint8))
+    across = {}
+    for view in ("picture", "overlay"):
+        answer = program.get("/api/cameras/cam/live.jpg", params={"view": view})
+        across[view] = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR)[180, 250:430]
+    assert across["overlay"].max(axis=1).min() < 60
+    assert across["overlay"].min(axis=1).max() > 190
+    assert np.abs(across["picture"].astype(int) - 120).max() < 10
+
+
 def test_one_picture(case: Case):
     viewer = case.signed_in("viewer")
     case.runner.show("cam")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from anomaly.footage.clips import VideoWriter
-from anomaly.heatmap import draw_box, heat_range, overlay
+from anomaly.heatmap import draw_box, heat_range, outline, overlay
 from anomaly.locks import alone_in
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ class EventLog:
         snapshot = f"snapshots/event_{self.count:04d}.jpg"
         path = self._folder / snapshot
         path.parent.mkdir(exist_ok=True)
-        write_jpeg(path, draw_box(overlay(image, event.look.heatmap(size), low, high), box))
+        heatmap = event.look.heatmap(size)
+        hot = outline(overlay(image, heatmap, low, high), heatmap, self._threshold.value)
+        write_jpeg(path, draw_box(hot, box))
         line = {
             "event": self.count,
             "source": event.source,
@@ -162,7 +164,8 @@ def annotate(watched: Watched, threshold: Threshold, opacity: float) -> ImageArr
     image = watched.frame.image
     height, width = image.shape[:2]
     low, high = heat_range(threshold.value)
-    drawn = overlay(image, watched.look.heatmap((height, width)), low, high, opacity)
+    heatmap = watched.look.heatmap((height, width))
+    drawn = outline(overlay(image, heatmap, low, high, opacity), heatmap, threshold.value)
     colour = _ALARM if watched.decision.alarm else _CALM
     if watched.decision.alarm:
         cv2.rectangle(drawn, (0, 0), (width - 1, height - 1), _ALARM, max(2, height // 80))

@@ -8,7 +8,7 @@ import numpy as np
 
 from anomaly.errors import FootageError
 from anomaly.footage.source import read_frame_at
-from anomaly.heatmap import heat_range, overlay
+from anomaly.heatmap import heat_range, outline, overlay
 from anomaly.report.page import jpeg, picture
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def moment_card(
     except FootageError:
         return []
     look = model.detector.look([frame.image])[0]
-    laid_over = overlay(frame.image, look.heatmap(frame.image.shape[:2]), *heat_range(threshold))
+    heatmap = look.heatmap(frame.image.shape[:2])
+    laid_over = outline(overlay(frame.image, heatmap, *heat_range(threshold)), heatmap, threshold)
     where = source.name if source.kind == "image" else f"{source.name} at {time_s:.1f} s"
     return [picture([jpeg(frame.image), jpeg(laid_over)], where, facts)]
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from anomaly.artifact import finite
-from anomaly.heatmap import heat_range, overlay
+from anomaly.heatmap import heat_range, outline, overlay
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +61,7 @@ class Picture:
         self._made: dict[str, bytes] = {}
 
     def jpeg(self, view: str) -> bytes:
-        """The frame as JPEG: "picture", "overlay" (with the heatmap over it), or "heatmap" alone."""
+        """The frame as JPEG: "picture", "overlay" (heatmap and line of the threshold over it), or "heatmap" alone."""
         with self._lock:
             if view not in self._made:
                 self._made[view] = self._encode(view)
@@ -121,6 +121,8 @@ class Picture:
             low, high = heat_range(self._view.threshold)
             under = np.zeros_like(image) if view == "heatmap" else image
             image = overlay(under, heatmap, low, high, 1.0 if view == "heatmap" else 0.55)
+            if view == "overlay":
+                image = outline(image, heatmap, self._view.threshold)
         done, data = cv2.imencode(
             ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
         )
