@@ -218,6 +218,8 @@ def test_off_loopback_without_tls_is_refused(host: str, tmp_path: Path):
         ({"tls_cert": Path("none.pem")}, "go together"),
         ({"tls_cert": Path("none.pem"), "tls_key": Path("none.pem")}, "does not exist"),
         ({"trusted_proxy": "proxy.example"}, "not an IP address"),
+        ({"trusted_proxy": "192.0.2.7", "outer_proxies": ("proxy.example",)}, "not an IP address"),
+        ({"outer_proxies": ("192.0.2.8",)}, "in front of"),
         ({"allowed_hosts": ("*",)}, "allowed host"),
         ({"allowed_hosts": ("https://x",)}, "allowed host"),
         ({"port": 70_000}, "70000"),

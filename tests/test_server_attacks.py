@@ -498,6 +498,57 @@ def test_the_proxys_word_counts_and_nobody_elses(tmp_path: Path, told: list[str]
 
 
 @pytest.mark.parametrize(
+    ("told", "address"),
+    [
+        # The outer proxy saw the client, the inner one the outer one.
+        ("198.51.100.1, 203.0.113.5, 192.0.2.8", "203.0.113.5"),
+        # Who comes by the inner proxy alone has made up all before.
+        ("203.0.113.5, 192.0.2.8, 198.51.100.1", "198.51.100.1"),
+        ("192.0.2.8", "192.0.2.8"),
+        ("nonsense, 192.0.2.8", "192.0.2.8"),
+        ("", "127.0.0.1"),
+    ],
+)
+def test_two_proxies_one_before_the_other(tmp_path: Path, told: str, address: str):
+    with running(tmp_path, trusted_proxy="127.0.0.1", outer_proxies=("192.0.2.8",)) as case:
+        origin = case.url.replace("http:", "https:")
+        headers = {"Origin": origin, "X-Forwarded-For": told}
+        answer = httpx.post(f"{case.url}/api/session", json={"name": "a", "password": "b"}, headers=headers)
+        assert answer.status_code == 401
+        assert case.server.door.audit.lines()[0].address == address
+
+
+def test_ipv4_by_a_socket_for_both_kinds(tmp_path: Path):
+    """All of IPv4 is one /64 there: it must not count as one client, nor be a stranger to its own names."""
+    address = own_address()
+    if address is None:
+        pytest.skip("this machine has no address but loopback")
+    try:
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True).close()
+    except (OSError, ValueError):
+        pytest.skip("this machine has no IPv6")
+
+    def log_in(at: str) -> int:
+        given = {"name": "the-viewer", "password": PASSWORD if at.startswith("http://127.") else "wrong"}
+        return httpx.post(f"{at}/api/session", json=given, headers={"Origin": at}, timeout=20).status_code
+
+    with running(tmp_path, host="::", insecure=True, scrape_token="a-long-scrape-token") as case:
+        case.account("viewer")
+        here, away = (f"http://{one}:{httpx.URL(case.url).port}" for one in ("127.0.0.1", address))
+        assert [log_in(away) for _ in range(11)] == [401] * 10 + [429]
+        assert log_in(here) == 200
+        assert [line.address for line in case.server.door.audit.lines()[:2]] == ["127.0.0.1", address]
+        scraped = httpx.get(f"{here}/metrics", headers={"Authorization": "Bearer a-long-scrape-token"})
+        assert scraped.status_code == 200
+    with running(tmp_path / "proxy", host="::", trusted_proxy=address) as case:
+        port = httpx.URL(case.url).port
+        assert httpx.get(f"http://{address}:{port}/healthz").status_code == 200
+    with running(tmp_path / "other", host="::", trusted_proxy="192.0.2.77") as case:
+        port = httpx.URL(case.url).port
+        assert httpx.get(f"http://{address}:{port}/healthz").status_code == 403
+
+
+@pytest.mark.parametrize(
     ("take", "opens"),
     [("right", True), ("wrong", False), ("forwarded", False), ("none", False)],
 )

@@ -306,6 +306,7 @@ def _serve(
             tls_key=Path(door.tls_key) if door.tls_key else None,
             insecure=door.insecure,
             trusted_proxy=door.trusted_proxy,
+            outer_proxies=tuple(door.outer_proxies),
             scrape_token=scrape_token,
             idle_s=door.idle_minutes * 60.0,
             absolute_s=door.session_hours * 3600.0,

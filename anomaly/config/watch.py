@@ -68,6 +68,7 @@ class DoorSettings:
     tls_key: str | None = None
     insecure: bool = False  # off loopback without TLS: passwords and pictures cross the network in the clear
     trusted_proxy: str | None = None  # address of a reverse proxy that speaks TLS
+    outer_proxies: list[str] = field(default_factory=list)  # of those in front of that one
     # without key, pointer or touch, then one has to sign in again; an open page is no use
     idle_minutes: float = within(60.0, above=0)
     session_hours: float = within(12.0, above=0)  # after the log-in, then in any case

@@ -6,6 +6,8 @@ import ipaddress
 import threading
 import time
 
+from anomaly.edge.server.settings import plain_address
+
 PER_ADDRESS = 10
 PER_NAME = 40
 WINDOW_S = 300.0
@@ -106,9 +108,9 @@ def _account(name: str) -> str:
 def network(address: str) -> str:
     """An IPv4 address, or the /64 that one customer of IPv6 can choose freely from."""
     try:
-        parsed = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(plain_address(address))
     except ValueError:
         return address
     if parsed.version == 4:
-        return address
+        return str(parsed)
     return str(ipaddress.ip_network(f"{address}/64", strict=False))

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from anomaly.edge.server.attempts import network
+from anomaly.edge.server.settings import plain_address
 
 #: A whole request has come so long after its connection, or after the answer before it.
 REQUEST_S = 10.0
@@ -30,6 +31,7 @@ class Connection(socket.socket):
     Attributes:
         client: (address, port) of the other side.
         network: whose bound it counts to.
+        address: of the other side, as people name it.
         deadline: time.monotonic() by which the other side must have done its part; None = it is ours to do something.
         requests: those that have come and are not answered yet.
         idle: whether no whole request is among them.
@@ -40,6 +42,7 @@ class Connection(socket.socket):
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         self.client = client
         self.network = network(client[0])
+        self.address = plain_address(client[0])
         self.deadline: float | None = time.monotonic() + REQUEST_S
         self.requests = 0
         self.idle = True
@@ -78,12 +81,12 @@ class Connections:
         """Keep a new connection; False where it has to be closed: all others are being answered."""
         if len(self._open) >= self._most:
             return False
-        if connection.client[0] != self._proxy:
+        if connection.address != self._proxy:
             now = time.monotonic()
             same = [
                 one
                 for one in self._open.values()
-                if one.network == connection.network and one.leaving < now and one.client[0] != self._proxy
+                if one.network == connection.network and one.leaving < now and one.address != self._proxy
             ]
             if len(same) >= self._most // 2 and not self._let_go(same):
                 return False

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 
-from anomaly.edge.server.settings import is_address, is_loopback
+from anomaly.edge.server.settings import is_address, is_loopback, plain_address
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -62,6 +62,10 @@ class Guard:
             return
         client = (scope["client"][0], scope["client"][1]) if scope.get("client") else None
         self._connections.began(client)
+        # IPv4 over a socket for both kinds: rules and bounds are about the addresses that people name.
+        for side in ("client", "server"):
+            if scope.get(side):
+                scope[side] = (plain_address(scope[side][0]), *scope[side][1:])
         try:
             await self._answer(scope, receive, send, client)
         finally:
@@ -172,11 +176,15 @@ def client_address(scope: Scope, settings: ServeSettings) -> str:
     """Where a request comes from: the peer, or what the trusted proxy says of it."""
     peer = str(scope["client"][0]) if scope.get("client") else ""
     if settings.trusted_proxy is not None and peer == settings.trusted_proxy:
-        # The proxy adds what it saw at the end, to the client's header or as one of its own (HAProxy); what stands
-        # before that the client may have made up.
-        told = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).rpartition(",")[2].strip()
-        if is_address(told):
-            return told
+        # Each proxy adds what it saw at the end, to the client's header or as one of its own (HAProxy); what stands
+        # before what the outermost saw the client may have made up.
+        told = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",")
+        for one in map(plain_address, map(str.strip, reversed(told))):
+            if not is_address(one):
+                break
+            peer = one
+            if one not in settings.outer_proxies:
+                break
     return peer
 
 

@@ -27,6 +27,7 @@ class ServeSettings:
             clear.
         trusted_proxy: address of a reverse proxy that speaks TLS to the browsers. Off loopback nobody but it is
             answered, and its `X-Forwarded-For` is believed.
+        outer_proxies: addresses of those in front of it, which it names there as its clients: theirs are named before them.
         scrape_token: opens /metrics to a scraper on this machine without an account; None = it does not.
         idle_s, absolute_s: a session ends so long after somebody last used it, and so long after its log-in, in
             seconds.
@@ -42,6 +43,7 @@ class ServeSettings:
     tls_key: Path | None = None
     insecure: bool = False
     trusted_proxy: str | None = None
+    outer_proxies: tuple[str, ...] = ()
     scrape_token: str | None = None
     idle_s: float = 3600.0
     absolute_s: float = 43_200.0
@@ -88,13 +90,11 @@ def check_binding(settings: ServeSettings) -> None:
     for file in (settings.tls_cert, settings.tls_key):
         if file is not None and not file.is_file():
             raise UsageError(f"TLS file {str(file)!r} does not exist; give a PEM file")
-    if settings.trusted_proxy is not None:
-        try:
-            ipaddress.ip_address(settings.trusted_proxy)
-        except ValueError:
-            raise UsageError(
-                f"trusted proxy {settings.trusted_proxy!r} is not an IP address; give the one it connects from"
-            ) from None
+    for proxy in (settings.trusted_proxy, *settings.outer_proxies):
+        if proxy is not None and not is_address(proxy):
+            raise UsageError(f"trusted proxy {proxy!r} is not an IP address; give the one it connects from")
+    if settings.outer_proxies and settings.trusted_proxy is None:
+        raise UsageError("door.outer_proxies are those in front of door.trusted_proxy; give that one, too")
     for name in settings.allowed_hosts:
         if not name or "*" in name or "/" in name or (":" in name and not is_address(name)):
             raise UsageError(f"allowed host {name!r} cannot be used; give a name without scheme, port or *")
@@ -105,6 +105,15 @@ def check_binding(settings: ServeSettings) -> None:
         "network in the clear; give a certificate and its key, or the address of a proxy that speaks TLS, or "
         "--insecure"
     )
+
+
+def plain_address(address: str) -> str:
+    """An address as everybody writes it: IPv4 that came in by a socket for both kinds (::ffff:192.0.2.1) as 192.0.2.1."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(getattr(parsed, "ipv4_mapped", None) or address)
 
 
 def is_loopback(host: str) -> bool:
