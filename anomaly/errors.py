@@ -2,6 +2,7 @@
 
     AnomalyError            exit status 1
     ├── UsageError          exit status 2: a flag, an override, a configuration value
+    │   └── AddressTakenError   an address to listen on that another program has, or this machine has not (yet)
     ├── FootageError        video or image input
     │   ├── NoFootageError      a path that holds nothing readable
     │   ├── DamagedFootageError a file that cannot be decoded (to the end)
@@ -14,6 +15,7 @@
     ├── CalibrationError    a threshold that cannot be set from what was given
     └── StoreError          the store of events cannot be opened, read or written
         ├── StoreFullError      there is no room left on its disk
+        ├── StoreReplacedError  its file is another one than was opened
         └── EventGoneError      an event that was deleted
 
 `memory_bank` never imports this package; its own root is `memory_bank.MemoryBankError`, which the
@@ -33,6 +35,10 @@ class UsageError(AnomalyError):
     """A flag, an override or a configuration value that cannot be used."""
 
     exit_status = 2
+
+
+class AddressTakenError(UsageError):
+    """An address to listen on that another program has, or that this machine does not have (yet)."""
 
 
 class FootageError(AnomalyError):
@@ -81,6 +87,10 @@ class StoreError(AnomalyError):
 
 class StoreFullError(StoreError):
     """The store's disk has no room left; what was to be written is not in it."""
+
+
+class StoreReplacedError(StoreError):
+    """The store's file was removed or replaced while it was open: what would be written is nowhere to be found."""
 
 
 class EventGoneError(StoreError):

@@ -197,18 +197,23 @@ def test_loopback_of_ipv6_is_loopback():
         assert httpx.get(f"{probes.url}/healthz").status_code == 200
 
 
-def test_a_taken_port_of_the_probes_keeps_no_camera_unwatched(small_model: SmallModel, tmp_path: Path):
+def test_taken_ports_and_damaged_accounts_keep_no_camera_unwatched(small_model: SmallModel, tmp_path: Path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "accounts.db").write_bytes(b"none of SQLite's" * 512)
     with socket.create_server(("127.0.0.1", 0)) as other:
         child = start(
             "run", "--model", small_model.folder, "--source", small_model.footage.test / "test_03.mp4",
             "--out", tmp_path / "store", "run.live=true", f"run.metrics=127.0.0.1:{other.getsockname()[1]}", FPS,
-            cwd=tmp_path,
+            "--serve", f"127.0.0.1:{other.getsockname()[1]}", cwd=tmp_path,
         )  # fmt: skip
         out, err = child.communicate(timeout=120)
     assert child.returncode == 0, err
     assert "No probes and metrics yet" in out + err
+    assert "move it away and make the accounts anew" in out + err
     with Store(tmp_path / "store", owner=False) as store:
         assert (
             "Address already in use"
             in next(one for one in store.health() if one.kind == "metrics").detail["reason"]
         )
+        reason = next(one for one in store.health() if one.kind == "page").detail["reason"]
+    assert "accounts.db is damaged" in reason

@@ -13,8 +13,9 @@ PUBLIC = {
         Frame Interval
     """,
     "anomaly.errors": """
-        AnomalyError CalibrationError CorruptModelError DamagedFootageError EventGoneError FootageError
-        LabelsError ModelError NoFootageError SchemaError SourceError StoreError StoreFullError UsageError WeightsError
+        AddressTakenError AnomalyError CalibrationError CorruptModelError DamagedFootageError EventGoneError FootageError
+        LabelsError ModelError NoFootageError SchemaError SourceError StoreError StoreFullError StoreReplacedError
+        UsageError WeightsError
     """,
     "anomaly.footage.source": """
         HEATMAPS IMAGE_SUFFIXES Source SourceInfo VIDEO_SUFFIXES duration_s find_sources fingerprint natural_key

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from server_case import Case, running
+from server_case import Case, SmallRunner, running
 
-from anomaly.edge.server import connections
+from anomaly.edge.health import Trouble
+from anomaly.edge.server import ServeSettings, connections, serve, serving
+from anomaly.edge.store import Store
 from anomaly.edge.store.database import connect
 from anomaly.edge.store.opening import DATABASE
 
@@ -131,3 +133,36 @@ def test_who_takes_nothing_of_an_answer_is_cut_off(tmp_path: Path, monkeypatch: 
             with pytest.raises(httpx.TransportError):
                 for _ in answer.iter_raw():
                     pass
+
+
+def test_an_address_that_another_program_has_is_told_and_taken_once_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It ended the watch over all cameras, and under a service manager again and again."""
+    monkeypatch.setattr(serving, "_TRY_AGAIN_S", 0.05)
+    told: list[Trouble] = []
+    with Store(tmp_path) as store:
+        other = socket.create_server(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        server = serve(SmallRunner(), store, ServeSettings(port=port))
+        try:
+            assert not server.start_when_free(told.append)
+            time.sleep(0.2)
+            assert [(one.kind, one.begins) for one in told] == [("page", True)]
+            assert f"127.0.0.1:{port} cannot be listened on" in told[0].detail["reason"]
+            other.close()
+            until = time.monotonic() + 20
+            while len(told) < 2 and time.monotonic() < until:
+                time.sleep(0.05)
+            assert [one.begins for one in told] == [True, False]
+            assert httpx.get(f"{server.url}/healthz").status_code == 200
+        finally:
+            server.stop()
+        # One that is ended while it waits waits no longer.
+        with socket.create_server(("127.0.0.1", port)):
+            server = serve(SmallRunner(), store, ServeSettings(port=port))
+            assert not server.start_when_free(told.append)
+            server.stop()
+        time.sleep(0.2)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{port}/healthz")

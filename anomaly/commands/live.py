@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from anomaly.edge import outbox
 from anomaly.edge.audit import SCHEMA as AUDIT
 from anomaly.edge.audit import Audit
 from anomaly.edge.clips import ClipMaker
+from anomaly.edge.health import Trouble
 from anomaly.edge.ledger import Ledger
 from anomaly.edge.loaded import Loaded
 from anomaly.edge.logs import logging_to_stderr
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anomaly.config import RunConfig
-    from anomaly.edge.health import Trouble
     from anomaly.edge.server import Server
     from anomaly.edge.site import Site
     from anomaly.edge.store.timeline import Masks
@@ -155,11 +156,17 @@ def run(config: RunConfig) -> None:
         stack.callback(delivery.stop)
         stack.enter_context(Figures(runner))
         accounts = None
-        if config.serve is not None:
-            server = _serve(config, runner, store, delivery, token)
+        server = _serve(config, runner, store, delivery, token)
+        if server is not None:
             stack.callback(server.stop)
             accounts = server.door.accounts
-            console.say(f"The page: {server.url}")
+            if server.start_when_free(runner.trouble):
+                console.say(f"The page: {server.url}")
+            else:
+                console.say(
+                    f"No page yet: another program has --serve {config.serve}, or this machine has no such address; stop "
+                    "it, or give another. Cameras are watched all the same."
+                )
         if config.run.metrics is not None:
             probes = stack.enter_context(Probes(runner, config.run.metrics, token, accounts))
             if probes.url is None:
@@ -288,34 +295,37 @@ def _note(audits: list[Audit], act: Callable[[Audit], None]) -> None:
 
 def _serve(
     config: RunConfig, runner: Runner, store: Store, delivery: Delivery, scrape_token: str | None
-) -> Server:
+) -> Server | None:
+    """None where no page is asked for, or the accounts cannot be opened: cameras are watched all the same."""
+    if config.serve is None:
+        return None
     from anomaly.edge.server import Controls, ServeSettings, serve
 
     host, colon, port = str(config.serve).rpartition(":")
     if not colon or not port.isdigit():
         raise UsageError(f"--serve {config.serve!r} is not HOST:PORT; give one such as 127.0.0.1:8080")
     door = config.door
-    server = serve(
-        runner,
-        store,
-        ServeSettings(
-            host=host,
-            port=int(port),
-            allowed_hosts=tuple(door.allowed_hosts),
-            tls_cert=Path(door.tls_cert) if door.tls_cert else None,
-            tls_key=Path(door.tls_key) if door.tls_key else None,
-            insecure=door.insecure,
-            trusted_proxy=door.trusted_proxy,
-            outer_proxies=tuple(door.outer_proxies),
-            scrape_token=scrape_token,
-            idle_s=door.idle_minutes * 60.0,
-            absolute_s=door.session_hours * 3600.0,
-            max_streams=door.streams,
-        ),
-        Controls(delivery, lambda: _reload(config, runner), lambda: _models(runner.site)),
+    settings = ServeSettings(
+        host=host,
+        port=int(port),
+        allowed_hosts=tuple(door.allowed_hosts),
+        tls_cert=Path(door.tls_cert) if door.tls_cert else None,
+        tls_key=Path(door.tls_key) if door.tls_key else None,
+        insecure=door.insecure,
+        trusted_proxy=door.trusted_proxy,
+        outer_proxies=tuple(door.outer_proxies),
+        scrape_token=scrape_token,
+        idle_s=door.idle_minutes * 60.0,
+        absolute_s=door.session_hours * 3600.0,
+        max_streams=door.streams,
     )
-    server.start()
-    return server
+    controls = Controls(delivery, lambda: _reload(config, runner), lambda: _models(runner.site))
+    try:
+        return serve(runner, store, settings, controls)
+    except StoreError as error:
+        runner.trouble(Trouble("page", True, time.time(), {"reason": str(error)}))
+        console.say(f"No page: {error}. Cameras are watched all the same.")
+        return None
 
 
 def _picture(store: Store, event_id: str) -> Path | None:

@@ -12,7 +12,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from anomaly.edge.store.database import open_database, told, transaction
+from anomaly.edge.store.database import is_corrupt, open_database, told, transaction
+from anomaly.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,7 +36,8 @@ class Vault:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._lock = threading.RLock()
-        self._connection = open_database(path, schemas, _VERSION)
+        with _told(path):
+            self._connection = open_database(path, schemas, _VERSION)
         # A file that was copied here may have come with a wider mode.
         os.chmod(path, 0o600)
         if os.geteuid() == 0:
@@ -46,16 +48,31 @@ class Vault:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """The connection, for queries."""
-        with self._lock, told(self.path):
+        with self._lock, _told(self.path):
             yield self._connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """The connection inside a transaction: all of what is done is kept, or nothing."""
-        with self._lock, told(self.path), transaction(self._connection) as connection:
+        with self._lock, _told(self.path), transaction(self._connection) as connection:
             yield connection
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._connection.close()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """As `told`; no start of `run` repairs this file, for who is in it decides who comes in."""
+    try:
+        with told(path):
+            yield
+    except StoreError as error:
+        if not is_corrupt(error):
+            raise
+        raise StoreError(
+            f"{path} is damaged ({error.__cause__}); put back a copy of it, or move it away and make the accounts anew "
+            "with `python -m anomaly users add`"
+        ) from error.__cause__

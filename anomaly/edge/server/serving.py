@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import socket
 import ssl
 import threading
@@ -10,14 +12,17 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from anomaly.edge.health import Trouble
 from anomaly.edge.server.app import build_app
 from anomaly.edge.server.connections import Connections, Listening
 from anomaly.edge.server.door import Controls, open_door
 from anomaly.edge.server.guard import Guard
 from anomaly.edge.server.settings import check_binding
-from anomaly.errors import AnomalyError, UsageError
+from anomaly.errors import AddressTakenError, AnomalyError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastapi import FastAPI
 
     from anomaly.edge.server.door import Door
@@ -25,8 +30,11 @@ if TYPE_CHECKING:
     from anomaly.edge.server.settings import ServeSettings
     from anomaly.edge.store import Store
 
+_LOG = logging.getLogger(__name__)
 _START_S = 20.0
 _STOP_S = 5.0
+#: An address that is not to be had is tried again so often.
+_TRY_AGAIN_S = 10.0
 
 
 class Server:
@@ -48,6 +56,8 @@ class Server:
         self._socket: socket.socket | None = None
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._waiting: threading.Thread | None = None
 
     @property
     def url(self) -> str:
@@ -61,7 +71,8 @@ class Server:
         """Listen, and return once requests are answered.
 
         Raises:
-            UsageError: the address cannot be listened on, or the certificate cannot be used.
+            AddressTakenError: another program has the address, or this machine has not.
+            UsageError: there can be no such address, or the certificate cannot be used.
             AnomalyError: it did not come up in time.
         """
         settings = self._settings
@@ -103,8 +114,40 @@ class Server:
                 raise AnomalyError("the server did not start; its log says why")
             time.sleep(0.01)
 
+    def start_when_free(self, on_trouble: Callable[[Trouble], None]) -> bool:
+        """Listen; False where the address is not to be had now. That is told as trouble, and it is tried again until it is.
+
+        Raises:
+            UsageError, AnomalyError: as `start`, at the first try.
+        """
+        try:
+            self.start()
+        except AddressTakenError as error:
+            on_trouble(Trouble("page", True, time.time(), {"reason": str(error)}))
+            self._waiting = threading.Thread(
+                target=self._wait, args=(on_trouble,), name="server waits", daemon=True
+            )
+            self._waiting.start()
+            return False
+        return True
+
+    def _wait(self, on_trouble: Callable[[Trouble], None]) -> None:
+        while not self._closing.wait(_TRY_AGAIN_S):
+            try:
+                self.start()
+            except AddressTakenError:
+                continue
+            except AnomalyError as error:
+                _LOG.error("no page: %s", error)
+                return
+            on_trouble(Trouble("page", False, time.time()))
+            return
+
     def stop(self) -> None:
         """End the streams, answer what is being answered, close the port and the accounts."""
+        self._closing.set()
+        if self._waiting not in (None, threading.current_thread()):
+            self._waiting.join(_START_S)
         self.door.broadcast.close()
         if self._uvicorn is not None and self._thread is not None:
             self._uvicorn.should_exit = True
@@ -148,7 +191,8 @@ def _listening(settings: ServeSettings, connections: Connections) -> Listening:
         listening.listen(128)
     except OSError as error:
         listening.close()
-        raise UsageError(
+        taken = error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
+        raise (AddressTakenError if taken else UsageError)(
             f"{where} cannot be listened on ({error.strerror}); choose another port with --serve HOST:PORT"
         ) from None
     return listening
