@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -223,6 +224,33 @@ def test_a_preview_is_h264_with_the_same_pictures_and_masks_painted(tmp_path: Pa
     with pytest.raises(FootageError, match=r"broken\.mp4"):
         preview(tmp_path / "broken.mp4", tmp_path / "none.mp4")
     assert not (tmp_path / "none.mp4").exists()
+
+
+def test_a_preview_of_pictures_of_two_sizes_has_all_of_them(tmp_path: Path):
+    """Under privacy masks no clip could be made at all of a camera that changed its size in the middle of a segment."""
+    parts = []
+    for name, size in (("small", (64, 96)), ("large", (96, 160))):
+        write_clip(tmp_path / f"{name}.mp4", numbered(5, size), 10, "mjpeg", encoder={})
+        with av.open(str(tmp_path / f"{name}.mp4")) as source:
+            parts += [bytes(packet) for packet in source.demux(video=0) if packet.pts is not None]
+    with av.open(str(tmp_path / "small.mp4")) as like, av.open(str(tmp_path / "both.mp4"), "w") as both:
+        stream = both.add_stream_from_template(like.streams.video[0])
+        for number, data in enumerate(parts):
+            packet = av.Packet(data)
+            packet.stream, packet.time_base = stream, Fraction(1, 10)
+            packet.pts = packet.dts = number
+            packet.is_keyframe = True
+            both.mux(packet)
+    preview(
+        tmp_path / "both.mp4", tmp_path / "preview.mp4", [[(0.0, 0.5), (1.0, 0.5), (1.0, 1.0), (0.0, 1.0)]]
+    )
+    with av.open(str(tmp_path / "preview.mp4")) as source:
+        images = [frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)]
+    with av.open(str(tmp_path / "both.mp4")) as source:
+        sizes = [frame.width for frame in source.decode(video=0)]
+    assert set(sizes) == {96, 160}
+    assert [image.shape for image in images] == [(64, 96, 3)] * len(sizes)
+    assert all(image[40:].max() < 40 for image in images)
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 30.0) -> None:

@@ -116,7 +116,7 @@ def preview(clip: Path, out: Path, black: Sequence[Polygon] = ()) -> None:
 
     Args:
         clip: as `cut` wrote it.
-        out: the new file, with the same times.
+        out: the new file, with the same times; pictures of another size than the first are scaled to it.
         black: corners (x, y) in 0 .. 1.
 
     Raises:
@@ -132,8 +132,11 @@ def preview(clip: Path, out: Path, black: Sequence[Polygon] = ()) -> None:
                 )
             first: float | None = None
             with VideoWriter(out, fps=float(stream.average_rate or 10), crf=26) as writer:
+                size: dict[str, int] = {}
                 for frame in source.decode(stream):
-                    image = frame.to_ndarray(format="rgb24")
+                    # A camera may change its size in the middle of a segment; a clip has one.
+                    size = size or {"width": frame.width, "height": frame.height}
+                    image = frame.to_ndarray(format="rgb24", **size)
                     mask.paint(image)
                     at = float(frame.time or 0.0)
                     first = at if first is None else first
