@@ -240,6 +240,32 @@ def wait_for(done: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
+def test_however_much_is_kept_retention_reads_no_table_to_its_end(tmp_path: Path):
+    """Whoever stores an event waits for it, twice a minute: half a second after a day of four cameras, and longer each week."""
+    asked: dict[str, None] = {}
+    with Store(tmp_path) as store:
+        add_event(store, NOW)
+        add_segment(store, NOW)
+        connection = store.connection()
+        connection.set_trace_callback(lambda sql: asked.setdefault(sql))
+        Retention(store, clocks=Clock().clocks).tidy()
+        connection.set_trace_callback(None)
+        plans = {
+            sql: [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + sql.replace("Inf", "9e999"))]
+            for sql in asked
+            if sql.startswith(("SELECT", "DELETE"))
+        }
+    kept = ("events", "scores", "segments", "health", "gaps")
+    looked = {table for table in kept if any(f"FROM {table} " in sql for sql in plans)}
+    assert looked == set(kept)
+    assert [
+        sql
+        for sql, plan in plans.items()
+        for step in plan
+        if step.startswith(tuple(f"SCAN {one}" for one in kept))
+    ] == []
+
+
 def test_by_bytes_what_came_first_goes_though_the_clock_went_back(tmp_path: Path):
     with Store(tmp_path) as store:
         events = [add_event(store, NOW - i * 100, held=i == 0, size=8192) for i in range(5)]

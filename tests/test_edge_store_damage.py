@@ -148,7 +148,7 @@ def test_a_damaged_database_is_set_aside_and_what_can_be_read_is_kept(tmp_path: 
     path = tmp_path / "anomaly.db"
     data = bytearray(path.read_bytes())
     if damage == "pages":
-        middle = len(data) // 2 // 4096 * 4096
+        middle = data.find(b"d" * 200, len(data) // 2) // 4096 * 4096
         data[middle : middle + 3 * 4096] = os.urandom(3 * 4096)
     elif damage == "header":
         data[:4096] = b"\0" * 4096

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 VERSION = 1
 
-SCHEMA = """
+#: Events whose pictures or clip retention may take.
+MEDIA = "coalesce(snapshot, heatmap, normal, clip, preview) IS NOT NULL AND held = 0 AND status != 'open'"
+
+# Retention looks twice a minute for what is old, and whoever stores an event waits for it: tables that hold a year, or a score
+# a second, have an index by age (`*_age`).
+
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS events (
   id TEXT PRIMARY KEY,
   camera TEXT NOT NULL,
@@ -40,6 +46,8 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE INDEX IF NOT EXISTS events_time ON events (camera, start_utc_s);
 CREATE INDEX IF NOT EXISTS events_clips ON events (id) WHERE clip_state = 'pending';
 CREATE INDEX IF NOT EXISTS events_open ON events (id) WHERE status = 'open';
+CREATE INDEX IF NOT EXISTS events_age ON events (start_utc_s);
+CREATE INDEX IF NOT EXISTS events_media ON events (start_utc_s) WHERE {MEDIA};
 
 CREATE TABLE IF NOT EXISTS verdicts (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -80,6 +88,7 @@ CREATE TABLE IF NOT EXISTS segments (
   codec TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS segments_time ON segments (camera, start_utc_s);
+CREATE INDEX IF NOT EXISTS segments_age ON segments (end_utc_s);
 
 CREATE TABLE IF NOT EXISTS scores (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -90,6 +99,7 @@ CREATE TABLE IF NOT EXISTS scores (
   points BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS scores_time ON scores (camera, start_utc_s);
+CREATE INDEX IF NOT EXISTS scores_age ON scores (end_utc_s);
 
 CREATE TABLE IF NOT EXISTS health (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -100,6 +110,7 @@ CREATE TABLE IF NOT EXISTS health (
   detail TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS health_time ON health (utc_s);
+CREATE INDEX IF NOT EXISTS health_age ON health (end_utc_s);
 
 CREATE TABLE IF NOT EXISTS gaps (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -109,6 +120,7 @@ CREATE TABLE IF NOT EXISTS gaps (
   reason TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS gaps_time ON gaps (camera, start_utc_s);
+CREATE INDEX IF NOT EXISTS gaps_age ON gaps (end_utc_s);
 
 CREATE TABLE IF NOT EXISTS states (
   id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Polygons, each of corners (x, y) in 0 .. 1 of the picture's width and height.
 Masks: TypeAlias = tuple[tuple[tuple[float, float], ...], ...]
+#: Where one part of a gap ends and the next begins.
+_SAME_MOMENT_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,11 +229,20 @@ def _health(row: sqlite3.Row) -> Health:
 def add_gap(
     connection: sqlite3.Connection, camera: str, start_utc_s: float, end_utc_s: float, reason: str
 ) -> None:
-    """Store a gap."""
-    connection.execute(
-        "INSERT INTO gaps (camera, start_utc_s, end_utc_s, reason) VALUES (?, ?, ?, ?)",
-        (camera, start_utc_s, end_utc_s, reason),
+    """Store a gap. One that goes on is told a minute at a time, and stays one row: a line that rests for a week is no
+    ten thousand.
+    """
+    done = connection.execute(
+        "UPDATE gaps SET end_utc_s = ? WHERE id ="
+        " (SELECT id FROM gaps WHERE camera = ? ORDER BY start_utc_s DESC LIMIT 1)"
+        " AND reason = ? AND start_utc_s < ? AND abs(end_utc_s - ?) < ?",
+        (end_utc_s, camera, reason, start_utc_s, start_utc_s, _SAME_MOMENT_S),
     )
+    if done.rowcount == 0:
+        connection.execute(
+            "INSERT INTO gaps (camera, start_utc_s, end_utc_s, reason) VALUES (?, ?, ?, ?)",
+            (camera, start_utc_s, end_utc_s, reason),
+        )
 
 
 def last_known(connection: sqlite3.Connection, camera: str) -> float | None:

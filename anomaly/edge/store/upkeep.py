@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from anomaly.edge.store import deletion, event, review
 from anomaly.edge.store.reconcile import ORPHANS
+from anomaly.edge.store.schema import MEDIA
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,7 +27,6 @@ _BEFORE_A_CLIP_S = 60.0
 SCORE_BYTES = 32
 BATCH_BYTES = 180
 PICTURE_BYTES = 300_000
-_MEDIA = "coalesce(snapshot, heatmap, normal, clip, preview) IS NOT NULL AND held = 0 AND status != 'open'"
 _MISS_MEDIA = "coalesce(clip, preview) IS NOT NULL"
 
 
@@ -112,7 +112,7 @@ def delete_old_media(store: Store, before_utc_s: float, after_utc_s: float = _EV
     span = after_utc_s, before_utc_s
 
     def step(connection: sqlite3.Connection) -> int:
-        events = event.select(connection, [_MEDIA, "start_utc_s >= ?", "start_utc_s < ?"], span, _STEP)
+        events = event.select(connection, [MEDIA, "start_utc_s >= ?", "start_utc_s < ?"], span, _STEP)
         misses = review.misses(connection, f"{_MISS_MEDIA} AND utc_s >= ? AND utc_s < ?", span)
         for stored in events:
             _take_media(connection, stored)
@@ -139,7 +139,7 @@ def delete_media(store: Store, count_bytes: int) -> int:
         done = 0
         # Ids sort by arrival, though a clock went back.
         ids = connection.execute(
-            f"SELECT id, 0 FROM events WHERE {_MEDIA} UNION ALL SELECT id, 1 FROM misses WHERE {_MISS_MEDIA}"
+            f"SELECT id, 0 FROM events WHERE {MEDIA} UNION ALL SELECT id, 1 FROM misses WHERE {_MISS_MEDIA}"
             " ORDER BY id LIMIT ?",
             (_STEP,),
         )
