@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -228,3 +229,53 @@ def test_a_file_of_events_that_cannot_be_read_keeps_nobody_from_watching(
     assert ledger.waiting == 0
     ledger.tick()
     assert not (site.store.folder / UNSTORED).exists()
+
+
+def test_what_is_lost_at_the_end_is_said(
+    site: Site, ledger: Ledger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """A disk that is gone takes neither the database nor the file: nobody knew what went with the program."""
+    with unwritable(site.store):
+        event = begun(ledger)
+        goes(ledger, begins=True)
+        ledger.gap("cam", 1.0, 9.0, "blind")
+        ledger.end()
+        assert f"1 events that could not be stored wait in {UNSTORED}" in caplog.text
+        assert "is lost, it could" not in caplog.text
+        monkeypatch.setattr("anomaly.edge.waiting.write_bytes", _no_disk)
+        ledger.ends(event, 1005.0, 6.0, 3.0)
+        caplog.clear()
+        ledger.end(unsaved_scores=70)
+    assert (
+        f"event {event.id} is lost, it could not be stored: cam, 1970-01-01T00:16:40+00:00, score 3"
+        in caplog.text
+    )
+    assert "lost: 1 health events, 1 rows of recorded files and gaps, 70 scores" in caplog.text
+    caplog.clear()
+    ledger.tick()
+    ledger.end()
+    assert "lost" not in caplog.text
+
+
+def test_alarms_go_on_without_the_file_of_the_store_and_its_next_start_has_them(
+    site: Site, ledger: Ledger, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("anomaly.edge.ledger._STORE_FAILS_S", 0.0)
+    database = site.store.folder / "anomaly.db"
+    database.rename(database.with_name("taken"))
+    event = begun(ledger)
+    ledger.ends(event, 1005.0, 6.0, 3.0)
+    ledger.tick()
+    until(lambda: {one["kind"] for one in receiver.contents()} == {"start", "end", "health"})
+    # Whoever starts the program again has it repaired, as where it is damaged.
+    assert ledger.damage is not None
+    assert "removed or replaced" in ledger.damage
+    assert event.id in (site.store.folder / UNSTORED).read_text()
+    database.with_name("taken").rename(database)
+    ledger.tick()
+    assert ledger.damage is None
+    assert [one.id for one in site.store.events()] == [event.id]
+
+
+def _no_disk(path: Path, data: bytes) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")

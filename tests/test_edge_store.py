@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from anomaly.edge.store import ScorePoint, Store, database
 from anomaly.edge.store.database import open_database
 from anomaly.edge.store.durable import write_bytes
-from anomaly.errors import StoreError
+from anomaly.errors import StoreError, StoreReplacedError
 
 T0 = 1_790_000_000.0
 
@@ -189,6 +190,22 @@ def test_health_gaps_and_states_are_kept(store: Store):
     }
 
 
+def test_a_gap_that_is_told_in_parts_is_one_row(store: Store):
+    """A line that rests at night made a row a minute, half a million a year of each camera."""
+    for minute in range(60):
+        store.add_gap("press", T0 + 60 * minute, T0 + 60 * minute + 60, "state")
+        store.add_gap("belt", T0 + 60 * minute, T0 + 60 * minute + 30, "state")
+    assert [(one.start_utc_s, one.end_utc_s) for one in store.gaps("press", T0, T0 + 4000)] == [
+        (T0, T0 + 3600)
+    ]
+    assert len(store.gaps("belt", T0, T0 + 4000)) == 60
+    # Another reason, a pause, a clock that was set back: rows of their own.
+    store.add_gap("press", T0 + 3600, T0 + 3660, "blind")
+    store.add_gap("press", T0 + 3700, T0 + 3760, "blind")
+    store.add_gap("press", T0 + 100, T0 + 160, "blind")
+    assert len(store.gaps("press", T0, T0 + 4000)) == 4
+
+
 def test_deletion_takes_all_that_shows_the_camera_then_and_nothing_else(tmp_path: Path):
     gone = []
     with Store(tmp_path, on_delete=[lambda connection, stored: gone.append(stored.id)]) as store:
@@ -259,6 +276,24 @@ def test_one_owner_at_a_time_and_others_beside_it(tmp_path: Path):
         assert again.event(one.id).status == "cut off"
     with pytest.raises(StoreError, match="is closed"):
         again.events()
+
+
+def test_a_store_whose_file_is_taken_away_or_replaced_says_so_until_it_is_back(tmp_path: Path):
+    """Events went into a file that nobody can find any more, and were announced as stored."""
+    folder, aside = tmp_path / "store", tmp_path / "aside"
+    with Store(folder) as store:
+        event(store)
+        folder.rename(aside)
+        for make in (lambda: None, lambda: Store(folder).close()):
+            make()
+            with pytest.raises(StoreReplacedError, match="put back what was there, or start `run` again"):
+                event(store)
+            with pytest.raises(StoreReplacedError):
+                store.events()
+        shutil.rmtree(folder)
+        aside.rename(folder)
+        event(store)
+        assert len(store.events()) == 2
 
 
 def test_a_newer_store_is_left_alone(tmp_path: Path):

@@ -12,13 +12,14 @@ import logging
 import time
 from collections import deque
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from anomaly.edge.health import Trouble
 from anomaly.edge.store.database import is_corrupt
 from anomaly.edge.store.event import StoredEvent, blank, next_id
 from anomaly.edge.waiting import Waiting
-from anomaly.errors import EventGoneError, StoreError
+from anomaly.errors import EventGoneError, StoreError, StoreReplacedError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -109,7 +110,7 @@ class Ledger:
         self._fails_since_s: float | None = None
         self._failed_s = 0.0
         self._reason = ""
-        self._damaged = False
+        self._damaged = self._replaced = False
         self._store_told = False
 
     # -- events -----------------------------------------------------------------------------------------------
@@ -202,6 +203,36 @@ class Ledger:
             self._keep_waiting()
         self._tell_of_the_store()
 
+    def end(self, unsaved_scores: int = 0) -> None:
+        """The run is over, and this was the last try: say what is lost with it.
+
+        Args:
+            unsaved_scores: of all cameras, that `scores` could not write.
+        """
+        events = {**self._unstored, **self._unended}
+        if events and self._waiting.keep(events):
+            _LOG.warning(
+                "%d events that could not be stored wait in %s for the next start", len(events), UNSTORED
+            )
+        elif events:
+            for event_id in sorted(events):
+                one = events[event_id]
+                _LOG.error(
+                    "event %s is lost, it could not be stored: %s, %s, score %.3g",
+                    event_id,
+                    one.camera,
+                    datetime.fromtimestamp(one.start_utc_s, UTC).isoformat(timespec="seconds"),
+                    one.score,
+                )
+        lost = {
+            "health events": len(self._unwritten),
+            "rows of recorded files and gaps": len(self._later),
+            "scores": unsaved_scores,
+        }
+        if any(lost.values()):
+            told = ", ".join(f"{count} {what}" for what, count in lost.items() if count)
+            _LOG.error("what could not be stored is lost: %s", told)
+
     def _tell_of_the_store(self) -> None:
         """What is in memory only is lost with the program: whoever can help must hear of it elsewhere than in the log."""
         now_s = time.monotonic()
@@ -253,7 +284,7 @@ class Ledger:
     @property
     def damage(self) -> str | None:
         """Why the database will take nothing more until it is opened anew; None = it is whole, or that is not told yet."""
-        return self._reason if self._damaged and self._store_told else None
+        return self._reason if (self._damaged or self._replaced) and self._store_told else None
 
     @property
     def waiting(self) -> int:
@@ -431,7 +462,7 @@ class Ledger:
             return False
         if self._failing:
             _LOG.warning("the store can be written again")
-        self._failing = False
+        self._failing = self._replaced = False
         return True
 
     def _say(self, error: StoreError) -> None:
@@ -440,6 +471,8 @@ class Ledger:
             _LOG.error("the store cannot be written, scoring and alarms go on: %s", error)
         self._failing = True
         self._failed_s, self._reason = time.monotonic(), str(error)
+        # A file that was taken away may be put back.
         self._damaged = self._damaged or is_corrupt(error)
+        self._replaced = isinstance(error, StoreReplacedError)
         if self._fails_since_s is None:
             self._fails_since_s = self._failed_s

@@ -119,6 +119,7 @@ class LiveCamera:
         self._peak_loaded = self.loaded
         self._updated_s = 0.0
         self._scores: deque[tuple[float, float, float, float]] = deque(maxlen=_MOST_SCORES)
+        self._scores_full = False
         self._arrivals: deque[float] = deque(maxlen=_RECENT_FRAMES)
         self._latencies: deque[float] = deque(maxlen=_RECENT_FRAMES)
         self._last_ns = time.monotonic_ns()
@@ -289,8 +290,23 @@ class LiveCamera:
 
     def flush(self) -> None:
         """Hand the scores that were gathered to the store."""
-        if self._scores and self._ledger.scores(self.site.name, list(self._scores)):
+        if not self._scores:
+            return
+        if self._ledger.scores(self.site.name, list(self._scores)):
             self._scores.clear()
+            self._scores_full = False
+        elif len(self._scores) == _MOST_SCORES and not self._scores_full:
+            self._scores_full = True
+            _LOG.error(
+                "%s: %d scores wait for the store; from now on the oldest are lost",
+                self.site.name,
+                _MOST_SCORES,
+            )
+
+    @property
+    def unsaved_scores(self) -> int:
+        """How many scores the store has not taken yet."""
+        return len(self._scores)
 
     def scored_within(self, seconds: float) -> bool:
         """Whether a frame was scored in that time, or in that of three frames; by the monotonic clock, from any thread."""

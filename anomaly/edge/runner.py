@@ -229,6 +229,7 @@ class Runner:
         for camera in self._roster.leaving:
             camera.hear_last()
         self._ledger.tick()
+        self._ledger.end(sum(camera.unsaved_scores for camera in self._cameras.values()))
 
     def stop(self) -> None:
         """End the loop soon; may be called from a signal handler."""

@@ -42,11 +42,11 @@ class Waiting:
             _LOG.warning("%d events that the run before could not store are stored now", len(found))
         return found
 
-    def keep(self, events: Mapping[str, StoredEvent]) -> None:
-        """Have exactly these on the disk."""
+    def keep(self, events: Mapping[str, StoredEvent]) -> bool:
+        """Have exactly these on the disk; False where that cannot be."""
         data = json.dumps([asdict(events[event_id]) for event_id in sorted(events)], default=float).encode()
         if data == self._kept:
-            return
+            return True
         try:
             if events:
                 write_bytes(self._path, data)
@@ -54,8 +54,9 @@ class Waiting:
                 self._path.unlink(missing_ok=True)
         except OSError as error:
             _LOG.warning("%s cannot be written (%s); events are in memory only", self._path, error.strerror)
-            return
+            return False
         self._kept = data
+        return True
 
 
 def _event(values: Mapping[str, object]) -> StoredEvent:

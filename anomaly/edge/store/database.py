@@ -168,7 +168,11 @@ def _error(path: Path, error: sqlite3.Error) -> StoreError:
 
 
 def _is_full(folder: Path) -> bool:
-    disk = os.statvfs(folder)
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        # The disk itself is gone.
+        return False
     return disk.f_bavail * disk.f_frsize < 2**16
 
 

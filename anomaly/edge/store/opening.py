@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from anomaly.edge.store import ballast, database, deletion, reconcile, timeline
 from anomaly.edge.store.schema import SCHEMA, VERSION
-from anomaly.errors import StoreError, StoreFullError
+from anomaly.errors import StoreError, StoreFullError, StoreReplacedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -63,6 +63,8 @@ class OpenFolder:
         self._on_delete = tuple(on_delete)
         self._schemas = (SCHEMA, *schemas)
         self._path = self.folder / DATABASE
+        # Device and inode of the file that was opened.
+        self._identity: tuple[int, int] | None = None
         self._local = threading.local()
         self._threads: weakref.WeakSet[_OfThread] = weakref.WeakSet()
         # Threads of one process queue here, in order and at once; SQLite's own waiting sleeps and retries.
@@ -100,12 +102,22 @@ class OpenFolder:
                 self._lock = None
 
     def connection(self) -> sqlite3.Connection:
-        """The calling thread's connection; it is closed when the thread ends."""
+        """The calling thread's connection; it is closed when the thread ends.
+
+        Raises:
+            StoreReplacedError: the file is another one than was opened first.
+        """
         if self._closed:
             raise StoreError(f"the store in {self.folder} is closed; open it again")
+        if self._identity is not None and _identity(self._path) != self._identity:
+            raise StoreReplacedError(
+                f"{self._path} was removed or replaced while it was open, or a disk was mounted over its folder; put back "
+                "what was there, or start `run` again"
+            )
         held: _OfThread | None = getattr(self._local, "held", None)
         if held is None:
             held = self._local.held = _OfThread(database.connect(self._path))
+            self._identity = self._identity or _identity(self._path)
             self._threads.add(held)
         if held.tight != self._tight:
             held.tight = self._tight
@@ -232,3 +244,12 @@ class OpenFolder:
         """The calling thread's connection, for queries."""
         with database.told(self._path):
             yield self.connection()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file; None where there is none that can be looked at."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
