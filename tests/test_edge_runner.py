@@ -190,7 +190,9 @@ def test_a_new_model_takes_over_and_a_broken_one_does_not(small_model: SmallMode
     assert child.returncode == 0, err
 
 
-def test_a_camera_is_recorded_from_the_reload_on_that_says_so(small_model: SmallModel, tmp_path: Path):
+def test_a_reload_takes_up_what_it_can_says_what_waits_and_refuses_what_no_start_would_take(
+    small_model: SmallModel, tmp_path: Path
+):
     line = {"source": str(small_model.footage.test / "test_03.mp4"), "loop": True, "record": False}
     site = _site(tmp_path, small_model, {"line": line})
     child = start(
@@ -204,10 +206,24 @@ def test_a_camera_is_recorded_from_the_reload_on_that_says_so(small_model: Small
         _site(tmp_path, small_model, {"line": {**line, "record": True}})
         child.send_signal(signal.SIGHUP)
         until(lambda: list((tmp_path / "store" / "recording").rglob("*.mp4")))
+        document = json.loads(site.read_text())
+        for sinks in (
+            {"webhooks": [{"nam": "shift"}]},
+            {"webhooks": [{"name": "shift", "url": "http://127.0.0.1:9/", "secrets": ["${env:SCRAPE}"]}]},
+        ):
+            site.write_text(json.dumps({**document, "sinks": sinks}))
+            child.send_signal(signal.SIGHUP)
+            time.sleep(5)
     finally:
         child.send_signal(signal.SIGTERM)
         _, err = child.communicate(timeout=60)
     assert child.returncode == 0, err
+    assert "the models that run stay: " in err
+    assert "nam is not known" in err
+    assert (
+        err.count("the site file's sinks changed since the start; a reload takes up cameras and models only")
+        == 1
+    )
 
 
 def test_a_reload_that_is_asked_for_during_the_start_is_done_after_it(

@@ -56,6 +56,8 @@ _log = logging.getLogger(__name__)
 #: What a camera is supposed to send where nothing is known of it: H.264 at 1080p and 10 frames a second.
 _BITS_PER_S = 4e6
 _LEAST_TOKEN = 16
+#: Of a site file, what only a start takes up.
+_AT_THE_START = ("site", "line", "page", "sinks")
 
 
 def run(config: RunConfig) -> None:
@@ -156,7 +158,7 @@ def run(config: RunConfig) -> None:
         stack.callback(delivery.stop)
         stack.enter_context(Figures(runner))
         accounts = None
-        server = _serve(config, runner, store, delivery, token)
+        server = _serve(config, runner, site, store, delivery, token)
         if server is not None:
             stack.callback(server.stop)
             accounts = server.door.accounts
@@ -178,9 +180,9 @@ def run(config: RunConfig) -> None:
                 console.say(f"Probes and metrics: {probes.url}/healthz, /readyz, /metrics.")
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stop())
-        signal.signal(signal.SIGHUP, lambda *_: _hung_up(config, runner, audits))
+        signal.signal(signal.SIGHUP, lambda *_: _hung_up(config, runner, site, audits))
         if asked_early:
-            _hung_up(config, runner, audits)
+            _hung_up(config, runner, site, audits)
         tell("READY=1")
         try:
             runner.run()
@@ -216,12 +218,26 @@ def _load(config: RunConfig, path: Path, fps: float | None) -> Loaded:
     return Loaded.of(model, checked_here(model, load_threshold(model, fps=fps)).on_video())
 
 
-def _reload(config: RunConfig, runner: Runner) -> None:
+def _reload(config: RunConfig, runner: Runner, began: Site) -> None:
     # In the signal's frame nothing may be slow: a site file is read by the thread that loads.
-    runner.reload(lambda: _site(config))
+    runner.reload(lambda: _site_anew(config, began))
 
 
-def _hung_up(config: RunConfig, runner: Runner, audits: list[Audit]) -> None:
+def _site_anew(config: RunConfig, began: Site) -> Site:
+    """The site for a reload, which takes cameras and models up; says what of the file waits for a start."""
+    site = _site(config)
+    # What the next start would refuse is better told now, while somebody is there.
+    sinks_of(site.document.get("sinks") or {})
+    waits = [key for key in _AT_THE_START if site.document.get(key) != began.document.get(key)]
+    if waits:
+        _log.warning(
+            "the site file's %s changed since the start; a reload takes up cameras and models only, start `run` again",
+            ", ".join(waits),
+        )
+    return site
+
+
+def _hung_up(config: RunConfig, runner: Runner, began: Site, audits: list[Audit]) -> None:
     # A signal does not tell who sent it. A thread writes: the signal may have come in the middle of a transaction.
     note = threading.Thread(
         target=_note, args=(audits, lambda audit: audit.add("signal SIGHUP", "reload")), name="audit"
@@ -231,7 +247,7 @@ def _hung_up(config: RunConfig, runner: Runner, audits: list[Audit]) -> None:
     except RuntimeError as error:
         # Raised here it would end whatever the signal interrupted: the watch over all cameras.
         _log.warning("the audit could not be written (%s)", error)
-    _reload(config, runner)
+    _reload(config, runner, began)
 
 
 def _models(site: Site) -> list[Path]:
@@ -294,7 +310,12 @@ def _note(audits: list[Audit], act: Callable[[Audit], None]) -> None:
 
 
 def _serve(
-    config: RunConfig, runner: Runner, store: Store, delivery: Delivery, scrape_token: str | None
+    config: RunConfig,
+    runner: Runner,
+    began: Site,
+    store: Store,
+    delivery: Delivery,
+    scrape_token: str | None,
 ) -> Server | None:
     """None where no page is asked for, or the accounts cannot be opened: cameras are watched all the same."""
     if config.serve is None:
@@ -319,7 +340,7 @@ def _serve(
         absolute_s=door.session_hours * 3600.0,
         max_streams=door.streams,
     )
-    controls = Controls(delivery, lambda: _reload(config, runner), lambda: _models(runner.site))
+    controls = Controls(delivery, lambda: _reload(config, runner, began), lambda: _models(runner.site))
     try:
         return serve(runner, store, settings, controls)
     except StoreError as error:
