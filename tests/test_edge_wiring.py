@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import time
 from pathlib import Path
@@ -10,12 +11,15 @@ from pathlib import Path
 import av
 import httpx
 import pytest
-from broker import Broker, Listener, needs_mosquitto, until
+from broker import Broker, Listener, Receiver, needs_mosquitto, until
 from small_model import FPS, SmallModel, start
 from test_edge_clips import ended_event, index, record
+from told_site import told_site
 
 from anomaly.edge.audit import Audit
 from anomaly.edge.health import Trouble
+from anomaly.edge.logs import logging_to_stderr
+from anomaly.edge.notify import PeopleSettings
 from anomaly.edge.notify.troubles import SinkTroubles
 from anomaly.edge.server.accounts import Accounts
 from anomaly.edge.server.door import open_vault
@@ -153,6 +157,65 @@ def test_a_sink_that_refuses_everything_is_told_once_not_for_each_refusal():
     troubles("mes", "up", {})
     assert [(one.kind, one.begins) for one in told[2:]] == [("sink mes", True), ("sink mes", False)]
     assert all(abs(one.utc_s - time.time()) < 60 for one in told)
+
+
+def test_no_picture_from_before_a_mask_leaves_the_site(small_model: SmallModel, tmp_path: Path):
+    """People are told when their service is back; what the page shows no more is not sent to them then."""
+    folder = tmp_path / "store"
+    with Receiver() as receiver:
+        people = {
+            "name": "people",
+            "address": f"json://127.0.0.1:{receiver.port}/",
+            "enabled": True,
+            "pictures": True,
+        }
+        settings = PeopleSettings(people["address"], enabled=True, pictures=True)
+        with told_site(folder, [settings], running=False) as told:
+            events = [told.start(camera) for camera in ("open", "hidden")]
+            for event in events:
+                picture = told.store.path(f"snapshots/{event.id}.heatmap.jpg")
+                picture.parent.mkdir(exist_ok=True)
+                picture.write_bytes(b"a picture")
+                told.store.end_event(event.id, time.time(), 2.0, heatmap=f"snapshots/{picture.name}")
+            told.store.set_masks("hidden", (((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)),))
+        source = str(small_model.footage.test / "test_01.mp4")
+        camera = {
+            "name": "line",
+            "source": source,
+            "loop": True,
+            "record": False,
+            "model": str(small_model.folder),
+        }
+        site = tmp_path / "site.yaml"
+        site.write_text(json.dumps({"cameras": [camera], "sinks": {"people": [people]}}))
+        child = start("run", "--site", site, "--out", folder, "run.metrics=null", FPS, cwd=tmp_path)
+        try:
+            until(lambda: len(receiver.contents()) >= 2, 120)
+        finally:
+            child.send_signal(signal.SIGTERM)
+            _, err = child.communicate(timeout=60)
+    assert child.returncode == 0, err
+    sent = {
+        event.camera: one["attachments"]
+        for event in events
+        for one in receiver.contents()
+        if event.id in one["message"]
+    }
+    assert len(sent["open"]) == 1
+    assert sent["hidden"] == []
+
+
+def test_a_log_for_machines_holds_nothing_else(capfd: pytest.CaptureFixture[str]):
+    """A line that a library prints itself is none that a gatherer of logs can read."""
+    with logging_to_stderr(True):
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+        logging.getLogger("uvicorn.error").info("that is not asked for")
+        logging.getLogger("anomaly.edge.live").info("a fact")
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(one["where"], one["text"]) for one in lines] == [
+        ("uvicorn.error", "Invalid HTTP request received."),
+        ("anomaly.edge.live", "a fact"),
+    ]
 
 
 @pytest.mark.timeout(120)

@@ -350,8 +350,12 @@ def _serve(
 
 
 def _picture(store: Store, event_id: str) -> Path | None:
+    """An event's picture for people, unless its camera has other privacy masks by now: the page shows it neither."""
     event = store.event(event_id)
-    return None if event is None or event.heatmap is None else store.path(event.heatmap)
+    if event is None or event.heatmap is None:
+        return None
+    mark = mask_mark(store.masks().get(event.camera, ()))
+    return None if mark and store.media_mark(event_id, "pictures") != mark else store.path(event.heatmap)
 
 
 def _bytes(gigabytes: float | None) -> int | None:

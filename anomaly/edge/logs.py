@@ -37,18 +37,21 @@ class Lines(logging.Formatter):
 
 @contextmanager
 def logging_to_stderr(as_json: bool) -> Iterator[None]:
-    """Send this program's log to standard error, from INFO up, as long as the context is open."""
+    """Send this program's log to standard error, from INFO up, as long as the context is open.
+
+    And libraries' warnings: what gathers the lines could not read them as they print them themselves.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else Lines())
-    ours = logging.getLogger("anomaly")
+    everybody, ours = logging.getLogger(), logging.getLogger("anomaly")
     before = ours.level
-    ours.addHandler(handler)
+    everybody.addHandler(handler)
     ours.setLevel(logging.INFO)
     try:
         yield
     finally:
         ours.setLevel(before)
-        ours.removeHandler(handler)
+        everybody.removeHandler(handler)
 
 
 def _utc(record: logging.LogRecord) -> str:
