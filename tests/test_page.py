@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -314,6 +315,20 @@ def test_recorded_footage_plays_from_a_click(open_page: Any, case: Case):
     page.locator("canvas.timeline").focus()
     page.keyboard.press(" ")
     until(lambda: page.evaluate(CURRENT) > 1.2)
+
+
+def test_the_timeline_says_which_day_it_shows(open_page: Any, case: Case):
+    page = open_page()
+    go(page, "Timeline")
+    page.get_by_label("Length").select_option("86400")
+    page.get_by_role("button", name="Earlier").click()
+    page.get_by_role("button", name="Earlier").click()
+    days = [
+        page.evaluate("at => new Date(at).getDate()", 1000 * (time.time() - ago))
+        for ago in (2 * 86400, 86400)
+    ]
+    shown = page.locator(".legend + p")
+    until(lambda: re.fullmatch(rf"\D+{days[0]}, [\d:]+ . \D+{days[1]}, [\d:]+", shown.inner_text()))
 
 
 def test_a_region_is_drawn_moved_and_saved(open_page: Any, case: Case, shot: Any):

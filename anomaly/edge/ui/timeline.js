@@ -48,7 +48,7 @@ export async function showTimeline(view, context) {
   const draw = () => {
     mark.hidden = from === null || to === null || !context.may("operator");
     if (!mark.hidden) range.textContent = `${when(from)} – ${when(to)}, ${lasting(to - from)}${to - from > LONGEST_S ? " (ten minutes at most)" : ""}`;
-    here.textContent = head === null ? "" : `${when(head)} · ${utc(head)}`;
+    here.textContent = head === null ? `${when(until - span)} – ${when(until)}` : `${when(head)} · ${utc(head)}`;
     if (!chart.clientWidth) return;
     const since = until - span;
     scale = drawScores(chart, points, { since, until, threshold, gaps, bottom: 40 });
