@@ -437,6 +437,26 @@ def test_regions_that_are_not_saved_are_not_lost_in_silence(open_page: Any, case
     page.get_by_role("heading", name="Live", exact=True).wait_for()
 
 
+def test_regions_that_a_colleague_saved_meanwhile_are_asked_about(open_page: Any, case: Case):
+    case.runner.show("cam")
+    page = open_page("engineer")
+    go(page, "Regions")
+    page.get_by_role("button", name="Add a rectangle").click()
+    url, colleague = "/api/regions/cam", case.signed_in("admin")
+    theirs = colleague.put(url, json={"ignore": [[[0, 0], [0.5, 0], [0.5, 0.5]]]}).json()["ignore"]
+    page.keyboard.press("s")
+    page.get_by_role("dialog").get_by_text("the-admin has saved other regions of cam meanwhile").wait_for()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.get_by_text("Not saved yet.").wait_for()
+    assert colleague.get(url).json()["ignore"] == theirs
+    page.keyboard.press("s")
+    page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    page.get_by_text("The regions are saved.").wait_for()
+    kept = colleague.get(url).json()
+    assert (len(kept["look"]), kept["ignore"]) == (1, [])
+    colleague.put(url, json={})
+
+
 def test_a_region_that_crosses_itself_is_shown_as_it_counts(open_page: Any, case: Case):
     case.runner.show("cam")
     page = open_page("engineer")

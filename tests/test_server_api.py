@@ -676,6 +676,22 @@ def test_regions_are_kept_for_the_next_fit(case: Case):
     assert engineer.get(url).json()["look"] == look
 
 
+def test_regions_that_somebody_else_saved_meanwhile_are_not_replaced_unseen(case: Case):
+    case.runner.show("cam")
+    one, other = case.signed_in("engineer"), case.signed_in("admin")
+    triangle = [[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]]
+    seen = [client.get("/api/regions/cam").json()["utc_s"] or 0 for client in (one, other)]
+    first = other.put("/api/regions/cam", json={"ignore": [triangle], "replaces_utc_s": seen[1]})
+    assert first.status_code == 200
+    late = one.put("/api/regions/cam", json={"look": [triangle], "replaces_utc_s": seen[0]})
+    assert late.status_code == 409
+    assert late.json()["detail"] == "the-admin has saved other regions of cam meanwhile"
+    assert one.get("/api/regions/cam").json()["ignore"] == [triangle]
+    given = {"look": [triangle], "replaces_utc_s": first.json()["utc_s"]}
+    assert one.put("/api/regions/cam", json=given).status_code == 200
+    assert one.put("/api/regions/cam", json={}).status_code == 200
+
+
 @pytest.mark.parametrize("camera", ["..", "../../x", "a/b", "\x00", "C:\\x", "é"])
 def test_any_cameras_name_makes_a_file_name_in_its_folder(tmp_path: Path, camera: str):
     path = regions_file(tmp_path, camera)

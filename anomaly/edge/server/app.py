@@ -37,6 +37,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         401: "nobody is signed in",
         403: "role, scope, origin or CSRF token is not enough",
         404: "there is no such thing",
+        409: "somebody else has changed it meanwhile",
         413: "too much was sent",
         421: "the server is not known by that name",
         422: "a value cannot be used",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException
 
 from anomaly.edge.server.access import TheDoor, WhoEngineers, WhoReads
 from anomaly.edge.server.camera_routes import existing
@@ -23,9 +23,7 @@ router = APIRouter(prefix="/api/regions", tags=["regions"])
 def regions(camera: str, door: TheDoor, who: WhoReads) -> RegionsOut:
     """What was drawn for a camera; nothing drawn = all of the picture counts."""
     existing(door, camera)
-    path = regions_file(door.store.folder, camera)
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return _out(camera, kept)
+    return _out(camera, _kept(regions_file(door.store.folder, camera)))
 
 
 @router.put("/{camera}")
@@ -34,8 +32,13 @@ def draw_regions(camera: str, given: RegionsIn, door: TheDoor, who: WhoEngineers
     existing(door, camera)
     # UsageError, told as 422, where nothing would be left to look at.
     Regions(look=tuple(given.look), ignore=tuple(given.ignore))  # type: ignore[arg-type]
-    kept = {"look": given.look, "ignore": given.ignore, "who": who.who, "utc_s": time.time()}
     path = regions_file(door.store.folder, camera)
+    before = _kept(path)
+    if given.replaces_utc_s is not None and given.replaces_utc_s != before.get("utc_s", 0.0):
+        raise HTTPException(
+            409, f"{before.get('who', 'somebody')} has saved other regions of {camera} meanwhile"
+        )
+    kept = {"look": given.look, "ignore": given.ignore, "who": who.who, "utc_s": time.time()}
     door.audit.add(
         who.who,
         "regions",
@@ -50,6 +53,10 @@ def draw_regions(camera: str, given: RegionsIn, door: TheDoor, who: WhoEngineers
 def regions_file(folder: Path, camera: str) -> Path:
     """Where a camera's polygons lie in a store's folder; any name makes a safe file name."""
     return folder / "regions" / f"{quote(camera, safe='')}.json"
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _out(camera: str, kept: dict[str, Any]) -> RegionsOut:

@@ -267,6 +267,8 @@ class RegionsIn(_Taken):
 
     look: list[PolygonIn] = Field(default_factory=list, max_length=100)
     ignore: list[PolygonIn] = Field(default_factory=list, max_length=100)
+    #: When those were drawn that these are to replace, 0 = none were; others by now are refused. None = replace any.
+    replaces_utc_s: float | None = Field(default=None, ge=0, le=1e12, allow_inf_nan=False)
 
 
 class RegionsOut(BaseModel):

@@ -13,7 +13,7 @@ export async function showRegions(view, context) {
   if (!names.length) { put(view, el("h1", {}, "Regions"), el("p", { className: "quiet" }, "No camera yet.")); return; }
   let camera = names.includes(context.rest[0]) ? context.rest[0] : names[0];
   const may = context.may("engineer");
-  let regions = [], drawing = null, kind = "look", dragged = null, chosen = null, changed = false, size = [640, 360];
+  let regions = [], drawing = null, kind = "look", dragged = null, chosen = null, changed = false, drawn_s = 0, size = [640, 360];
 
   const chooser = el("select", { "aria-label": "Camera" }, names.map((name) => el("option", { value: name, selected: name === camera }, name)));
   const picture = el("img", { alt: `Picture of the camera`, draggable: false });
@@ -99,22 +99,25 @@ export async function showRegions(view, context) {
   });
   sheet.addEventListener("pointermove", (event) => { if (dragged) { dragged.region.corners[dragged.c] = place(event); touch(); } });
   for (const over of ["pointerup", "pointercancel"]) sheet.addEventListener(over, () => { dragged = null; });
-  const store = async () => {
+  const store = async (replaces_utc_s = drawn_s) => {
     if (!may || !changed) return;
     try {
       const of = (which) => regions.filter((one) => one.kind === which).map((one) => one.corners);
-      const answer = await putTo(`/api/regions/${encodeURIComponent(camera)}`, { look: of("look"), ignore: of("ignore") });
+      const answer = await putTo(`/api/regions/${encodeURIComponent(camera)}`, { look: of("look"), ignore: of("ignore"), replaces_utc_s });
+      drawn_s = answer.utc_s;
       changed = false;
       command.textContent = answer.overrides || "none";
       notice("The regions are saved.");
       say();
     } catch (error) {
-      notice(error.message, "bad");
+      if (error.status !== 409) notice(error.message, "bad");
+      else if (await ask(`${error.message}. Save yours in their place?`, "Save")) await store(null);
     }
   };
   const load = async (drawn = null) => {
     const kept = await get(`/api/regions/${encodeURIComponent(camera)}`);
     regions = drawn?.regions ?? ["look", "ignore"].flatMap((which) => kept[which].map((corners) => ({ kind: which, corners })));
+    drawn_s = drawn?.drawn_s ?? kept.utc_s ?? 0;
     command.textContent = kept.overrides || "none";
     command.title = kept.who ? `${kept.who}, ${when(kept.utc_s)}` : "";
     chosen = null;
@@ -134,7 +137,7 @@ export async function showRegions(view, context) {
     load().catch((error) => { if (error.status !== 401) notice(error.message, "bad"); });
   });
   context.onUnsaved(unsaved);
-  context.onWork(() => (unsaved() ? { camera, regions, drawing, kind, changed } : null));
+  context.onWork(() => (unsaved() ? { camera, regions, drawing, kind, changed, drawn_s } : null));
   context.onKey((event) => {
     const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const on = chosen && event.target.closest?.("circle");
