@@ -7,8 +7,10 @@ is not free to choose. Written against NVIDIA's documented API. It was NOT run o
 from __future__ import annotations
 
 import hashlib
+import logging
+import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -16,10 +18,14 @@ from export.engine_cache import EngineFacts, read_engine, read_timings, write_en
 from export.errors import DeviceMissingError, EngineError, MemoryShortError, UnsupportedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from export.runtime import Arrays
 
+T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 #: Largest number of frames together, for which memory is set aside; with the search inside, each frame takes
 #: patches * rows numbers of it.
 _BATCH = 16
@@ -51,13 +57,13 @@ class TensorRtGraph:
         model = path.read_bytes()
         facts = _facts(cuda, tensorrt.__version__, precision, hashlib.sha256(model).hexdigest(), rows)
         logger = tensorrt.Logger(tensorrt.Logger.ERROR)
-        plan = read_engine(facts)
+        plan = _kept(lambda: read_engine(facts))
         engine = None
         if plan is not None:
             engine = tensorrt.Runtime(logger).deserialize_cuda_engine(plan)
         if engine is None:  # none yet, or this version cannot read it
-            plan = _build(tensorrt, logger, model, path.name, facts)
-            write_engine(facts, plan)
+            plan = built = _build(tensorrt, logger, model, path.name, facts)
+            _kept(lambda: write_engine(facts, built))
             engine = tensorrt.Runtime(logger).deserialize_cuda_engine(plan)
         if engine is None:
             raise EngineError(f"tensorrt cannot load the engine it built of {path.name}; update the driver")
@@ -73,6 +79,8 @@ class TensorRtGraph:
         self._stream = _checked(cuda, cuda.cudaStreamCreate(), "make a stream")
         self._names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self._buffers: dict[str, tuple[int, int]] = {}
+        # CUDA frees nothing by itself, and a model may be loaded anew for months.
+        weakref.finalize(self, _release, cuda, self._stream, self._buffers)
         self.device = facts.gpu
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
@@ -161,7 +169,7 @@ def _build(tensorrt: Any, logger: Any, model: bytes, name: str, facts: EngineFac
         raise UnsupportedError(f"tensorrt cannot read {name}: {problem}; use runtime onnxruntime")
     config = builder.create_builder_config()
     config.clear_flag(tensorrt.BuilderFlag.TF32)
-    timings = config.create_timing_cache(read_timings(facts))
+    timings = config.create_timing_cache(_kept(lambda: read_timings(facts)) or b"")
     if timings is None or not config.set_timing_cache(timings, ignore_mismatch=False):
         # Of another version or device after all: only the time of measuring again is lost.
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
@@ -188,8 +196,27 @@ def _build(tensorrt: Any, logger: Any, model: bytes, name: str, facts: EngineFac
         )
     measured = config.get_timing_cache()
     if measured is not None:
-        write_timings(facts, bytes(measured.serialize()))
+        _kept(lambda: write_timings(facts, bytes(measured.serialize())))
     return bytes(plan)
+
+
+def _kept(act: Callable[[], T]) -> T | None:
+    """What the cache of engines answers; None where its disk is full or may not be written: that costs the next start its time."""
+    try:
+        return act()
+    except OSError as error:
+        _LOG.warning(
+            "the engine cache cannot be used (%s): the next start builds the engine again; free some room, or let "
+            "ANOMALY_CACHE name a folder that can be written",
+            error,
+        )
+        return None
+
+
+def _release(cuda: Any, stream: Any, buffers: dict[str, tuple[int, int]]) -> None:
+    for place, _ in buffers.values():
+        cuda.cudaFree(place)
+    cuda.cudaStreamDestroy(stream)
 
 
 def _checked(cuda: Any, answer: Any, what: str) -> Any:

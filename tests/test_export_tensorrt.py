@@ -7,6 +7,8 @@ and answer as they should only a GPU can tell.
 from __future__ import annotations
 
 import ctypes
+import errno
+import gc
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -28,12 +30,14 @@ class Machine:
         profile: (least, usual, most) shape by input.
         refuse: names of what fails.
         builds: how many engines were built.
+        freed: addresses given back, and streams.
     """
 
     def __init__(self) -> None:
         self.profile: dict[str, tuple[Any, ...]] = {}
         self.refuse: set[str] = set()
         self.builds = 0
+        self.freed: list[Any] = []
         self._memory: list[Any] = []
 
     def does(self, what: str) -> bool:
@@ -107,6 +111,8 @@ class Machine:
         made.cudaStreamCreate = lambda: (0, 0)
         made.cudaStreamSynchronize = lambda stream: (0,)
         made.cudaMalloc, made.cudaMemcpyAsync = malloc, move
+        made.cudaFree = lambda place: (self.freed.append(place) or 0,)
+        made.cudaStreamDestroy = lambda stream: (self.freed.append("stream") or 0,)
         return made  # type: ignore[no-any-return]
 
 
@@ -152,6 +158,34 @@ def test_an_engine_is_built_for_the_models_own_bank_and_kept(machine: Machine, p
 def test_without_timings_an_engine_is_built_all_the_same(machine: Machine, path: Path):
     machine.refuse = {"timings"}
     TensorRtGraph(path, "fp16", (5, 20_000))
+
+
+def test_a_cache_that_cannot_be_written_keeps_no_camera_unwatched(
+    machine: Machine, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+):
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", full)
+        assert TensorRtGraph(path, "fp16", (5, 20_000)).run(inputs())["score"].shape == (1,)
+    assert "the engine cache cannot be used" in caplog.text
+    assert not list((tmp_path / "cache" / "engines").iterdir()), "nothing half written"
+    TensorRtGraph(path, "fp16", (5, 20_000))
+    assert machine.builds == 2
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ANOMALY_CACHE", str(tmp_path / "file" / "cache"))
+    TensorRtGraph(path, "fp16", (5, 20_000))
+    assert machine.builds == 3
+
+
+def test_memory_of_the_gpu_is_given_back_with_the_graph(machine: Machine, path: Path):
+    """As at each reload of a model."""
+    graph = TensorRtGraph(path, "fp16", (5, 20_000))
+    graph.run(inputs())
+    del graph
+    gc.collect()
+    assert len(machine.freed) == len(INPUTS) + 2, "each input, the output, and the stream"
 
 
 @pytest.mark.parametrize(
