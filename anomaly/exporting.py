@@ -23,7 +23,7 @@ from anomaly.exported import FOLDER, INDEX, TORCH, GraphBackbone, runtime_versio
 from anomaly.extractor import patch_places
 from anomaly.gate import gate, gate_whole
 from anomaly.model import software
-from anomaly.reissue import Rescored, reissue, rescore
+from anomaly.reissue import MOST_LOWERED, Rescored, reissue, rescore
 from anomaly.resize import resize, resize_matrix
 from export import ENDINGS, TOLERANCE, MemoryShortError, check_runtime, open_graph
 from memory_bank import EXACT
@@ -49,8 +49,6 @@ _FRAMES = 16
 _LEAST_NORMAL = 8
 #: A score may move by this much (1 = an ordinary frame) without a word about the certificate.
 _LEAST_TOLERANCE = 0.01
-#: Share of the threshold that it may be lowered by, so that an event on the threshold is still caught.
-_MOST_LOWERED = 0.02
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,10 @@ def export_model(
     pictures, described = _pictures(model, evidence)
     size = source_size or pictures[0].shape[:2]
     normal = [evidence.image(one.files[0]) for one in evidence.normal] if evidence is not None else []
+    # Its pictures are as good as any; what was seen in them is not what this model should see.
+    own_evidence = evidence is not None and evidence.scoring_digest == model.scoring_digest
     if precision == "int8":
-        _check_int8(model, evidence, len(normal))
+        _check_int8(model, evidence if own_evidence else None, len(normal) if own_evidence else 0)
     usual = TOLERANCE.get(precision, float("inf"))
     limit = usual if tolerance is None else tolerance
     # int8 has no difference that is too small to count: every label that changes is told.
@@ -158,7 +158,7 @@ def export_model(
                         path.unlink()
         detector = model.detector.with_branches(branches)
         found = None
-        if evidence is not None and evidence.stretches:
+        if evidence is not None and evidence.stretches and own_evidence:
             total = sum(len(one.files) for one in evidence.stretches)
             done = 0
 
@@ -173,7 +173,7 @@ def export_model(
                 detector,
                 name,
                 tolerance=max(min(limit, usual), _LEAST_TOLERANCE),
-                lowering=min(limit, usual, _MOST_LOWERED),
+                lowering=min(limit, usual, MOST_LOWERED),
                 progress=advance,
             )
         if precision == "int8" and found is not None and found.recheck.lost:
@@ -221,7 +221,7 @@ def _check_int8(model: Model, evidence: Evidence | None, normal: int) -> None:
     if evidence is None or normal < _LEAST_NORMAL:
         raise ModelError(
             f"int8 learns its scales on the evidence's normal frames, at least {_LEAST_NORMAL}; {str(model.folder)!r} "
-            f"holds {normal}: {again}` first"
+            f"holds {normal} of its own: {again}` first"
         )
     if not any(one.caught(evidence.decider) for one in evidence.stretches):
         raise ModelError(

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import platform
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomaly.artifact import digest_of, file_digest, write_file
-from anomaly.evidence import FOLDER, has_evidence, load_evidence
+from anomaly.evidence import has_evidence, load_evidence
 from anomaly.exported import TORCH
 from anomaly.model import software
-from anomaly.reissue import rescore
+from anomaly.reissue import MOST_LOWERED, rescore
 from anomaly.scoring import cache_folder
 from export import TOLERANCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from anomaly.evidence import Evidence
     from anomaly.model import Model
@@ -35,39 +36,51 @@ _NOISE = 1e-4
 def checked_here(
     model: Model, threshold: Threshold, progress: Callable[[int], None] = lambda _: None
 ) -> Threshold:
-    """The threshold, in doubt where the evidence comes out otherwise on this device.
+    """The threshold, in doubt where the evidence comes out otherwise on this device, or nothing tells how it comes out.
 
-    Where an event that lay on it scores a trace lower here, the threshold is lowered by as much, so that it is still caught. What was found is remembered in the user's cache by export or scoring digest, thresholds, evidence, device,
+    Where an event that lay on it scores a trace lower here, the threshold is lowered by as much, so that it is still
+    caught. What was found is remembered in the user's cache by export or scoring digest, thresholds, evidence, device,
     processor and versions, so that only the first start takes the time, and where a model was calibrated not even that;
-    where that cache cannot be written, each start checks again. A model without a certificate is checked like any; one
-    without evidence, or already in doubt, is left as it is.
+    where that cache cannot be written, each start checks again. A model without a certificate, or already in doubt, is
+    checked like any: it alarms all the same, and must see what it saw. Without evidence, a certificate holds only
+    where it was issued, or where this model was checked before its evidence was removed.
 
     Args:
         model: loaded.
         threshold: of the model under its runtime.
         progress: called with the number of frames scored since the last call.
     """
-    if threshold.value is None or threshold.doubt or not has_evidence(model.folder):
+    if threshold.value is None:
         return threshold
-    evidence = load_evidence(model.folder)
-    if not evidence.stretches:
-        return threshold
-    path = _remembered(model)
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        doubt, factor = str(told["doubt"]), float(told["factor"])
-    except (OSError, ValueError, KeyError):
+    evidence, lacking = _evidence_of(model)
+    found = _known(_remembered(model, evidence))
+    if found is None and evidence is not None:
         wrong, factor = _wrong_here(model, threshold, evidence, progress)
         doubt = f"on this device ({model.device}) {model.runtime} does not answer as where it was {'certified' if threshold.certifies else 'calibrated'}: {wrong}"
-        doubt = doubt if wrong else ""
-        _remember(path, doubt, factor)
-    lowered = threshold.lowered(factor)
-    return replace(lowered, doubt=doubt) if doubt else lowered
+        found = (doubt if wrong else "", factor)
+        _remember(model, evidence, found)
+    if found is None:
+        doubt = (
+            f"{model.runtime} was not certified on this device ({model.device}), and {lacking}; copy the model with its "
+            "evidence, or calibrate here"
+        )
+        return replace(threshold, doubt=doubt) if threshold.certifies else threshold
+    doubt, factor = found
+    return replace(threshold.lowered(factor), doubt="; ".join(filter(None, (threshold.doubt, doubt))))
 
 
 def calibrated_here(model: Model) -> None:
     """Remember that the model answers on this device as where it was certified: it was certified here."""
-    _remember(_remembered(model), "", 1.0)
+    _remember(model, _evidence_of(model)[0], ("", 1.0))
+
+
+@contextlib.contextmanager
+def decided_anew(model: Model) -> Iterator[None]:
+    """Carry what was found on this device over to the threshold that is worked out meanwhile from the same scores."""
+    found = _known(_remembered(model, _evidence_of(model)[0]))
+    yield
+    if found is not None:
+        _remember(model, _evidence_of(model)[0], found)
 
 
 def rescored_here(
@@ -87,6 +100,9 @@ def rescored_here(
     # As much as the threshold was lowered when the certificate was issued for this runtime.
     issued = threshold.document.get("recertified", {}).get("threshold_factor", 1.0)
     lowering = 1.0 - issued + _NOISE
+    if model.choice.export is not None and threshold.document["runtime"] != model.runtime:
+        # None was issued: the threshold is torch's, and as far from this runtime as an export may be.
+        lowering = min(tolerance, MOST_LOWERED)
     found = rescore(
         evidence, model.detector, model.runtime, tolerance=tolerance, lowering=lowering, progress=progress
     )
@@ -111,7 +127,20 @@ def _wrong_here(
     return "" if holds else f"{found.why_not}; {again} again here", here.factor
 
 
-def _remembered(model: Model) -> Path:
+def _evidence_of(model: Model) -> tuple[Evidence | None, str]:
+    """The evidence that a model can be compared with, or None and why there is none."""
+    if not has_evidence(model.folder):
+        return None, "the model holds no evidence to compare it on"
+    evidence = load_evidence(model.folder)
+    if not evidence.stretches:
+        return None, "its evidence holds no frame to compare it on"
+    if evidence.scoring_digest != model.scoring_digest:
+        return None, "its evidence is of another model"
+    return evidence, ""
+
+
+def _remembered(model: Model, evidence: Evidence | None) -> Path:
+    """Where what was found is kept; without evidence, what was found before that was removed."""
     export = model.choice.export
     what = (
         [model.scoring_digest, model.runtime, software()]
@@ -125,22 +154,43 @@ def _remembered(model: Model) -> Path:
         for path in (
             place / f"{model.runtime}.json",
             place / f"{TORCH}.json",
-            model.folder / FOLDER / "index.json",
+            *([] if evidence is None else [evidence.folder / "index.json"]),
         )
         if path.is_file()
     ]
-    facts = [*what, *issued, model.device, platform.machine(), platform.processor(), platform.node()]
+    facts = [*what, *issued, model.device, platform.machine(), _processor(), platform.node()]
     return cache_folder() / "checked" / f"{digest_of(facts)}.json"
 
 
-def _remember(path: Path, doubt: str, factor: float) -> None:
+def _processor() -> str:
+    """The processor's name, which `platform.processor` does not know on most Linux systems."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _known(path: Path) -> tuple[str, float] | None:
+    """(doubt, factor) that were remembered; None = nothing was."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps({"doubt": doubt, "factor": factor}).encode())
-    except OSError as error:
-        # What was found is as good without: a read-only or full disk keeps no camera unwatched.
-        _LOG.warning(
-            "%s cannot be written (%s): the next start checks the evidence again; let ANOMALY_CACHE name a folder that can",
-            path.parent,
-            error.strerror,
-        )
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return str(told["doubt"]), float(told["factor"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(model: Model, evidence: Evidence | None, found: tuple[str, float]) -> None:
+    # Also as what holds once the evidence is removed.
+    for path in {_remembered(model, evidence), _remembered(model, None)}:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(path, json.dumps({"doubt": found[0], "factor": found[1]}).encode())
+        except OSError as error:
+            # What was found is as good without: a read-only or full disk keeps no camera unwatched.
+            _LOG.warning(
+                "%s cannot be written (%s): the next start checks the evidence again; let ANOMALY_CACHE name a folder that can",
+                path.parent,
+                error.strerror,
+            )
+            return

@@ -11,7 +11,7 @@ import numpy as np
 from anomaly.artifact import read_signed, write_json
 from anomaly.calibration import just_below
 from anomaly.evidence import SETTLED
-from anomaly.exported import TORCH
+from anomaly.exported import FOLDER, INDEX, TORCH
 from anomaly.recertification import judge, look_again, looking
 from anomaly.thresholds import of_this_version
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from anomaly.evidence import Evidence
     from anomaly.model import Model
     from anomaly.recertification import Recheck
+
+#: Share of the threshold that it may be lowered by, so that an event on the threshold is still caught.
+MOST_LOWERED = 0.02
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def reissue(model: Model, name: str, found: Rescored | None) -> str:
         return "UNCERTIFIED: the model is not what it was calibrated with; calibrate again, then export again"
     if found is None:
         return (
-            "UNCERTIFIED: the model holds no evidence to certify it on; calibrate with evidence.max_mb above 0, "
+            "UNCERTIFIED: the model holds no evidence of its own to certify it on; calibrate with evidence.max_mb above 0, "
             "then export again"
         )
     checked = found.recheck
@@ -114,7 +117,8 @@ def reissue(model: Model, name: str, found: Rescored | None) -> str:
     for one in (document, *document.get("cameras", {}).values()):
         if found.factor < 1:
             one["threshold"] = just_below(one["threshold"] * found.factor)
-    write_json(path, {**document, "runtime": name, "recertified": recertified})
+    export = read_signed(model.folder / FOLDER / name / INDEX)["digest"]
+    write_json(path, {**document, "runtime": name, "export": export, "recertified": recertified})
     still = (
         f"all {checked.n_events} events are still caught on {checked.n_frames} frames of evidence, at threshold "
         f"{document['threshold']:.6g}"

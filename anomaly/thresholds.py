@@ -236,9 +236,11 @@ def save_calibration(
     """
     if target is None and labeled is not None:
         replace_labeled(model.folder, labeled)
+    export = model.choice.export
     document: dict[str, Any] = {
         "schema": _SCHEMA,
         "runtime": model.runtime,
+        "export": None if export is None else export.document["digest"],
         **calibration.to_json(),
         "decider": asdict(calibration.config),
         "fps": fps,
@@ -329,7 +331,7 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
     decider, certified = _decider(path, document), document["hangs_on"]
     now = {**identities(model, decider, fps), "scoring": model.scoring_digest}
     changed = [name for name, digest in now.items() if certified.get(name) != digest]
-    doubt = ""
+    doubt, export = "", model.choice.export
     if not of_this_version(document):
         doubt = (
             "it was calibrated by another version of this program, which counted otherwise; "
@@ -348,6 +350,12 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
             f"it was calibrated with {document['runtime']}, this runs {model.runtime}; "
             f"`python -m anomaly export --model {model.folder} --runtime {model.runtime.split('-')[0]}` certifies it "
             "where the model holds evidence"
+        )
+    elif export is not None and document.get("export") != export.document["digest"]:
+        doubt = (
+            f"it was certified for another export than the {model.runtime} that runs; "
+            f"`python -m anomaly export --model {model.folder} --runtime {export.runtime} --precision {export.precision}` "
+            "certifies it where the model holds evidence"
         )
     return Threshold(document["threshold"], decider, certificate, document["fps"], doubt, document)
 

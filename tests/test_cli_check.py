@@ -264,10 +264,11 @@ def test_the_first_start_on_another_device_is_compared_once_with_what_was_kept(
     # Another machine remembers nothing of the calibration.
     monkeypatch.setenv("ANOMALY_CACHE", str(tmp_path / "elsewhere"))
     assert "UNCERTIFIED" not in succeed(*arguments)
-    (remembered,) = (tmp_path / "elsewhere" / "checked").glob("*.json")
-    assert json.loads(remembered.read_text()) == {"doubt": "", "factor": 1.0}
+    # With its evidence, and for when that is removed.
+    remembered = sorted((tmp_path / "elsewhere" / "checked").glob("*.json"))
+    assert [json.loads(one.read_text()) for one in remembered] == [{"doubt": "", "factor": 1.0}] * 2
     assert "UNCERTIFIED" not in succeed(*arguments)
-    assert list((tmp_path / "elsewhere" / "checked").iterdir()) == [remembered], "looked at once"
+    assert sorted((tmp_path / "elsewhere" / "checked").iterdir()) == remembered, "looked at once"
     # And one whose scores are not those that were kept: what was found for other evidence does not hold for it.
     evidence = load_evidence(copy)
     stretches = tuple(replace(one, scores=one.scores + np.float32(0.2)) for one in evidence.stretches)
@@ -285,6 +286,45 @@ def test_the_first_start_on_another_device_is_compared_once_with_what_was_kept(
         "UNCERTIFIED: on this device (cpu) torch-fp32 does not answer as where it was calibrated: heatmaps differ by"
         in out
     )
+
+
+def test_without_evidence_a_certificate_holds_only_where_it_was_issued_or_checked(
+    copy: Path, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clip = small_model.footage.test / "test_01.mp4"
+    arguments = ("score", "--model", copy, "--source", clip, "--out", tmp_path / "s.csv", FPS)
+    evidence, kept = copy / "evidence", tmp_path / "evidence"
+    evidence.rename(kept)
+    assert "UNCERTIFIED" not in succeed(*arguments), "it was calibrated here"
+    monkeypatch.setenv("ANOMALY_CACHE", str(tmp_path / "elsewhere"))
+    out = succeed(*arguments)
+    assert "UNCERTIFIED: torch-fp32 was not certified on this device (cpu)" in out
+    assert "the model holds no evidence to compare it on; copy the model with its evidence" in out
+    run = ("run", "--model", copy, "--source", clip, "--out", tmp_path / "run", FPS)
+    assert "holds no evidence" in invoke(*run, "run.require_certificate=true").message
+    kept.rename(evidence)
+    assert "UNCERTIFIED" not in succeed(*arguments)
+    shutil.rmtree(evidence)
+    assert "UNCERTIFIED" not in succeed(*arguments), "it was checked here before"
+
+
+def test_evidence_of_another_model_is_told_as_that(
+    copy: Path, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    evidence, images = load_evidence(copy), pictures(copy)
+    # As of a model with another grid, which could not even be held against this one.
+    stretches = tuple(replace(one, distances=one.distances[:, :7]) for one in evidence.stretches)
+    save_evidence(replace(evidence, scoring_digest="0" * 64, stretches=stretches), images)
+    monkeypatch.setenv("ANOMALY_CACHE", str(tmp_path / "elsewhere"))
+    clip = small_model.footage.test / "test_01.mp4"
+    out = succeed("score", "--model", copy, "--source", clip, "--out", tmp_path / "s.csv", FPS)
+    assert (
+        "UNCERTIFIED: torch-fp32 was not certified on this device (cpu), and its evidence is of another model"
+        in out
+    )
+    assert "is of another model than" in invoke("calibrate", "--check", "--model", copy).message
+    int8 = ("export", "--model", copy, "--runtime", "onnxruntime", "--precision", "int8")
+    assert "holds 0 of its own: run `python -m anomaly calibrate" in invoke(*int8).message
 
 
 @pytest.mark.parametrize("trace", [5e-5, 9.97e-5])
@@ -316,8 +356,11 @@ def test_where_scores_are_a_trace_lower_the_threshold_is_lowered_by_as_much(
         assert "UNCERTIFIED" not in out
         rows = [row.split(",") for row in (tmp_path / "s.csv").read_text().splitlines()[1:]]
         assert sum(int(row[5]) for row in rows) > 0, "the event that set the threshold"
-    (remembered,) = (tmp_path / "elsewhere" / "checked").glob("*.json")
-    assert 1 - 1.02e-4 < json.loads(remembered.read_text())["factor"] < 1
+    for remembered in (tmp_path / "elsewhere" / "checked").glob("*.json"):
+        assert 1 - 1.02e-4 < json.loads(remembered.read_text())["factor"] < 1
+    shutil.rmtree(copy / "evidence")
+    succeed("score", "--model", copy, "--source", clip, "--out", tmp_path / "s.csv", FPS)
+    assert ",1\n" in (tmp_path / "s.csv").read_text(), "lowered still, without its evidence"
 
 
 def test_a_cache_that_cannot_be_written_stops_no_start(

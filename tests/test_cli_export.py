@@ -164,6 +164,56 @@ def test_calibrating_again_takes_the_exports_certificate(copy: Path, small_model
     assert "UNCERTIFIED: it was calibrated with torch-fp32, this runs openvino-fp32" in said
 
 
+def test_a_certificate_is_of_one_export_and_no_other(copy: Path, small_model: SmallModel, tmp_path: Path):
+    """As where `graph` was copied from elsewhere, or an export over an older one was cut off."""
+    index = copy / "graph" / "openvino-fp32" / "export.json"
+    line = (
+        "score", "--model", copy, "--source", small_model.footage.test / "test_01.mp4", "--out", tmp_path / "s.csv",
+        FPS, "runtime=openvino",
+    )  # fmt: skip
+    assert "UNCERTIFIED" not in succeed(*line)
+    write_json(index, {**read_signed(index), "tolerance": 10.0})
+    said = succeed(*line)
+    assert "UNCERTIFIED: it was certified for another export than the openvino-fp32 that runs" in said
+
+
+def test_an_uncertified_export_is_compared_on_a_new_device_too(
+    copy: Path, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It alarms all the same: where it scores lower than torch the event on the threshold must not be lost."""
+    evidence = load_evidence(copy)
+    images = {name: (evidence.folder / name).read_bytes() for name in evidence.digests if "frames" in name}
+    (copy / "thresholds" / "openvino-fp32.json").unlink()
+    path = copy / "thresholds" / "torch-fp32.json"
+    document = read_signed(path)
+    lowest = min(document["events"], key=lambda one: one["score"])["event"]["video"]
+    line = (
+        "score", "--model", copy, "--source", small_model.footage.labeled / lowest, "--out", tmp_path / "s.csv",
+        FPS, "runtime=openvino",
+    )  # fmt: skip
+
+    def calibrated_higher(by: float) -> None:
+        """As if torch had scored everything higher by a share."""
+        stretches = tuple(
+            replace(one, scores=one.scores * (1 + by), threshold=one.threshold * (1 + by),
+                    before=None if one.before is None else (one.before[0], one.before[1] * (1 + by)))
+            for one in evidence.stretches
+        )  # fmt: skip
+        save_evidence(replace(evidence, stretches=stretches, threshold=evidence.threshold * (1 + by)), images)
+        write_json(path, {**document, "threshold": document["threshold"] * (1 + by)})
+
+    calibrated_higher(0.002)
+    said = succeed(*line)
+    assert "UNCERTIFIED: it was calibrated with torch-fp32, this runs openvino-fp32" in said
+    assert "does not answer" not in said
+    with (tmp_path / "s.csv").open(encoding="utf-8") as file:
+        assert any(int(row["alarm"]) for row in csv.DictReader(file)), "the event that set the threshold"
+    calibrated_higher(0.5)
+    said = " ".join(succeed(*line).split())
+    assert "UNCERTIFIED: it was calibrated with torch-fp32, this runs openvino-fp32" in said
+    assert "openvino-fp32 does not answer as where it was calibrated: 3 of 3 events are not caught" in said
+
+
 @pytest.mark.slow
 def test_a_looser_tolerance_buys_no_certificate(copy: Path, monkeypatch: pytest.MonkeyPatch):
     # As on a machine or with a network whose half precision is further off than it may be.
@@ -241,10 +291,19 @@ def test_without_evidence_an_export_is_uncertified_and_int8_is_not_to_be_had(
     shutil.rmtree(copy / "evidence")
     said = succeed("export", "--model", copy, "--runtime", "onnxruntime")
     assert "4 generated pictures" in said
-    assert "UNCERTIFIED: the model holds no evidence" in said
+    assert "UNCERTIFIED: the model holds no evidence of its own" in said
     assert not (copy / "thresholds" / "onnxruntime-fp32.json").exists()
     done = invoke("export", "--model", copy, "--runtime", "onnxruntime", "--precision", "int8")
-    assert "holds 0: run `python -m anomaly calibrate" in done.message
+    assert "holds 0 of its own: run `python -m anomaly calibrate" in done.message
+
+
+@pytest.mark.slow
+def test_evidence_of_another_model_certifies_no_export(copy: Path):
+    index = copy / "evidence" / "index.json"
+    write_json(index, {**read_signed(index), "scoring_digest": "0" * 64})
+    said = succeed("export", "--model", copy, "--runtime", "onnxruntime")
+    assert "UNCERTIFIED: the model holds no evidence of its own to certify it on" in said
+    assert not (copy / "thresholds" / "onnxruntime-fp32.json").exists()
 
 
 @pytest.mark.slow

@@ -15,7 +15,10 @@ from small_model import FIT, FPS, SmallModel, invoke, process, succeed
 from anomaly.artifact import read_signed
 from anomaly.calibration import recall_bound
 from anomaly.commands.console import counted
+from anomaly.first_start import checked_here
 from anomaly.looks import looks_at
+from anomaly.model import load_model
+from anomaly.thresholds import load_threshold
 
 PNG = b"\x89PNG\r\n\x1a\n"
 GRID = "study.grid={smoothing_s:[0,0.5],min_duration_s:[0,0.25,0.5]}"
@@ -76,8 +79,10 @@ def test_what_was_tried_is_recorded_and_paid_for(copy: Path):
     assert document["certificate"]["recall"] == pytest.approx(recall_bound(3, 0, 0.95, 6))
     assert "Up to 6 settings or thresholds were compared on the same anomalies" in out
     assert "best of 6 settings" in document["chosen"]
-    # Its frames belonged to the setting before.
+    # Its frames belonged to the setting before. The scores are still those that this machine gives.
     assert not (copy / "evidence").exists()
+    model = load_model(copy, offline=True)
+    assert not checked_here(model, load_threshold(model, fps=5.0)).doubt
     # What all clips were looked at with before cannot be undone by splitting them afterwards.
     succeed(*arguments)
     assert threshold(copy)["settings_tried"] > 1

@@ -14,7 +14,7 @@ from anomaly.commands.labeled import keep_looks, looks_before, looks_if_refused,
 from anomaly.commands.normal import apart, normal_footage, pooled_folders, seen_seldom, steps_of
 from anomaly.commands.outputs import check_output, page_beside
 from anomaly.decider import DeciderConfig
-from anomaly.errors import CalibrationError, UsageError
+from anomaly.errors import CalibrationError, ModelError, UsageError
 from anomaly.evidence import FOLDER, load_evidence, save_evidence
 from anomaly.evidence_collection import collect_evidence
 from anomaly.first_start import calibrated_here, rescored_here
@@ -179,6 +179,10 @@ def check(config: CalibrateConfig) -> None:
     console.say(model.headline())
     evidence = load_evidence(model.folder)
     threshold = load_threshold(model, fps=evidence.fps)
+    if not threshold.doubt and evidence.scoring_digest != model.scoring_digest:
+        raise ModelError(
+            f"{str(evidence.folder)!r} is of another model than {str(model.folder)!r}; restore it from a copy, or calibrate again"
+        )
     with console.counter(
         "scoring the evidence", sum(len(one.files) for one in evidence.stretches)
     ) as advance:
@@ -268,6 +272,7 @@ def options_of(settings: CalibrationSettings) -> dict[str, Any]:
 
 def _keep_evidence(config: CalibrateConfig, model: Model, result: Calibration, labeled: ScoredLabels) -> None:
     if not config.evidence.max_mb > 0:
+        calibrated_here(model)
         return
     with console.counter("keeping the evidence", None) as advance:
         evidence, images = collect_evidence(

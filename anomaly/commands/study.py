@@ -30,6 +30,7 @@ from anomaly.commands.sweeps import finished_jobs
 from anomaly.decider import DeciderConfig
 from anomaly.errors import ModelError, UsageError
 from anomaly.evidence import FOLDER
+from anomaly.first_start import decided_anew
 from anomaly.looks import Look
 from anomaly.model import load_model
 from anomaly.report.study import from_json, ranked
@@ -171,24 +172,26 @@ def _apply(
     tried: int,
     how: str,
 ) -> None:
-    path = save_calibration(
-        model,
-        result,
-        None,
-        fps=document["fps"],
-        settings=asdict(config.calibration),
-        labels_digest=document["hangs_on"]["labels"],
-        setting=document["setting"],
-        clips=document["clips"],
-        familiar=document["familiar"],
-        stills=document["stills"],
-        videos=document["videos"],
-        steps_s=document["steps_s"],
-        chosen=f"{'one setting' if tried == 1 else f'the best of {tried} settings'} in a study; {how}",
-        cameras=cameras,
-    )
-    # It was kept for the frames that the other setting needs.
-    shutil.rmtree(model.folder / FOLDER, ignore_errors=True)
+    # Its scores stay those that were calibrated on.
+    with decided_anew(model):
+        path = save_calibration(
+            model,
+            result,
+            None,
+            fps=document["fps"],
+            settings=asdict(config.calibration),
+            labels_digest=document["hangs_on"]["labels"],
+            setting=document["setting"],
+            clips=document["clips"],
+            familiar=document["familiar"],
+            stills=document["stills"],
+            videos=document["videos"],
+            steps_s=document["steps_s"],
+            chosen=f"{'one setting' if tried == 1 else f'the best of {tried} settings'} in a study; {how}",
+            cameras=cameras,
+        )
+        # It was kept for the frames that the other setting needs.
+        shutil.rmtree(model.folder / FOLDER, ignore_errors=True)
     console.say(
         f"Written to {path}. Evidence kept for the threshold before it was removed: `calibrate --check` has none."
     )
