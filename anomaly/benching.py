@@ -9,6 +9,7 @@ import multiprocessing
 import resource
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from anomaly.detector import Recent
+from anomaly.errors import FootageError, ModelError
 from anomaly.evidence import has_evidence, load_evidence
 from anomaly.exporting import operations_of
 from anomaly.footage.source import find_sources, read_frames
@@ -71,10 +73,16 @@ class Cost:
 
 
 def measure_apart(folder: Path, runtime: str, source: str | None, frames: int) -> Cost:
-    """`measure` in a process of its own; raises what it raises."""
+    """`measure` in a process of its own; raises what it raises, and ModelError where that process died."""
     spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawned) as pool:
-        return pool.submit(measure, folder, runtime, source, frames).result()
+    try:
+        with ProcessPoolExecutor(1, mp_context=spawned) as pool:
+            return pool.submit(measure, folder, runtime, source, frames).result()
+    except BrokenProcessPool as error:
+        raise ModelError(
+            f"the process that measured {runtime} was killed, for want of memory as a rule; free some, or measure one "
+            "that needs less with runtime=RUNTIME"
+        ) from error
 
 
 def measure(folder: Path, runtime: str, source: str | None, frames: int) -> Cost:
@@ -168,6 +176,8 @@ def _images(model: Model, source: str | None, frames: int) -> tuple[list[ImageAr
             times.append(perf_counter() - began)
             images.append(frame.image)
             began = perf_counter()
+        if not images:
+            raise FootageError(f"{source} holds no frame that can be read; give other footage")
         return images, float(np.median(times)) * 1e3
     if has_evidence(model.folder):
         evidence = load_evidence(model.folder)

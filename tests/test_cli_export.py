@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import venv
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from clips import write_clip
 from small_model import FPS, ROOT, Done, SmallModel, environment, invoke, succeed
 
 from anomaly.artifact import read_signed, write_json
@@ -336,6 +340,28 @@ def test_bench_measures_a_runtime_stage_by_stage(exported: Path, tmp_path: Path)
     assert cost["frames"] == 4
     assert cost["p99_ms"] >= cost["p50_ms"] > 0
     assert "frames=0" in invoke("bench", "--model", exported, "frames=0").message
+
+
+def killed(*_: object) -> None:
+    """As the system does where memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_bench_tells_a_runtime_that_was_killed_and_measures_the_others(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    footage = write_clip(tmp_path / "clip.mp4", [np.zeros((96, 160, 3), np.uint8)] * 3)
+    data = bytearray(footage.read_bytes())
+    at = data.index(b"mdat")
+    size = int.from_bytes(data[at - 4 : at], "big") - 8
+    data[at + 4 : at + 4 + size] = b"\xff" * size
+    footage.write_bytes(data)
+    none = invoke("bench", "--model", exported, "runtime=openvino", "--source", footage)
+    assert "clip.mp4 holds no frame that can be read" in none.message
+    monkeypatch.setattr("anomaly.benching.measure", killed)
+    one = invoke("bench", "--model", exported, "runtime=openvino")
+    assert "the process that measured openvino was killed, for want of memory as a rule" in one.message
+    assert "openvino-fp32: the process" in invoke("bench", "--model", exported).err
 
 
 @pytest.mark.slow
