@@ -10,13 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from anomaly.artifact import digest_of, file_digest, write_file
 from anomaly.evidence import has_evidence, load_evidence
 from anomaly.exported import TORCH
 from anomaly.model import software
 from anomaly.reissue import MOST_LOWERED, rescore
 from anomaly.scoring import cache_folder
-from export import TOLERANCE
+from export import TOLERANCE, parting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 #: Scores may differ by so much, at least; 1 = the score of an ordinary normal frame.
 _TOLERANCE = 0.01
+#: Relative difference of patch features that is none: they are kept in half precision.
+_FEATURES = 0.01
 #: As in `recertification`: scores that differ by the order of a sum must not lose the lowest event.
 _NOISE = 1e-4
 
@@ -123,8 +127,22 @@ def _wrong_here(
     found = here.recheck
     # Events without pictures were certified by torch itself: there nothing speaks against them.
     holds = found.holds if export is not None and threshold.certifies else not found.differs
+    if holds:
+        return "", here.factor
     again = "calibrate" if export is None else "export"
-    return "" if holds else f"{found.why_not}; {again} again here", here.factor
+    return f"{found.why_not}{_where_they_part(model, evidence)}; {again} again here", here.factor
+
+
+def _where_they_part(model: Model, evidence: Evidence) -> str:
+    """Whether the network or the search answers otherwise, by the patch features that the evidence keeps, in words."""
+    if not len(evidence.features):
+        return ""
+    branch, normal = model.detector.branches[0], evidence.normal[: len(evidence.features)]
+    found = np.stack([branch.patches([evidence.image(one.files[0])])[0] for one in normal])
+    parted = parting({"features": evidence.features}, {"features": found}, _FEATURES)
+    if parted is None:
+        return "; they part in the search of the bank, patch features are as they were"
+    return f"; they part in the network, patch features are off by {parted[1]:.2g}"
 
 
 def _evidence_of(model: Model) -> tuple[Evidence | None, str]:

@@ -276,12 +276,16 @@ def test_the_first_start_on_another_device_is_compared_once_with_what_was_kept(
     save_evidence(replace(evidence, stretches=stretches), images)
     out = succeed(*arguments)
     assert "UNCERTIFIED: on this device (cpu) torch-fp32 does not answer as where it was certified" in out
+    assert "they part in the search of the bank, patch features are as they were" in out
     # Nor does a model without a certificate pass over it: it alarms, and somewhere else than it did.
     path = copy / "thresholds" / "torch-fp32.json"
     write_json(path, {**read_signed(path), "certificate": None, "withheld": "chance"})
     stretches = tuple(replace(one, distances=one.distances[:, ::-1]) for one in evidence.stretches)
-    save_evidence(replace(evidence, stretches=stretches), images)
+    save_evidence(
+        replace(evidence, stretches=stretches, features=evidence.features * np.float16(1.5)), images
+    )
     out = succeed(*arguments)
+    assert "they part in the network, patch features are off by 0.33" in out
     assert (
         "UNCERTIFIED: on this device (cpu) torch-fp32 does not answer as where it was calibrated: heatmaps differ by"
         in out
