@@ -140,6 +140,16 @@ def to_overrides(command: Command, parsed: argparse.Namespace) -> list[str]:
     return overrides
 
 
+def _check_kept(overrides: Sequence[str]) -> None:
+    """Refuse to delete a key: Hydra leaves it out in silence, and what was set with it goes back to its usual value."""
+    deletion = next((one for one in overrides if re.match(r"~(?!hydra\b)", one)), None)
+    if deletion is not None:
+        key = deletion.removeprefix("~").partition("=")[0]
+        raise UsageError(
+            f"{deletion} would delete a key, and every key is needed; set it with {key}=VALUE, or leave it out for its usual value"
+        )
+
+
 def _check_lists(overrides: Sequence[str]) -> None:
     """Refuse a second list of what is collected in one."""
     keys = [override.partition("=")[0].lstrip("+") for override in overrides]
@@ -166,6 +176,7 @@ def run(arguments: Sequence[str]) -> int:
         name = parsed.command
         command = COMMANDS[name]
         given = [*to_overrides(command, parsed), *overrides]
+        _check_kept(given)
         _check_lists(given)
         _dispatch(command, given, parsed)
     except KeyboardInterrupt:

@@ -44,6 +44,8 @@ def refused(*arguments: object, status: int = 2) -> str:
         (["weights", "pull"], ["efficientnet_lite0"]),
         (["fit", "--normal-videos", "x", "--model", "m", "bank.sise=3"], ["no key 'bank.sise'", "did you mean bank.size?"]),
         (["fit", "--normal-videos", "x", "--model", "m", "+bank.sise=3"], ["no key 'bank.sise'", "did you mean bank.size?"]),
+        (["fit", "--normal-videos", "x", "--model", "m", "~bank.size"], ["~bank.size would delete a key", "bank.size=VALUE"]),
+        (["calibrate", "--model", "m", "--labeled", "l", "~decider"], ["~decider would delete a key"]),
         (["score", "--model", "m", "--source", "x", "--out", "o", "+fsp=3"], ["score has no key 'fsp'"]),
         (["score", "--model", "m", "--source", "x", "--out", "s", "fsp=3"], ["score has no key 'fsp'"]),
         (["score", "--model", "m", "--source", "x", "--out", "s", "fps=3"], ["did you mean footage.fps?"]),
