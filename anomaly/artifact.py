@@ -16,6 +16,7 @@ Nothing is unpickled and no class is looked up by a name that a folder gives.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import io
 import json
@@ -322,6 +323,7 @@ def _in_place_of(folder: Path) -> Iterator[Path]:
     """A folder to fill that takes the place of `folder` once it is full; on an error nothing has changed."""
     partial, old = folder.with_name(f".{folder.name}.{os.getpid()}.partial"), _old_name(folder)
     shutil.rmtree(partial, ignore_errors=True)
+    _remove_left_over(folder)
     try:
         yield partial
         if folder.exists():
@@ -334,6 +336,28 @@ def _in_place_of(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Remove what writes of this folder left that were killed; those of processes that live go on."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
+        process = left.name.removesuffix(".partial").rpartition(".")[2]
+        if (
+            process.isdecimal()
+            and left.name == f".{folder.name}.{process}.partial"
+            and not _lives(int(process))
+        ):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # another user's, or no number of a process: not ours to judge
+    return True
 
 
 def _old_name(folder: Path) -> Path:

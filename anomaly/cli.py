@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from anomaly.errors import UsageError
 from anomaly.failures import describe, no_key
+from anomaly.startup import Terminated, terminated_in_order
 from anomaly.verbs import COMMANDS
 
 if TYPE_CHECKING:
@@ -178,10 +179,11 @@ def run(arguments: Sequence[str]) -> int:
         given = [*to_overrides(command, parsed), *overrides]
         _check_kept(given)
         _check_lists(given)
-        _dispatch(command, given, parsed)
-    except KeyboardInterrupt:
+        with terminated_in_order():
+            _dispatch(command, given, parsed)
+    except KeyboardInterrupt as stop:
         print(_stopped(name, flags), file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:
         # The reader of our output left (`| head`); pointing stdout elsewhere keeps Python quiet at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -196,7 +198,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _stopped(name: str, flags: Sequence[str]) -> str:
-    """What is left of a command that was stopped by Ctrl-C."""
+    """What is left of a command that was stopped by Ctrl-C or SIGTERM."""
     if name == "run":
         return "stopped; the events until now are kept, the same command starts from the beginning"
     if name == "score" and {"--heatmaps", "--explain"} & {flag.partition("=")[0] for flag in flags}:

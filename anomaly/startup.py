@@ -4,10 +4,46 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
 
 # mallopt's numbers for M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, from glibc's malloc.h, with the values given here.
 _KEPT = {-3: 1 << 30, -1: (1 << 31) - 1}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a command ends by it as by Ctrl-C, so that nothing half-written stays."""
+
+
+def terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """The handler of SIGTERM that raises `Terminated`, and hands it down to the processes that work for this one."""
+    processes = sys.modules.get("multiprocessing")
+    for child in processes.active_children() if processes else ():
+        child.terminate()
+    raise Terminated
+
+
+@contextmanager
+def terminated_in_order() -> Iterator[None]:
+    """While SIGTERM raises `Terminated`, unless somebody else handles it, or this is no main thread."""
+    ours = (
+        signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        and threading.current_thread() is threading.main_thread()
+    )
+    if ours:
+        signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def settle() -> None:

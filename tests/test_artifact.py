@@ -60,6 +60,20 @@ def test_a_model_is_replaced_whole(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_what_a_killed_save_left_is_removed_by_the_next_one(tmp_path: Path):
+    """Not what a process that lives is writing, nor what is of another model."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    left, others, ours = (
+        tmp_path / f".{name}.partial"
+        for name in (f"model.{child.pid}", f"model.b.{child.pid}", f"model.{os.getppid()}")
+    )
+    for folder in (left, others, ours):
+        (folder / "banks").mkdir(parents=True)
+    saved(tmp_path / "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", others.name, ours.name}
+
+
 def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"precious")

@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from anomaly.startup import terminate
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
@@ -70,32 +72,32 @@ def counter(what: str, total: float | None) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], None]]:
-    """Makes Ctrl-C end long work for certain; call what it yields at every step.
+    """Makes Ctrl-C and SIGTERM end long work for certain; call what it yields at every step.
 
     Python drops an exception that is raised while a generator or an object of a C library is being taken
     down. An interrupt that falls into such a moment is remembered and raised at the next step.
     """
-    before = signal.getsignal(signal.SIGINT)
-    # Where someone else handles the signal, or this is no main thread, it is not ours to take.
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    asked = False
+    raising = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminate}
+    asked: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        raise KeyboardInterrupt
+        asked.append(number)
+        raising[signal.Signals(number)](number, frame)
 
     def check() -> None:
         if asked:
-            raise KeyboardInterrupt
+            raising[signal.Signals(asked[0])](asked[0], None)
 
-    signal.signal(signal.SIGINT, remember)
+    # Where someone else handles a signal, or this is no main thread, it is not ours to take.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    taken = [one for one, usual in raising.items() if in_main_thread and signal.getsignal(one) is usual]
+    for one in taken:
+        signal.signal(one, remember)
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one in taken:
+            signal.signal(one, raising[one])
 
 
 def _progress() -> Progress:
