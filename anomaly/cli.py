@@ -222,6 +222,7 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
     failures: list[Exception] = []
     swept = _swept(overrides) if parsed.multirun else set()
     jobs: list[frozenset[str]] = []
+    basis = ""
     compares = parsed.multirun and command.name in ("calibrate", "study")
     if compares:
         from anomaly.commands.sweeps import jobs_of
@@ -260,9 +261,9 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
             if parsed.debug:
                 raise
             print(f"anomaly: job {hydra_config.job.num}: {describe(error)[0]}", file=sys.stderr)
-            record_job(place, own, describe(error))
+            record_job(place, own, describe(error), basis)
         else:
-            record_job(place, own, None)
+            record_job(place, own, None, basis)
 
     def execute(config: Any) -> None:
         missing = sorted(OmegaConf.missing_keys(config))
@@ -290,9 +291,15 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
         module.run(settings)
 
     if parsed.multirun:
-        from anomaly.commands.sweeps import raise_failures, sweep_folder
+        from anomaly.commands.sweeps import basis_of, discard_others, raise_failures, sweep_folder
 
         folder, overrides = sweep_folder(overrides)
+        basis = basis_of(command, overrides)
+        if not parsed.cfg and (others := discard_others(folder, basis)):
+            print(
+                f"{others} finished jobs in {folder} were of other input files, or of another version's settings: they are done again",
+                file=sys.stderr,
+            )
     sys.argv = [sys.argv[0], *overrides]
     if parsed.multirun:
         sys.argv.append("--multirun")

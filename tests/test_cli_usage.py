@@ -237,6 +237,37 @@ def test_no_job_of_a_sweep_writes_over_the_result_of_another(
         assert found == ["evaluation.html", "figures.json", "job.json"]
 
 
+def test_a_sweep_is_done_again_where_its_footage_or_labels_are_others(
+    small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    footage = small_model.footage
+    shutil.copytree(footage.test, "test")
+    shutil.copy(footage.test_csv, "test/labels.csv")
+    shutil.copytree(small_model.folder, "model")
+    sweep = ("evaluate", "--model", "model", "--labeled", "test/labels.csv", "--json", "f.json", "hydra.sweep.dir=sweep",
+             FPS, "-m", "labels.tolerance_s=0.5,1")  # fmt: skip
+
+    def skipped() -> list[bool]:
+        done = invoke(*sweep)
+        assert done.status == 0, done.err
+        assert ("2 finished jobs in sweep were of other input files" in done.err) is (
+            "skipped" not in done.err and found
+        )
+        return [f"job {number} was finished before" in done.err for number in range(2)]
+
+    found = False
+    assert skipped() == [False, False]
+    found = True
+    assert skipped() == [True, True]
+    shutil.copy(footage.labeled / "labeled_01.mp4", "test/test_01.mp4")
+    assert skipped() == [False, False]
+    assert skipped() == [True, True]
+    labels = Path("test/labels.csv")
+    labels.write_text(labels.read_text().replace("spill", "oil"))
+    assert skipped() == [False, False]
+
+
 def test_cfg_prints_the_configuration_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     printed = succeed("fit", "--normal-videos", "a,b.mp4", "--model", "m", "--cfg", "job", "bank.size=7")

@@ -5,17 +5,27 @@ A job may run in another process (`hydra/launcher=joblib`), so what became of it
 
 from __future__ import annotations
 
+import glob
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob
+from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString
+from omegaconf import OmegaConf
 
-from anomaly.errors import AnomalyError, UsageError
+import configs
+from anomaly.artifact import digest_of, file_digest
+from anomaly.config import SCHEMAS
+from anomaly.errors import AnomalyError, FootageError, UsageError
+from anomaly.footage.labels import load_labels
+from anomaly.footage.source import find_sources
+
+if TYPE_CHECKING:
+    from anomaly.verbs import Command
 
 _RECORD = "job.json"
 _KEY = "hydra.sweep.dir="
@@ -36,10 +46,85 @@ def is_finished(folder: Path, overrides: Sequence[str]) -> bool:
     return record is not None and record["overrides"] == list(overrides) and record["error"] is None
 
 
-def record_job(folder: Path, overrides: Sequence[str], error: tuple[str, int] | None) -> None:
-    """Write down that a job ended: well, or with (message, exit status)."""
+def basis_of(command: Command, overrides: Sequence[str]) -> str:
+    """Identity of what the jobs of a sweep hang on besides their overrides: the program's own settings, and the input files.
+
+    Args:
+        command: that is swept.
+        overrides: of the command line; values of keys that name something written are passed over.
+    """
+    settings = [OmegaConf.to_yaml(OmegaConf.structured(SCHEMAS[command.name]))]
+    for path in sorted(Path(configs.__file__).parent.rglob("*.yaml")):
+        if path.parent.name != "configs" or path.stem in (command.name, "quiet"):
+            settings.append(path.read_text(encoding="utf-8"))
+    written = {flag.key for flag in command.flags if flag.writes}
+    inputs: dict[str, list[str]] = {}
+    for one in OverridesParser.create().parse_overrides(list(overrides)):
+        key = one.get_key_element().lstrip("+")
+        if key not in written and not key.startswith(("hydra.", "hydra/")):
+            inputs.setdefault(key, []).extend(_texts(one.value()))
+    videos = inputs.get("videos", [None])[-1]
+    labels = [text for key in ("labeled", "except_labels") for text in inputs.get(key, ())]
+    named = {path for texts in inputs.values() for text in texts for path in _files(text)}
+    named |= {path for text in labels for path in _labelled(text, videos)}
+    return digest_of([settings, sorted((str(path), file_digest(path)) for path in named)])
+
+
+def discard_others(folder: Path, basis: str) -> int:
+    """Forget the jobs in a sweep's folder that hung on something else, so that they are done again; how many ended well."""
+    count = 0
+    for path in folder.glob(f"*/{_RECORD}"):
+        record = _read(path.parent)
+        if record is not None and record.get("basis") != basis:
+            path.unlink()
+            count += record["error"] is None
+    return count
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in an override's value, those of a sweep included."""
+    if isinstance(value, ChoiceSweep):
+        value = value.list
+    if isinstance(value, QuotedString):
+        value = value.text
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, str) and value:
+        yield value
+
+
+def _files(text: str) -> list[Path]:
+    """The files that a text of the command line names as an input; none where it names none."""
+    path = Path(text)
+    if (path / "model.json").is_file():
+        # Looks are added with every job; what else a model holds its description tells.
+        return [path / "model.json", *sorted((path / "thresholds").glob("*.json"))]
+    if path.is_file():
+        return [path]
+    if not (path.is_dir() or glob.has_magic(text)):
+        return []
+    try:
+        return [source.path for source in find_sources([text])]
+    except FootageError:
+        return []  # told by the jobs
+
+
+def _labelled(labels: str, videos: str | None) -> list[Path]:
+    """The footage that labels name."""
+    try:
+        found = load_labels(labels, videos, need_anomaly=False)
+    except (AnomalyError, OSError):
+        return []  # told by the jobs
+    return [source.path for source in found.sources]
+
+
+def record_job(folder: Path, overrides: Sequence[str], error: tuple[str, int] | None, basis: str) -> None:
+    """Write down that a job of this basis (`basis_of`) ended: well, or with (message, exit status)."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"overrides": list(overrides), "error": error}, indent=1) + "\n"
+    text = json.dumps({"overrides": list(overrides), "basis": basis, "error": error}, indent=1) + "\n"
     (folder / _RECORD).write_text(text, encoding="utf-8")
 
 
