@@ -24,6 +24,7 @@ import math
 import os
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,16 +36,85 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCHEMA = 1
+_SCORES = "scores.npz"
 #: Files that calibration writes anew; they carry their own checksum (`archive_bytes`).
-_REWRITTEN = ("scores.npz",)
+_REWRITTEN = (_SCORES,)
+#: What no calibration changes in it: the scores of what `fit` held out, tied to the model by `_HOLDOUT_DIGEST`.
+_HOLDOUT, _HOLDOUT_DIGEST = "holdout/", "holdout_digest"
+#: What `save_folder` adds to a description.
+ADDED_KEYS = frozenset({"files", "schema", "digest", _HOLDOUT_DIGEST})
 #: A file that is added once a model was looked at with labels; it carries its own digest.
 LOOKS = "looks.json"
+_NOTHING = object()
 #: Folders that are added after the model was written, and what they may hold; they carry their own digests.
 _ADDED_FOLDERS = {
     "thresholds": (".json",),
     "evidence": (".json", ".npz", ".png"),
     "graph": (".json", ".onnx", ".xml", ".bin"),
 }
+
+#: What every `model.json` says, of whatever version; of lists, what each of their items says.
+_DESCRIPTION: Mapping[str, Any] = {
+    "name": str,
+    "seed": int,
+    "sampling": dict,
+    "fitted_on": [{"source": str, "sha256": str, "frames": int}],
+    "fit": {"holdout_sources": list, "coverage": object},
+    "files": dict,
+    "regions": dict,
+    "decider": dict,
+    "branches": [
+        {
+            "name": str,
+            "backbone": {"name": str},
+            "weights": {"digest": str},
+            "input_size": [int],
+            "grid": [int],
+            "projection": {"explained": float},
+            "bank": {"metric": str, "sources": list, "cameras": list, "place_weight": float},
+            "scale": float,
+            "top_share": float,
+        }
+    ],
+}
+
+
+def check_says(
+    path: Path, document: Mapping[str, Any], shape: Mapping[str, Any], otherwise: str = "fit again"
+) -> None:
+    """Whether a signed document says what is read of it: who can sign can leave out.
+
+    Args:
+        path: where it was read from.
+        document: what it says.
+        shape: what its keys must hold: a type; a dict of more keys; or a list of one, which all items must have. A float may
+            be an int.
+        otherwise: what makes it anew where there is no copy.
+
+    Raises:
+        CorruptModelError: it lacks something.
+    """
+    lacks = _lacking(document, shape)
+    if lacks:
+        raise CorruptModelError(
+            f"{str(path)!r} does not say {lacks}, or not as this version reads it; restore it from a copy or {otherwise}"
+        )
+
+
+def _lacking(value: Any, shape: Any, at: str = "") -> str:
+    """What a value that stands there lacks, as "branches[0].scale"; "" = nothing."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return at
+        within = [(value.get(key, _NOTHING), one, f"{at}.{key}".lstrip(".")) for key, one in shape.items()]
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            return at
+        within = [(one, shape[0], f"{at}[{index}]") for index, one in enumerate(value)]
+    else:
+        kinds = (int, float) if shape is float else shape
+        return "" if value is not _NOTHING and isinstance(value, kinds) else at
+    return next((found for one in within if (found := _lacking(*one))), "")
 
 
 def canonical(value: Any) -> bytes:
@@ -85,12 +155,13 @@ def read_signed(path: Path, otherwise: str = "fit again") -> dict[str, Any]:
         CorruptModelError: not JSON, or changed since it was written.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+        document: object = json.loads(path.read_text(encoding="utf-8"))
+        whole = isinstance(document, dict) and sign(document).get("digest") == document.get("digest")
+    except (ValueError, RecursionError) as error:
         raise CorruptModelError(
             f"{str(path)!r} is not the JSON it was written as; restore it from a copy or {otherwise}"
         ) from error
-    if not isinstance(document, dict) or sign(document).get("digest") != document.get("digest"):
+    if not isinstance(document, dict) or not whole:
         raise CorruptModelError(
             f"{str(path)!r} was changed after it was written; restore it from a copy or {otherwise}"
         )
@@ -188,7 +259,9 @@ def save_folder(
             for name, data in sorted(files.items())
             if name not in _REWRITTEN
         }
-        write_json(partial / "model.json", {**description, "schema": SCHEMA, "files": listed})
+        held = _holdout_digest(files.get(_SCORES, b""))
+        added_keys = {_HOLDOUT_DIGEST: held, "schema": SCHEMA, "files": listed}
+        write_json(partial / "model.json", {**description, **added_keys})
         _sync_folder(partial)
 
 
@@ -249,7 +322,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         )
     try:
         schema = json.loads(path.read_text(encoding="utf-8")).get("schema")
-    except (ValueError, UnicodeDecodeError, AttributeError):
+    except (ValueError, RecursionError, AttributeError):
         schema = SCHEMA  # not JSON: read_signed says so
     if schema != SCHEMA:
         raise SchemaError(
@@ -257,6 +330,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             "update the program, or fit the model again with this one"
         )
     description = read_signed(path)
+    check_says(path, description, _DESCRIPTION)
     listed: dict[str, str] = description["files"]
     for name, digest in listed.items():
         file = folder / name
@@ -271,8 +345,15 @@ def read_description(folder: Path) -> dict[str, Any]:
             raise CorruptModelError(
                 f"model file {str(folder / name)!r} is missing; restore it from a copy or fit again"
             )
-        if not _archive_is_whole(folder / name):
+        data = (folder / name).read_bytes()
+        if not _archive_is_whole(data):
             raise _changed(folder / name)
+        # Models of before it was kept have none.
+        if description.get(_HOLDOUT_DIGEST) not in (None, _holdout_digest(data)):
+            raise CorruptModelError(
+                f"model file {str(folder / name)!r} holds other hold-out scores than the model was written with, such as those "
+                "of another model; restore it from a copy or fit again"
+            )
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
         if file.is_symlink():
@@ -310,12 +391,27 @@ def _changed(file: Path) -> CorruptModelError:
     )
 
 
-def _archive_is_whole(path: Path) -> bool:
-    """Whether a file is as `archive_bytes` made it."""
-    data = path.read_bytes()
+def _archive_is_whole(data: bytes) -> bool:
+    """Whether the bytes of a file are as `archive_bytes` made them."""
     end = len(data) - 64
     # Without its comment an archive ends with the comment's length, which is none.
     return hashlib.sha256(data[: max(end - 2, 0)] + b"\0\0").hexdigest().encode() == data[max(end, 0) :]
+
+
+def _holdout_digest(data: bytes) -> str | None:
+    """sha256 of the hold-out scores in an archive, names and types with them; None = it cannot be read."""
+    import numpy as np
+
+    found = hashlib.sha256()
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            for name in sorted(stored.files):
+                if name.startswith(_HOLDOUT):
+                    array = stored[name]
+                    found.update(canonical([name, array.dtype.str, list(array.shape)]) + array.tobytes())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+    return found.hexdigest()
 
 
 @contextlib.contextmanager

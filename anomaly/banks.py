@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly.artifact import LOOKS, added_files, archive_bytes, check_place, read_description, save_folder
+from anomaly.artifact import (
+    ADDED_KEYS,
+    LOOKS,
+    added_files,
+    archive_bytes,
+    check_place,
+    read_description,
+    save_folder,
+)
 from anomaly.errors import ModelError, UsageError
 from anomaly.evidence import FOLDER as EVIDENCE
 from anomaly.evidence import has_evidence, load_evidence
@@ -305,7 +313,7 @@ def only_branch(description: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def without_files(description: Mapping[str, Any]) -> dict[str, Any]:
     """What a `model.json` says, but for what `save_folder` adds."""
-    return {key: value for key, value in description.items() if key not in {"files", "schema", "digest"}}
+    return {key: value for key, value in description.items() if key not in ADDED_KEYS}
 
 
 def coverage_bound(description: Mapping[str, Any]) -> float | None:

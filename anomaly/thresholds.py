@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly.artifact import digest_of, read_signed, write_json
+from anomaly.artifact import check_says, digest_of, read_signed, write_json
 from anomaly.calibration import (
     Calibration,
     CameraCalibrations,
@@ -39,6 +39,14 @@ COARSER = 1.5
 
 #: Of `thresholds/*.json`: raised where a document lacks what is read here, or an older one promises more than it may.
 _SCHEMA = 2
+#: What such a document says, of whatever version.
+_SAYS: Mapping[str, Any] = {
+    "runtime": str,
+    "threshold": float,
+    "decider": dict,
+    "fps": object,
+    "hangs_on": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -327,6 +335,7 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
         remedy = f"run `python -m anomaly calibrate --model {model.folder} --labeled LABELS`"
         return Threshold(None, model.detector.decider.config, None, fps, remedy, {})
     document = read_signed(path, "calibrate again")
+    check_says(path, document, _SAYS, "calibrate again")
     certificate = _certificate(document, document)
     decider, certified = _decider(path, document), document["hangs_on"]
     now = {**identities(model, decider, fps), "scoring": model.scoring_digest}
@@ -362,7 +371,7 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
 
 def _certificate(document: Mapping[str, Any], own: Mapping[str, Any]) -> Certificate | None:
     """The certificate of all or of one camera; that of another version, which may have other fields, is none."""
-    told = own["certificate"] if of_this_version(document) else None
+    told = own.get("certificate") if of_this_version(document) else None
     return Certificate.from_json(told) if told else None
 
 

@@ -8,13 +8,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from numpy.typing import NDArray
 
 from anomaly import cli
+from anomaly.artifact import LOOKS, added_files, archive_bytes, read_description, save_folder
+from anomaly.banks import without_files
 from anomaly.conveyor import ConveyorFootage, PlannedFault, SceneConfig, plan_clip
 from anomaly.conveyor.film import csv_text, label_rows, write_clip, write_text
 
@@ -105,6 +109,14 @@ class SmallModel:
     folder: Path
     fit_out: str
     calibrate_out: str
+
+
+def put_scores(model: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Put other scores into a model, as if it had been written with them."""
+    description = read_description(model)
+    files = {name: (model / name).read_bytes() for name in description["files"]}
+    added = added_files(model, ("thresholds", "evidence", "graph", LOOKS))
+    save_folder(model, {**files, "scores.npz": archive_bytes(arrays)}, without_files(description), added)
 
 
 @pytest.fixture(scope="session", autouse=True)

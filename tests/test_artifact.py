@@ -6,14 +6,16 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from small_model import FPS, SmallModel, environment, invoke
+from small_model import FPS, SmallModel, environment, invoke, put_scores
 
 from anomaly.artifact import (
     archive_bytes,
@@ -27,7 +29,10 @@ from anomaly.artifact import (
 from anomaly.errors import CorruptModelError, ModelError, SchemaError
 from anomaly.failures import describe
 
-FACTS = {"branches": [], "regions": {}, "name": "x"}
+FACTS: dict[str, object] = {
+    "branches": [], "regions": {}, "decider": {}, "name": "x", "seed": 0, "sampling": {}, "fitted_on": [],
+    "fit": {"holdout_sources": [], "coverage": None},
+}  # fmt: skip
 
 
 def saved(folder: Path, content: bytes = b"rows", name: str = "x") -> Path:
@@ -219,6 +224,60 @@ def test_a_planted_pickle_is_refused_and_not_run(copy: Path, small_model: SmallM
     assert done.status == 1
     assert "scores.npz" in done.message
     assert not sign.exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("files", None), ("branches[0].scale", None), ("branches[0].grid[1]", "9"), ("fitted_on[0].sha256", None), ("sampling", 5)],
+)  # fmt: skip
+def test_a_signed_description_that_lacks_what_it_must_say_is_told(
+    path: str, value: object, copy: Path, small_model: SmallModel
+):
+    document = read_signed(copy / "model.json")
+    *above, last = re.findall(r"[a-z_0-9]+", path)
+    place: Any = document
+    for key in above:
+        place = place[int(key) if key.isdigit() else key]
+    if value is None:
+        del place[last]
+    else:
+        place[int(last) if last.isdigit() else last] = value
+    write_json(copy / "model.json", document)
+    assert f"does not say {path}, " in refused(copy, small_model.footage.test)
+
+
+@pytest.mark.parametrize("name", ["model.json", "thresholds/torch-fp32.json"])
+def test_json_nested_beyond_what_can_be_read_is_told(name: str, copy: Path, small_model: SmallModel):
+    deep = 100_000
+    (copy / name).write_text('{"schema": 1, "digest": "x", "a": ' + "[" * deep + "]" * deep + "}")
+    assert "is not the JSON it was written as" in refused(copy, small_model.footage.test)
+
+
+def test_a_signed_threshold_that_lacks_what_it_must_say_is_told(copy: Path, small_model: SmallModel):
+    path = copy / "thresholds" / "torch-fp32.json"
+    write_json(path, {key: one for key, one in read_signed(path).items() if key != "hangs_on"})
+    message = refused(copy, small_model.footage.test)
+    assert "does not say hangs_on" in message
+    assert "calibrate again" in message
+
+
+def test_hold_out_scores_of_another_model_are_refused(copy: Path, small_model: SmallModel, tmp_path: Path):
+    """Believed, they would tell the false alarms of the other one. Those of a model that has no digest of them yet are."""
+    other = Path(shutil.copytree(small_model.folder, tmp_path / "other"))
+    with np.load(other / "scores.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    # The other one's calibration is told by nothing but the labelled part: that stays free to change.
+    put_scores(other, {**arrays, "labeled/0/scores": arrays["labeled/0/scores"] / 2})
+    shutil.copy(other / "scores.npz", copy / "scores.npz")
+    read_description(copy)
+    put_scores(other, {**arrays, "holdout/0/scores": arrays["holdout/0/scores"] / 2})
+    shutil.copy(other / "scores.npz", copy / "scores.npz")
+    assert "holds other hold-out scores than the model was written with" in refused(
+        copy, small_model.footage.test
+    )
+    document = read_signed(copy / "model.json")
+    write_json(copy / "model.json", {key: one for key, one in document.items() if key != "holdout_digest"})
+    read_description(copy)
 
 
 @pytest.mark.parametrize(

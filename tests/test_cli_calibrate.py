@@ -11,9 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from small_model import FPS, Done, SmallModel, invoke, succeed
+from small_model import FPS, Done, SmallModel, invoke, put_scores, succeed
 
-from anomaly.artifact import archive_bytes, read_signed
+from anomaly.artifact import read_signed
 from anomaly.calibration.certificate import percent
 from anomaly.decider import DeciderConfig
 from anomaly.footage.source import read_frames
@@ -333,7 +333,7 @@ def test_where_recall_and_budget_conflict_both_ends_are_told_and_recall_wins_unl
         times = np.arange(0, 120, 0.2)
         arrays[f"holdout/{i}/times"] = times
         arrays[f"holdout/{i}/scores"] = np.where(times % 20 < 2, 50.0, 0.9)
-    (copy / "scores.npz").write_bytes(archive_bytes(arrays))
+    put_scores(copy, arrays)
     footage = small_model.footage
     budget = ("--videos", footage.labeled, "calibration.false_alarms_per_hour=1")
     done = calibrate(copy, footage.labeled_csv, *budget)

@@ -10,9 +10,9 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from small_model import FPS, SmallModel, invoke, succeed
+from small_model import FPS, SmallModel, invoke, put_scores, succeed
 
-from anomaly.artifact import archive_bytes, read_signed
+from anomaly.artifact import read_signed
 from anomaly.footage.source import Source
 from anomaly.model import Model
 from anomaly.scores import packed, read_series
@@ -45,7 +45,7 @@ def line(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> P
     named = [
         replace(one, source=f"{'left' if i < 2 else 'right'}/{one.source}") for i, one in enumerate(held_out)
     ]
-    (model / "scores.npz").write_bytes(archive_bytes(packed("holdout", named)))
+    put_scores(model, packed("holdout", named))
     out = succeed(
         "calibrate", "--model", folder / "model", "--labeled", folder / "labels.csv", "--videos",
         folder / "labeled", "calibration.cameras=folder", FPS,
@@ -141,7 +141,7 @@ def test_folders_that_may_be_cameras_are_told_where_they_count_as_one(line: Path
     # Not where somebody said so, nor where the folders hold nothing normal, as those of kinds of anomaly.
     assert "pooled" not in succeed(*calibrate, "calibration.cameras=one")
     held_out = [replace(one, source=Path(one.source).name) for one in read_series(model, "holdout")]
-    (model / "scores.npz").write_bytes(archive_bytes(packed("holdout", held_out)))
+    put_scores(model, packed("holdout", held_out))
     rows = (line / "labels.csv").read_text().splitlines()
     labels = tmp_path / "labels.csv"
     labels.write_text("\n".join(row for row in rows if "normal" not in row) + "\n")

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 from score_series import labelled_clips, normal_series
-from small_model import FPS, Done, SmallModel, invoke, succeed
+from small_model import FPS, Done, SmallModel, invoke, put_scores, succeed
 
-from anomaly.artifact import archive_bytes, read_signed
+from anomaly.artifact import read_signed
 from anomaly.calibration import Series, calibrate, decide, normal_windows
 from anomaly.decider import DeciderConfig
 
@@ -46,7 +46,7 @@ def change_holdout(model: Path, change: Callable[[np.ndarray], np.ndarray]) -> N
     for name in arrays:
         if re.fullmatch(r"holdout/\d+/scores", name):
             arrays[name] = change(arrays[name])
-    (model / "scores.npz").write_bytes(archive_bytes(arrays))
+    put_scores(model, arrays)
 
 
 def run(model: Path, labels: Path, small_model: SmallModel, *more: object) -> Done:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import write_clip
-from small_model import FPS, SmallModel, invoke, succeed
+from small_model import FPS, SmallModel, invoke, put_scores, succeed
 
-from anomaly.artifact import archive_bytes, read_signed
+from anomaly.artifact import read_signed
 from anomaly.calibration import Series
 from anomaly.edge.loaded import Loaded
 from anomaly.footage.clock import Sampler
@@ -140,7 +140,7 @@ def test_false_alarms_are_counted_on_as_many_frames_as_are_looked_at(small_model
     times = np.arange(5 * 600) / 5
     scores = np.where(np.arange(len(times)) % 100 == 50, 1.3 * level, 0.5 * level)
     scores += np.random.default_rng(0).uniform(0, 0.01, len(times))
-    (model / "scores.npz").write_bytes(archive_bytes(packed("holdout", [Series("normal", times, scores)])))
+    put_scores(model, packed("holdout", [Series("normal", times, scores)]))
     labeled = (small_model.footage.labeled_csv, "--videos", small_model.footage.labeled)
     alone = ("calibration.false_alarms_per_hour=null", "evidence.max_mb=0", "--target-recall", 0.5)
     told = {}
@@ -179,7 +179,7 @@ def test_files_with_fewer_frames_are_told_the_false_alarms_of_as_few(
     scores = np.where(np.arange(len(times)) % 100 == 50, 1.3, 0.5) + np.random.default_rng(0).uniform(
         0, 0.01, len(times)
     )
-    (model / "scores.npz").write_bytes(archive_bytes(packed("holdout", [Series("normal", times, scores)])))
+    put_scores(model, packed("holdout", [Series("normal", times, scores)]))
     labeled = (small_model.footage.labeled_csv, "--videos", seldom, FPS)
     succeed("calibrate", "--model", model, "--labeled", *labeled, "evidence.max_mb=0", "--target-recall", 0.5,
             "calibration.false_alarms_per_hour=null")  # fmt: skip
@@ -194,7 +194,7 @@ def test_normal_footage_with_fewer_frames_than_the_labelled_is_told(small_model:
     model = Path(shutil.copytree(small_model.folder, tmp_path / "model"))
     scores = np.random.default_rng(0).uniform(0.5, 0.51, 600)
     series = [Series("old_camera", np.arange(600.0), scores)]
-    (model / "scores.npz").write_bytes(archive_bytes(packed("holdout", series)))
+    put_scores(model, packed("holdout", series))
     labeled = (small_model.footage.labeled_csv, "--videos", small_model.footage.labeled, FPS)
     note = "Normal footage that false alarms are counted on has up to 5 times fewer frames a second than the labelled videos (old_camera)"
     out = succeed("calibrate", "--model", model, "--labeled", *labeled, "evidence.max_mb=0")

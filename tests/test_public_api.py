@@ -92,7 +92,7 @@ PUBLIC = {
         MOMENT_S Moment NOTHING_TO_COMPARE WORST_ROWS isolation rank_moments write_review
     """,
     "anomaly.artifact": """
-        LOOKS SCHEMA added_files archive_bytes canonical check_place digest_of file_digest finite name_file read_description read_signed recover replace_subfolder save_folder
+        ADDED_KEYS LOOKS SCHEMA added_files archive_bytes canonical check_place check_says digest_of file_digest finite name_file read_description read_signed recover replace_subfolder save_folder
         scoring_digest sign write_file write_json
     """,
     "anomaly.model": """
