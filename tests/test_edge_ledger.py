@@ -19,6 +19,7 @@ from anomaly.edge.notify import WebhookSettings
 from anomaly.edge.pictures import Pictures
 from anomaly.edge.store import Store
 from anomaly.edge.store.event import StoredEvent
+from anomaly.errors import StoreError
 
 
 @pytest.fixture
@@ -262,11 +263,15 @@ def test_alarms_go_on_without_the_file_of_the_store_and_its_next_start_has_them(
 ):
     monkeypatch.setattr("anomaly.edge.ledger._STORE_FAILS_S", 0.0)
     database = site.store.folder / "anomaly.db"
+    before = begun(ledger)
     database.rename(database.with_name("taken"))
     event = begun(ledger)
     ledger.ends(event, 1005.0, 6.0, 3.0)
     ledger.tick()
     until(lambda: {one["kind"] for one in receiver.contents()} == {"start", "end", "health"})
+    with pytest.raises(StoreError, match="No such file"):
+        site.status("webhook")
+    assert not database.exists()
     # Whoever starts the program again has it repaired, as where it is damaged.
     assert ledger.damage is not None
     assert "removed or replaced" in ledger.damage
@@ -274,7 +279,9 @@ def test_alarms_go_on_without_the_file_of_the_store_and_its_next_start_has_them(
     database.with_name("taken").rename(database)
     ledger.tick()
     assert ledger.damage is None
-    assert [one.id for one in site.store.events()] == [event.id]
+    assert [one.id for one in site.store.events()] == [event.id, before.id]
+    with Store(site.store.folder, owner=False) as reader:
+        assert [one.id for one in reader.events()] == [event.id, before.id]
 
 
 def _no_disk(path: Path, data: bytes) -> None:

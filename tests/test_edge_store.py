@@ -296,6 +296,23 @@ def test_a_store_whose_file_is_taken_away_or_replaced_says_so_until_it_is_back(t
         assert len(store.events()) == 2
 
 
+def test_who_looks_into_a_database_from_outside_takes_nothing_along(tmp_path: Path):
+    """Where this process had opened it once more, the other one deleted its log, with all that was stored from then on."""
+    path = tmp_path / "anomaly.db"
+    look = (
+        "import contextlib, sqlite3, sys\n"
+        "with contextlib.closing(sqlite3.connect(sys.argv[1])) as connection:\n"
+        "    print(connection.execute('SELECT count(*) FROM events').fetchone()[0])"
+    )
+    with Store(tmp_path) as store:
+        for opened_again in (lambda: database.connect(path), lambda: open_database(path, [], 1)):
+            opened_again().close()
+            for _ in range(2):
+                event(store)
+                seen = subprocess.run([sys.executable, "-c", look, path], capture_output=True, check=True)
+                assert int(seen.stdout) == len(store.events())
+
+
 def test_a_newer_store_is_left_alone(tmp_path: Path):
     with Store(tmp_path) as store:
         store.connection().execute("PRAGMA user_version=99")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ _WAL_BYTES = 8 * 2**20
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a database file, which is made (mode 0600) where there is none.
+    """Open a database file that exists; where there is none, `open_database` makes one.
 
     In the connection a commit is synced to the disk before it returns (WAL, synchronous=FULL), foreign keys
     hold, and a lock is waited for up to `BUSY_S`. Transactions are begun by hand (`transaction`).
@@ -33,10 +33,19 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     connection: sqlite3.Connection | None = None
     with told(path):
-        # SQLite gives its log the mode of the file itself: made first, with no one else's eyes.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # Never by a descriptor of our own: to close one lets go of all locks that this process holds on the file, and the
+        # next process that looks into it takes itself for the last one, and deletes the log that is written here.
+        path.stat()
         try:
-            connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            # Of a file that was taken away the log may still lie there, too: beside an empty file made in its place SQLite
+            # would delete it.
+            connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=rw",
+                uri=True,
+                timeout=BUSY_S,
+                isolation_level=None,
+                check_same_thread=False,
+            )
             connection.execute("PRAGMA journal_mode=WAL").fetchone()
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
@@ -52,7 +61,7 @@ def connect(path: Path) -> sqlite3.Connection:
 def open_database(
     path: Path, schemas: Sequence[str], version: int, migrations: Mapping[int, str] | None = None
 ) -> sqlite3.Connection:
-    """Open a database and bring it to a schema.
+    """Open a database, which is made (mode 0600) where there is none, and bring it to a schema.
 
     Args:
         path: the file; its folder must exist.
@@ -64,6 +73,9 @@ def open_database(
         StoreError: it cannot be opened, or a newer version of this program wrote it.
         StoreFullError: the disk is full.
     """
+    with told(path), suppress(FileExistsError):
+        # SQLite gives its log the mode of the file itself: made first, with no one else's eyes.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = connect(path)
     try:
         with told(path), transaction(connection):
