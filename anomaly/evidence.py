@@ -121,6 +121,7 @@ class Evidence:
         left_out: events for which the allowed bytes did not suffice.
         digests: sha256 of every file, by its name below `evidence/`.
         software: versions that it was made with.
+        calibration: the one that it is of, as its threshold's document names it; None = of before it was told.
     """
 
     folder: Path
@@ -137,6 +138,7 @@ class Evidence:
     left_out: int
     digests: Mapping[str, str]
     software: Mapping[str, str]
+    calibration: str | None = None
 
     @property
     def events(self) -> tuple[Stretch, ...]:
@@ -190,6 +192,7 @@ def save_evidence(evidence: Evidence, images: Mapping[str, bytes]) -> None:
         "stretches": [_described(one) for one in evidence.stretches],
         "left_out": evidence.left_out,
         "software": dict(evidence.software),
+        "calibration": evidence.calibration,
     }
     replace_subfolder(
         evidence.folder, {**images, "arrays.npz": archive_bytes(arrays)}, "index.json", document
@@ -246,6 +249,7 @@ def load_evidence(folder: Path) -> Evidence:
         left_out=document["left_out"],
         digests=digests,
         software=document["software"],
+        calibration=document.get("calibration"),
     )
 
 

@@ -55,7 +55,7 @@ def collect_evidence(
     Args:
         model: what was calibrated.
         calibration: its result; of cameras with thresholds of their own, events as these were set by.
-        threshold: as it was saved.
+        threshold: that it sets (`threshold_of`).
         scored: the labelled footage with its scores.
         fps: the sampling rate.
         runtime: what the scores were made with.
@@ -127,6 +127,7 @@ def collect_evidence(
         left_out=len(outcomes) - len(events),
         digests={},
         software=software(),
+        calibration=threshold.document["calibration"],
     )
     return evidence, album.images
 

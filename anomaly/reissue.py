@@ -13,7 +13,7 @@ from anomaly.calibration import just_below
 from anomaly.evidence import SETTLED
 from anomaly.exported import FOLDER, INDEX, TORCH
 from anomaly.recertification import judge, look_again, looking
-from anomaly.thresholds import of_this_version
+from anomaly.thresholds import evidence_is_of_another, of_this_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +99,8 @@ def reissue(model: Model, name: str, found: Rescored | None) -> str:
         return "UNCERTIFIED: the model was calibrated by another version of this program; calibrate again, then export again"
     if document["hangs_on"]["scoring"] != model.scoring_digest:
         return "UNCERTIFIED: the model is not what it was calibrated with; calibrate again, then export again"
+    if evidence_is_of_another(model.folder, document):
+        return "UNCERTIFIED: the model's evidence is of another calibration than its threshold; calibrate again, then export again"
     if found is None:
         return (
             "UNCERTIFIED: the model holds no evidence of its own to certify it on; calibrate with evidence.max_mb above 0, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,14 @@ from anomaly.calibration import (
 )
 from anomaly.calibration.certificate import percent
 from anomaly.decider import DeciderConfig
-from anomaly.errors import SchemaError
+from anomaly.errors import CorruptModelError, SchemaError
+from anomaly.evidence import FOLDER as EVIDENCE
+from anomaly.evidence import has_evidence
 from anomaly.exported import TORCH
 from anomaly.scores import replace_labeled
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -202,15 +205,13 @@ class Threshold:
         return self.value is not None and self.certificate is not None and not self.doubt
 
 
-def save_calibration(
+def calibration_document(
     model: Model,
     calibration: Calibration,
-    labeled: Sequence[Series] | None,
     *,
     fps: float | None,
     settings: Mapping[str, Any],
     labels_digest: str,
-    target: Path | None = None,
     chosen: str = "as configured",
     cameras: CameraCalibrations | None = None,
     setting: str = "",
@@ -219,21 +220,15 @@ def save_calibration(
     stills: bool = False,
     videos: bool = False,
     steps_s: Mapping[str, float] | None = None,
-) -> Path:
-    """Write `scores.npz` and `thresholds/<runtime>.json` into the model folder; returns the latter's path.
-
-    The scores are written first, the threshold that refers to them last: cut off between the two,
-    the model is as good as before. Thresholds that were issued for other runtimes from an earlier calibration
-    are removed: export again.
+) -> dict[str, Any]:
+    """What `thresholds/<runtime>.json` says of a calibration, for `save_calibration`.
 
     Args:
         model: what was calibrated.
         calibration: its result.
-        labeled: scores to keep; None = those that are there already (a study).
         fps: the sampling rate.
         settings: of the calibration, as configured.
         labels_digest: identity of the labels.
-        target: write only the threshold, there, and leave the model as it is.
         chosen: how the decider's settings came about, in words.
         cameras: where each has its own scale; then `calibration` is that of all together.
         setting: its identity among all that was tried (`anomaly.looks`).
@@ -242,8 +237,6 @@ def save_calibration(
         stills, videos: whether single pictures, and whether videos are among the labelled anomalies.
         steps_s: usual mean time between frames of the videos that certify, in seconds, by camera.
     """
-    if target is None and labeled is not None:
-        replace_labeled(model.folder, labeled)
     export = model.choice.export
     document: dict[str, Any] = {
         "schema": _SCHEMA,
@@ -269,13 +262,53 @@ def save_calibration(
     if cameras is not None:
         document["cameras"] = {camera: _camera(cameras, camera) for camera in cameras.scales}
         document["assumption"] = cameras.assumption
-    place = target or model.folder / "thresholds" / f"{model.runtime}.json"
+    # Of all that is said: what the evidence of this calibration refers to.
+    return {**document, "calibration": digest_of(document)}
+
+
+def save_calibration(
+    model: Model,
+    document: Mapping[str, Any],
+    labeled: Sequence[Series] | None = None,
+    evidence: Callable[[], None] | None = None,
+) -> Path:
+    """Put a calibration into the model folder, in place of the one before; returns the threshold's path.
+
+    Cut off anywhere, the model has the calibration of before, or this one, or is UNCERTIFIED: its evidence then is of another
+    calibration than its threshold. Thresholds that were issued for other runtimes from an earlier calibration are removed: export again.
+
+    Args:
+        model: what was calibrated.
+        document: `calibration_document`.
+        labeled: scores to keep; None = those that are there already (a study).
+        evidence: writes the evidence of this calibration; None = the model has none any more.
+    """
+    # First, so that what follows is told apart from what was there before.
+    if evidence is not None:
+        evidence()
+    if labeled is not None:
+        replace_labeled(model.folder, labeled)
+    place = model.folder / "thresholds" / f"{model.runtime}.json"
+    # Before others go: without any, nothing would alarm.
     write_json(place, document)
-    if target is None:
-        for path in place.parent.glob("*.json"):
-            if path != place:
-                path.unlink()
+    for path in place.parent.glob("*.json"):
+        if path != place:
+            path.unlink()
+    if evidence is None:
+        shutil.rmtree(model.folder / EVIDENCE, ignore_errors=True)
     return place
+
+
+def evidence_is_of_another(folder: Path, document: Mapping[str, Any]) -> bool:
+    """Whether a model's evidence was kept for another calibration of it than this threshold is of."""
+    if not has_evidence(folder):
+        return False
+    try:
+        index = read_signed(folder / EVIDENCE / "index.json")
+    except CorruptModelError:
+        return False  # whoever needs it is told
+    of_this_model = index.get("scoring_digest") == document["hangs_on"].get("scoring")
+    return of_this_model and index.get("calibration") != document.get("calibration")
 
 
 def _camera(cameras: CameraCalibrations, camera: str) -> dict[str, Any]:
@@ -318,6 +351,13 @@ def identities(model: Model, decider: DeciderConfig, fps: float | None) -> dict[
     }
 
 
+def threshold_of(model: Model, document: Mapping[str, Any], fps: float | None) -> Threshold:
+    """The threshold that a document of this version, just written or to be written, sets for a model."""
+    certificate = _certificate(document, document)
+    decider = DeciderConfig(**document["decider"])
+    return Threshold(document["threshold"], decider, certificate, fps, "", document)
+
+
 def load_threshold(model: Model, *, fps: float | None) -> Threshold:
     """The model's threshold, and whether its certificate holds for what runs now.
 
@@ -352,6 +392,11 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
         named = [name for name in changed if name != "scoring"] or ["model"]
         doubt = (
             f"not what it was calibrated with: {', '.join(named)}; "
+            f"calibrate again with `python -m anomaly calibrate --model {model.folder} --labeled LABELS`"
+        )
+    elif evidence_is_of_another(model.folder, document):
+        doubt = (
+            "the model's evidence is of another calibration than its threshold, one was cut off or copied in part; "
             f"calibrate again with `python -m anomaly calibrate --model {model.folder} --labeled LABELS`"
         )
     elif not own:

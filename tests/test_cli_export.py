@@ -302,11 +302,18 @@ def test_without_evidence_an_export_is_uncertified_and_int8_is_not_to_be_had(
 
 
 @pytest.mark.slow
-def test_evidence_of_another_model_certifies_no_export(copy: Path):
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("scoring_digest", "the model holds no evidence of its own to certify it on"),
+        ("calibration", "the model's evidence is of another calibration than its threshold"),
+    ],
+)
+def test_evidence_of_another_model_or_calibration_certifies_no_export(key: str, told: str, copy: Path):
     index = copy / "evidence" / "index.json"
-    write_json(index, {**read_signed(index), "scoring_digest": "0" * 64})
+    write_json(index, {**read_signed(index), key: "0" * 64})
     said = succeed("export", "--model", copy, "--runtime", "onnxruntime")
-    assert "UNCERTIFIED: the model holds no evidence of its own to certify it on" in said
+    assert f"UNCERTIFIED: {told}" in said
     assert not (copy / "thresholds" / "onnxruntime-fp32.json").exists()
 
 

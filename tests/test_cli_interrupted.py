@@ -16,6 +16,8 @@ import pytest
 from small_model import FIT, FPS, SmallModel, invoke, process, start, succeed
 
 from anomaly.artifact import read_description, read_signed
+from anomaly.model import load_model
+from anomaly.thresholds import load_threshold
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -100,6 +102,38 @@ def test_an_interrupted_calibration_goes_on_where_it_stopped(small_model: SmallM
     assert {path: after[path] for path in kept} == kept
     name = "thresholds/torch-fp32.json"
     assert read_signed(model / name)["events"] == read_signed(small_model.folder / name)["events"]
+
+
+@pytest.mark.parametrize(
+    ("step", "certified"),
+    [
+        ("anomaly.commands.calibrate.collect_evidence", True),
+        ("anomaly.thresholds.replace_labeled", False),
+        ("anomaly.thresholds.write_json", False),
+    ],
+)
+def test_a_calibration_cut_off_leaves_threshold_and_evidence_of_one_calibration_or_is_uncertified(
+    step: str, certified: bool, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = Path(shutil.copytree(small_model.folder, tmp_path / "m"))
+    before = contents(model)
+    command = (*labeled(model, small_model), "--target-recall", 0.5, "decider.smoothing_s=0.25")
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, stop)
+        assert invoke(*command).status == 130
+    threshold, evidence = "thresholds/torch-fp32.json", "evidence/index.json"
+    after = contents(model)
+    assert after[threshold] == before[threshold]
+    assert (after[evidence] == before[evidence]) is certified
+    doubt = load_threshold(load_model(model, offline=True), fps=5.0).doubt
+    assert bool(doubt) is not certified
+    assert certified or "of another calibration than its threshold" in doubt
+    succeed(*command)
+    assert load_threshold(load_model(model, offline=True), fps=5.0).certified
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at /proc")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomaly.artifact import digest_of, finite, read_signed, write_file
+from anomaly.artifact import digest_of, finite, read_signed, write_file, write_json
 from anomaly.calibration import calibrate, calibrate_cameras, fit_scales
 from anomaly.commands import console
 from anomaly.commands.labeled import keep_looks, looks_before, looks_if_refused, score_labeled
@@ -15,13 +14,19 @@ from anomaly.commands.normal import apart, normal_footage, pooled_folders, seen_
 from anomaly.commands.outputs import check_output, page_beside
 from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError, ModelError, UsageError
-from anomaly.evidence import FOLDER, load_evidence, save_evidence
+from anomaly.evidence import load_evidence, save_evidence
 from anomaly.evidence_collection import collect_evidence
 from anomaly.first_start import calibrated_here, rescored_here
 from anomaly.looks import Look, labelled_otherwise, settings_tried, tried_elsewhere
 from anomaly.model import load_model
 from anomaly.report.calibration import calibration_page
-from anomaly.thresholds import COARSER, load_threshold, save_calibration
+from anomaly.thresholds import (
+    COARSER,
+    calibration_document,
+    load_threshold,
+    save_calibration,
+    threshold_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,17 +128,12 @@ def run(config: CalibrateConfig) -> None:
     ]
     # Before anybody sees what came out.
     keep_looks(model.folder, looks)
-    if config.out is None:
-        # What was kept for an earlier threshold says nothing of this one.
-        shutil.rmtree(model.folder / FOLDER, ignore_errors=True)
-    path = save_calibration(
+    document = calibration_document(
         model,
         result,
-        series,
         fps=config.footage.fps,
         settings=asdict(config.calibration),
         labels_digest=digest_of(intervals),
-        target=Path(config.out) if config.out else None,
         cameras=cameras,
         setting=setting,
         clips=clips,
@@ -144,10 +144,13 @@ def run(config: CalibrateConfig) -> None:
         chosen="as configured" if config.out is None else _APART,
     )
     console.say(cameras.text() if cameras else result.text())
-    console.say(f"Written to {path}.")
     if config.out is None:
         scored = cameras.as_scored({one.source: one.camera for one in series}) if cameras else result
-        _keep_evidence(config, model, scored, labeled)
+        path = _save(config, model, document, scored, labeled)
+    else:
+        path = Path(config.out)
+        write_json(path, document)
+        console.say(f"Written to {path}.")
     if config.out is None or config.report:
         counted = {one.source: one for one in normal}
         series = [counted.get(one.source, one) for one in series]
@@ -270,28 +273,40 @@ def options_of(settings: CalibrationSettings) -> dict[str, Any]:
     }
 
 
-def _keep_evidence(config: CalibrateConfig, model: Model, result: Calibration, labeled: ScoredLabels) -> None:
+def _save(
+    config: CalibrateConfig,
+    model: Model,
+    document: Mapping[str, Any],
+    result: Calibration,
+    labeled: ScoredLabels,
+) -> Path:
+    """Put the calibration into the model, with its evidence, and tell; where the threshold is."""
+    series = [one.series for one in labeled.scored]
     if not config.evidence.max_mb > 0:
+        path = save_calibration(model, document, series)
         calibrated_here(model)
-        return
+        console.say(f"Written to {path}.")
+        return path
     with console.counter("keeping the evidence", None) as advance:
         evidence, images = collect_evidence(
             model,
             result,
-            load_threshold(model, fps=config.footage.fps),
+            threshold_of(model, document, config.footage.fps),
             labeled.scored,
             fps=config.footage.fps,
             runtime=model.runtime,
             max_mb=config.evidence.max_mb,
             progress=advance,
         )
-    save_evidence(evidence, images)
+    path = save_calibration(model, document, series, lambda: save_evidence(evidence, images))
+    console.say(f"Written to {path}.")
     calibrated_here(model)
     left = f"; {evidence.left_out} events did not fit into evidence.max_mb={config.evidence.max_mb:g}"
     console.say(
         f"Evidence of {len(evidence.events)} events and {len(evidence.normal)} normal frames kept in "
         f"{evidence.folder}{left if evidence.left_out else ''}; `calibrate --check` scores it again."
     )
+    return path
 
 
 def _report(

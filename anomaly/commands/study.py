@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from itertools import product
@@ -29,7 +28,6 @@ from anomaly.commands.study_table import (
 from anomaly.commands.sweeps import finished_jobs
 from anomaly.decider import DeciderConfig
 from anomaly.errors import ModelError, UsageError
-from anomaly.evidence import FOLDER
 from anomaly.first_start import decided_anew
 from anomaly.looks import Look
 from anomaly.model import load_model
@@ -37,6 +35,7 @@ from anomaly.report.study import from_json, ranked
 from anomaly.scores import read_series
 from anomaly.thresholds import (
     calibrated_events,
+    calibration_document,
     camera_scales,
     load_threshold,
     of_this_version,
@@ -172,26 +171,25 @@ def _apply(
     tried: int,
     how: str,
 ) -> None:
+    # Evidence that is there was kept for the frames that the other setting needs: it goes.
+    document = calibration_document(
+        model,
+        result,
+        fps=document["fps"],
+        settings=asdict(config.calibration),
+        labels_digest=document["hangs_on"]["labels"],
+        setting=document["setting"],
+        clips=document["clips"],
+        familiar=document["familiar"],
+        stills=document["stills"],
+        videos=document["videos"],
+        steps_s=document["steps_s"],
+        chosen=f"{'one setting' if tried == 1 else f'the best of {tried} settings'} in a study; {how}",
+        cameras=cameras,
+    )
     # Its scores stay those that were calibrated on.
     with decided_anew(model):
-        path = save_calibration(
-            model,
-            result,
-            None,
-            fps=document["fps"],
-            settings=asdict(config.calibration),
-            labels_digest=document["hangs_on"]["labels"],
-            setting=document["setting"],
-            clips=document["clips"],
-            familiar=document["familiar"],
-            stills=document["stills"],
-            videos=document["videos"],
-            steps_s=document["steps_s"],
-            chosen=f"{'one setting' if tried == 1 else f'the best of {tried} settings'} in a study; {how}",
-            cameras=cameras,
-        )
-        # It was kept for the frames that the other setting needs.
-        shutil.rmtree(model.folder / FOLDER, ignore_errors=True)
+        path = save_calibration(model, document)
     console.say(
         f"Written to {path}. Evidence kept for the threshold before it was removed: `calibrate --check` has none."
     )
