@@ -146,7 +146,13 @@ def test_a_stopped_score_or_run_says_what_is_left_of_it(verb: str, small_model: 
         verb, "--model", small_model.folder, "--source", *clips, "--out", "out", "footage.fps=10", cwd=tmp_path,
         ANOMALY_CACHE=str(cache),
     )  # fmt: skip
-    wait_for(lambda: any(target.endswith("normal_02.mp4") for target in open_files(child.pid)), child)
+
+    def at_the_second() -> bool:
+        # It is opened for its length before the first is read, too.
+        begun = any(cache.rglob("*.npz")) or (tmp_path / "out" / "annotated" / "normal_01.mp4").exists()
+        return begun and any(target.endswith("normal_02.mp4") for target in open_files(child.pid))
+
+    wait_for(at_the_second, child)
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=120)
     assert child.returncode == 130
