@@ -617,6 +617,24 @@ def test_gaps_of_trouble_that_is_told_are_rows_only_where_they_are_long(
         assert len(store.gaps("line", now, now + 60)) == 8
 
 
+def test_a_camera_that_is_looked_at_every_ten_seconds_is_silent_after_three_frames(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It was stalled after five seconds, so again and again, and nobody saw when it was; an event ended with each frame."""
+    with running(tmp_path / "s", loaded, looped(small_model, fps=0.1)) as runner:
+        scored(runner, "line", 1)
+    camera, now_ns = runner._cameras["line"], time.monotonic_ns()
+    with Store(tmp_path / "s") as store:
+        camera._ledger._store = store
+        camera.hear(Report("line", "connected", now_ns, time.time(), {}))
+        camera._last_ns, camera._open = now_ns, object()
+        ended = []
+        monkeypatch.setattr(camera, "finish", lambda: ended.append(True))
+        for after_s, silent in ((12, False), (29, False), (31, True)):
+            camera.tick(now_ns + after_s * 10**9, time.time() + after_s)
+            assert (camera._health.present, bool(ended)) == ((("stalled",), True) if silent else ((), False))
+
+
 def test_a_black_picture_is_blind_however_many_frames_of_it_are_scored(
     small_model: SmallModel, loaded: Loaded, tmp_path: Path
 ):

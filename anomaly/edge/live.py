@@ -41,15 +41,15 @@ RUNNING = "running"
 _UPDATE_S = 1.0
 #: A frame that waited for so long is not decided: whatever it shows is no news.
 _OLDEST_S = 5.0
-#: An event whose camera gives no frame for so long is over.
-_SILENCE_S = 10.0
+#: A camera that gives no frame for so long is stalled, and an event of it over.
+_STALLED_S, _SILENCE_S = 5.0, 10.0
 #: Gaps that are written down, and shown; and while trouble is told that may make one every other second, for months.
 _LEAST_GAP_S, _LEAST_GAP_IN_TROUBLE_S = 1.0, 10.0
 #: What was looked at is kept so often for a later run; a crash counts as blind what came after.
 _KEEP_S = 60.0
 #: Frames over which rate and latency are told.
 _RECENT_FRAMES = 300
-#: A camera that is looked at once a minute or less is not silent before it has missed so many frames.
+#: A camera that is looked at every few seconds, or once a minute, is not silent before it has missed so many frames.
 _FRAMES_MISSED = 3
 #: Scores that wait for a store that cannot write now, about ten minutes of them.
 _MOST_SCORES = 6000
@@ -110,7 +110,9 @@ class LiveCamera:
         self._ledger = ledger
         self._incidents = Incidents(self.loaded.threshold_of(site.name))
         interval_s = loaded.interval_of(site.name)
-        self._health = CameraHealth(site.name, interval_s=interval_s)
+        self._health = CameraHealth(
+            site.name, interval_s=interval_s, stalled_after_s=self._silent_after_s(_STALLED_S)
+        )
         self._steadily = Steadily()
         self._coverage = Coverage(interval_s, ledger.coverage(site.name))
         self._kept_ns = self._since_ns = time.monotonic_ns()
@@ -284,7 +286,7 @@ class LiveCamera:
         if now_ns - self._kept_ns > _KEEP_S * 1e9:
             self._kept_ns = now_ns
             self._ledger.keep_coverage(self.site.name, self._coverage.kept(utc_s))
-        if self._open is not None and now_ns - self._last_ns > _SILENCE_S * 1e9:
+        if self._open is not None and now_ns - self._last_ns > self._silent_after_s(_SILENCE_S) * 1e9:
             self.finish()
         self.flush()
 
@@ -317,9 +319,11 @@ class LiveCamera:
         return self.scored_within(seconds) or self._within(seconds, self._since_ns)
 
     def _within(self, seconds: float, since_ns: int) -> bool:
-        if self.site.fps is not None:
-            seconds = max(seconds, _FRAMES_MISSED / self.site.fps)
-        return time.monotonic_ns() - since_ns <= seconds * 1e9
+        return time.monotonic_ns() - since_ns <= self._silent_after_s(seconds) * 1e9
+
+    def _silent_after_s(self, seconds: float) -> float:
+        """After how long without a frame it is silent: so many seconds, or the time of three frames."""
+        return seconds if self.site.fps is None else max(seconds, _FRAMES_MISSED / self.site.fps)
 
     def finish(self) -> None:
         """End the event that is on: no frame follows."""
