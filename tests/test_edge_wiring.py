@@ -7,6 +7,8 @@ import logging
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import httpx
@@ -16,6 +18,7 @@ from small_model import FPS, SmallModel, start
 from test_edge_clips import ended_event, index, record
 from told_site import told_site
 
+from anomaly.commands.live import _set_state
 from anomaly.edge.audit import Audit
 from anomaly.edge.health import Trouble
 from anomaly.edge.logs import logging_to_stderr
@@ -24,6 +27,7 @@ from anomaly.edge.notify.troubles import SinkTroubles
 from anomaly.edge.server.accounts import Accounts
 from anomaly.edge.server.door import open_vault
 from anomaly.edge.store import Store
+from anomaly.errors import StoreError
 
 BASE = "anomaly/plant/one"
 
@@ -141,6 +145,16 @@ def test_without_a_page_too_the_audit_tells_who_muted_and_what_decides(
         ("mqtt:mqtt", "state", "line"),
         ("signal SIGHUP", "reload", ""),
     ]
+
+
+def test_where_no_audit_can_be_written_nobody_is_muted():
+    """As where a line of it cannot be: with a damaged accounts.db a camera was silenced, and nothing told by whom."""
+    asked: list[tuple[str, ...]] = []
+    runner: Any = SimpleNamespace(set_state=lambda *what: asked.append(what))
+    with pytest.raises(StoreError, match=r"line stays as it is.*mqtt:mqtt.*see to accounts\.db"):
+        _set_state([runner], [], "line", "maintenance", "mqtt:mqtt")
+    _set_state([runner], [], "line", "running", "mqtt:mqtt")
+    assert asked == [("line", "running", "mqtt:mqtt")]
 
 
 def test_a_sink_that_refuses_everything_is_told_once_not_for_each_refusal():

@@ -283,6 +283,10 @@ def _headlines(runner: Runner, settings: RetentionSettings, folder: Path) -> Non
 
 def _set_state(runners: list[Runner], audits: list[Audit], camera: str, state: str, who: str) -> None:
     # A camera that is not announced is muted, whoever asked for it.
+    if not audits and state != "running":
+        raise StoreError(
+            f"{camera} stays as it is: no audit can be written that {who} sets it to {state}; see to {ACCOUNTS}"
+        )
     for audit in audits:
         audit.state(who, camera, state)
     for runner in runners:
