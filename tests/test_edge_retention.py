@@ -423,3 +423,18 @@ def test_what_was_recorded_before_the_masks_is_kept_only_for_clips_to_come(tmp_p
         store.set_clip(event.id, clip_state="ready", clip="clips/press/a.mp4")
         retention.tidy()
         assert [path.exists() for path in everything] == [True, False, False, False, True]
+
+
+def test_a_store_that_cannot_be_written_keeps_no_recording_going_on_a_disk_that_fills(tmp_path: Path):
+    """Nothing was deleted any more, and recording went on into the room of the events that wait for the store."""
+    told: list[bool] = []
+    settings = RetentionSettings(recording_reserve_bytes=2**60, clip_reserve_bytes=0)
+    with Store(tmp_path) as store:
+        database = tmp_path / "anomaly.db"
+        database.rename(tmp_path / "taken")
+        with Retention(store, settings, on_room=lambda room: told.append(room.recording)) as retention:
+            assert not retention.room.recording
+        (tmp_path / "taken").rename(database)
+        retention.tidy()
+        assert told == [False]
+        assert [one.detail["stopped"] for one in store.health() if one.kind == "disk"] == ["recording"]

@@ -176,8 +176,8 @@ class Retention:
             self._store, self._reserves()[0] - room.free_bytes, spare_after=self._newest() - _LAST_S
         ):
             room = self._look()
+        self._act(room)
         self._tell(room, now)
-        self._room = room
         if room.clips:
             self._store.keep_room()
         self._store.checkpoint()
@@ -189,9 +189,13 @@ class Retention:
 
     def _turn(self) -> None:
         try:
-            self.tidy()
-        except StoreError as error:
-            _LOG.warning("retention waits: %s", error)
+            try:
+                self.tidy()
+            except StoreError as error:
+                _LOG.warning("retention waits: %s", error)
+                # Nothing can be deleted: what is recorded must not take the room of what waits for the store.
+                self._act(self._look())
+                return
         except Exception as error:
             # Where the thread ends, the disk fills.
             self._helper.failed(error)
@@ -264,8 +268,21 @@ class Retention:
             free >= for_clips * (1.0 if before.clips else _ROOM_AGAIN),
         )
 
+    def _act(self, room: Room) -> None:
+        """Have the runner stop what there is no room for, or go on with it."""
+        before, self._room = self._room, room
+        if (room.recording, room.clips) != (before.recording, before.clips):
+            _LOG.warning(
+                "%s free on the disk: recording %s, clips %s; events and scores go on",
+                _size(room.free_bytes),
+                "goes on" if room.recording else "stopped",
+                "go on" if room.clips else "stopped",
+            )
+            if self._on_room is not None:
+                self._on_room(room)
+
     def _tell(self, room: Room, now: float) -> None:
-        """Write the beginning and the end of a full disk as health events, and tell the runner."""
+        """Write the beginning and the end of a full disk as health events."""
         for what, stopped in (("recording", not room.recording), ("clips", not room.clips)):
             try:
                 if stopped and what not in self._health:
@@ -276,15 +293,6 @@ class Retention:
                     del self._health[what]
             except StoreFullError as error:
                 _LOG.warning("%s", error)
-        if (room.recording, room.clips) != (self._room.recording, self._room.clips):
-            _LOG.warning(
-                "%s free on the disk: recording %s, clips %s; events and scores go on",
-                _size(room.free_bytes),
-                "goes on" if room.recording else "stopped",
-                "go on" if room.clips else "stopped",
-            )
-            if self._on_room is not None:
-                self._on_room(room)
 
     def _began(self, now: float, detail: Mapping[str, Any], connection: Connection) -> int:
         self._on_health(connection, detail, False)
