@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import sys
+import threading
+import time
+from itertools import count, pairwise
 
 import numpy as np
 import pytest
@@ -218,3 +221,33 @@ def test_of_gaps_longer_than_the_interval_all_that_hides_an_event_counts(
 def test_a_confidence_that_is_none_is_refused():
     with pytest.raises(UsageError, match=r"confidence=1\.5"):
         Coverage(0.1).blind_share_upper(1.0, confidence=1.5)
+
+
+def test_how_blind_a_camera_is_can_be_asked_while_it_is_scored():
+    """The page, the figures and whoever scraped them got an error now and then instead."""
+    coverage, over = Coverage(0.1), threading.Event()
+    coverage.tick(0, 0.0)
+
+    def score() -> None:
+        at_ns = 0
+        for number in count():
+            if over.is_set():
+                return
+            if number % 6000 == 0:
+                # Gaps of new lengths again.
+                coverage._days[-1].classes.clear()
+            at_ns += int(0.001 * 1.0021 ** (number % 6000) * S)
+            coverage.scored(at_ns / S, at_ns)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    scoring = threading.Thread(target=score)
+    scoring.start()
+    try:
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            assert 0.0 <= coverage.blind_share(0.5) <= 1.0
+    finally:
+        over.set()
+        scoring.join()
+        sys.setswitchinterval(before)

@@ -156,8 +156,9 @@ class Coverage:
         if monitored_ns <= 0:
             return 1.0
         hidden_s = 0.0
-        # A copy: whoever asks how a camera stands does so from another thread.
-        for index, (count, seconds) in [counted for one in days for counted in one.classes.items()]:
+        # Copies, made at once: whoever asks how a camera stands does so from another thread.
+        copies = [one.classes.copy() for one in days]
+        for index, (count, seconds) in [counted for classes in copies for counted in classes.items()]:
             low_s = _SHORTEST_S * _GROWTH**index
             high_s = low_s * _GROWTH
             least_s = self._seen_s(high_s, event_s)
