@@ -165,7 +165,11 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in flags
     name = ""
     try:
-        parsed = _parser().parse_args(flags)
+        parsed, unknown = _parser().parse_known_args(flags)
+        if unknown:
+            # The command's help says which there are; argparse would name that of all commands.
+            which = " ".join(filter(None, ("python -m anomaly", parsed.command)))
+            raise UsageError(f"unrecognized arguments: {' '.join(unknown)}; see `{which} --help`")
         if parsed.version:
             from importlib.metadata import version
 

@@ -326,3 +326,10 @@ def test_piped_tables_are_as_wide_as_asked_and_not_filled_with_blanks(
     assert max(map(len, lines)) <= width
     assert all(line == line.rstrip() for line in lines)
     assert any("mobilenetv3" in line for line in lines)
+
+
+def test_a_flag_that_a_command_does_not_have_is_told_with_that_commands_help():
+    assert invoke("evaluate", "--out", "x").message == (
+        "unrecognized arguments: --out x; see `python -m anomaly evaluate --help`"
+    )
+    assert invoke("--outt", "x").message.endswith("see `python -m anomaly --help`")

@@ -91,6 +91,15 @@ def test_normal_images_alone_are_no_labels(tmp_path: Path):
         load_labels(tmp_path)
 
 
+def test_a_mask_of_another_shape_is_refused_and_one_of_another_scale_is_not(tmp_path: Path):
+    cv2.imwrite(str(tmp_path / "m.png"), np.full((120, 90), 255, np.uint8))
+    assert read_mask(tmp_path / "m.png", 0, (40, 30)).all()
+    assert read_mask(tmp_path / "m.png", 0, (161, 120)).all()
+    for size in ((90, 120), (120, 120), (120, 88)):
+        with pytest.raises(LabelsError, match=f"m.png is 90x120 and what it marks is {size[1]}x{size[0]}"):
+            read_mask(tmp_path / "m.png", 0, size)
+
+
 def test_masks_that_do_not_fit_or_hold_objects_are_refused(tmp_path: Path):
     path = tmp_path / "m.npz"
     np.savez(path, mask=np.zeros(3, np.uint8), shape=np.array([1, 5, 7]))

@@ -24,13 +24,13 @@ def read_mask(path: Path, frame_index: int, size: tuple[int, int]) -> NDArray[np
     Args:
         path: `.npz` of a video, or an image (non-zero = anomaly) for an image source.
         frame_index: `Frame.index`; an image has one mask whatever the index.
-        size: (H, W) wanted; a mask of another size is scaled by nearest neighbour.
+        size: (H, W) wanted; a mask of another size is scaled by nearest neighbour, one of another shape refused.
 
     Returns:
         (H, W) bool.
 
     Raises:
-        LabelsError: unreadable, of another layout, or without that frame.
+        LabelsError: unreadable, of another layout or shape, or without that frame.
     """
     if path.suffix.lower() != ".npz":
         try:
@@ -50,6 +50,13 @@ def read_mask(path: Path, frame_index: int, size: tuple[int, int]) -> NDArray[np
         mask = part[first % 8 : first % 8 + count].reshape(height, width).astype(bool)
     if mask.shape == size:
         return mask
+    # Scaled evenly and rounded, the sides fit to a pixel.
+    wide = mask.shape[1] * size[0] - mask.shape[0] * size[1]
+    if abs(wide) > max(*mask.shape, *size):
+        raise LabelsError(
+            f"{path} is {mask.shape[1]}x{mask.shape[0]} and what it marks is {size[1]}x{size[0]}, of another shape: turned or cropped, it would "
+            "mark the wrong place; make the mask from the same footage"
+        )
     scaled = cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return np.asarray(scaled, dtype=bool)
 
