@@ -298,8 +298,9 @@ def _dispatch(command: Command, overrides: list[str], parsed: argparse.Namespace
         from anomaly.commands.sweeps import basis_of, discard_others, raise_failures, sweep_folder
 
         folder, overrides = sweep_folder(overrides)
-        basis = basis_of(command, overrides)
-        if not parsed.cfg and (others := discard_others(folder, basis)):
+        # Only shown, nothing hangs on them, and footage takes its time to be read.
+        basis = "" if parsed.cfg else basis_of(command, overrides)
+        if basis and (others := discard_others(folder, basis)):
             print(
                 f"{others} finished jobs in {folder} were of other input files, or of another version's settings: they are done again",
                 file=sys.stderr,

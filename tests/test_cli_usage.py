@@ -237,6 +237,22 @@ def test_no_job_of_a_sweep_writes_over_the_result_of_another(
         assert found == ["evaluation.html", "figures.json", "job.json"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that cannot be read")
+def test_a_file_that_cannot_be_read_does_not_stop_a_sweep(
+    small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips").mkdir()
+    write_clip(tmp_path / "clips" / "a.mp4", texture(12, (64, 96)))
+    (tmp_path / "clips" / "b.mp4").symlink_to("/proc/self/mem")
+    done = invoke(
+        "score", "--model", small_model.folder, "--source", "clips", "--out", "out", "-m", "footage.fps=5,10",
+        "hydra.sweep.dir=sweep",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert done.err.count("b.mp4 cannot be read (Input/output error)") == 2
+
+
 def test_a_sweep_is_done_again_where_its_footage_or_labels_are_others(
     small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 import configs
 from anomaly.artifact import digest_of, file_digest
+from anomaly.commands import console
 from anomaly.config import SCHEMAS
 from anomaly.errors import AnomalyError, FootageError, UsageError
 from anomaly.footage.labels import load_labels
@@ -67,7 +68,20 @@ def basis_of(command: Command, overrides: Sequence[str]) -> str:
     labels = [text for key in ("labeled", "except_labels") for text in inputs.get(key, ())]
     named = {path for texts in inputs.values() for text in texts for path in _files(text)}
     named |= {path for text in labels for path in _labelled(text, videos)}
-    return digest_of([settings, sorted((str(path), file_digest(path)) for path in named)])
+    with console.counter("comparing the input files", len(named)) as advance:
+        found = []
+        for path in sorted(named, key=str):
+            found.append((str(path), _identity(path)))
+            advance(1)
+    return digest_of([settings, found])
+
+
+def _identity(path: Path) -> str:
+    """Of a file's contents, or of why they cannot be read, which the jobs tell and go on."""
+    try:
+        return file_digest(path)
+    except OSError as error:
+        return str(error.strerror)
 
 
 def discard_others(folder: Path, basis: str) -> int:
