@@ -35,35 +35,38 @@ TOKEN = "a-long-token-of-the-scraper"
 
 
 @pytest.fixture(scope="module")
-def asked(
-    small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[httpx.Client, Accounts]]:
-    """The probes of a runner whose one camera is away, and the accounts whose tokens they know."""
-    folder = tmp_path_factory.mktemp("probes")
+def runner(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    """One that runs, and whose one camera is away."""
     model = load_model(small_model.folder, offline=True)
     loaded = Loaded.of(model, load_threshold(model, fps=5.0))
     site = site_of(["rtsp://127.0.0.1:9/away"], small_model.folder, fps=5.0, record=False)
-    vault = open_vault(folder)
-    accounts = Accounts(vault)
-    accounts.add("mara", "viewer", "correct horse battery")
-    with Store(folder) as store:
+    with Store(tmp_path_factory.mktemp("store")) as store:
         pictures = Pictures(store)
         runner = Runner(site, Ledger(store, pictures, None), lambda path, fps: loaded)
         thread = threading.Thread(target=runner.run)
         thread.start()
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            Figures(runner),
-            Probes(runner, "127.0.0.1:0", TOKEN, accounts) as probes,
-            httpx.Client(base_url=probes.url) as client,
-        ):
-            patch.setattr(
-                probes._handler, "timeout", 1.0
-            )  # not the five seconds that a silent connection has
-            yield client, accounts
+        yield runner
         runner.stop()
         thread.join(30)
         pictures.close()
+
+
+@pytest.fixture(scope="module")
+def asked(
+    runner: Runner, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[httpx.Client, Accounts]]:
+    """Its probes, and the accounts whose tokens they know."""
+    vault = open_vault(tmp_path_factory.mktemp("accounts"))
+    accounts = Accounts(vault)
+    accounts.add("mara", "viewer", "correct horse battery")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        Figures(runner),
+        Probes(runner, "127.0.0.1:0", TOKEN, accounts) as probes,
+        httpx.Client(base_url=probes.url) as client,
+    ):
+        patch.setattr(probes._handler, "timeout", 1.0)  # not the five seconds that a silent connection has
+        yield client, accounts
     vault.close()
 
 
@@ -108,6 +111,22 @@ def test_who_is_not_known_learns_yes_or_no_and_no_name(asked: tuple[httpx.Client
     assert (nobody.status_code, known.status_code) == (503, 503)
     assert "camera1" not in nobody.text
     assert "camera1" in known.text
+
+
+def test_trouble_of_the_machine_is_among_the_figures_while_it_is_on(
+    asked: tuple[httpx.Client, Accounts], runner: Runner
+):
+    client, _ = asked
+
+    def told() -> bool:
+        figures = client.get("/metrics", headers=bearer(TOKEN)).text
+        return 'anomaly_trouble{camera="",kind="clips"} 1.0' in figures
+
+    assert not told()
+    runner.trouble(Trouble("clips", True, time.time(), {"reason": "a test"}))
+    until(told)
+    runner.trouble(Trouble("clips", False, time.time()))
+    until(lambda: not told())
 
 
 def test_the_scrape_token_of_the_command_line_opens_both_ports(small_model: SmallModel, tmp_path: Path):

@@ -100,6 +100,8 @@ class Ledger:
         self._unended: dict[str, StoredEvent] = {}
         self._waiting = Waiting(store.folder / UNSTORED)
         self._health: dict[tuple[str, str], int] = {}
+        # Kinds of this machine's trouble that is on, stored or not.
+        self._on: set[str] = set()
         # Recorded files and gaps that are still to be written.
         self._later: deque[Callable[[], object]] = deque(maxlen=_MOST_LATER)
         # Trouble that is still to be written, in its order; what began in it without a row, by camera and kind.
@@ -293,6 +295,11 @@ class Ledger:
 
     # -- the rest ---------------------------------------------------------------------------------------------
 
+    @property
+    def machine_trouble(self) -> list[str]:
+        """Kinds of trouble of this machine, not of a camera, that are on."""
+        return sorted(self._on)
+
     def trouble(self, camera: str, state: str, troubles: Sequence[Trouble]) -> None:
         """Write down health events; "" is the machine."""
         for one in troubles:
@@ -305,6 +312,8 @@ class Ledger:
                 "" if one.begins else " is over",
                 f" ({words})" if words else "",
             )
+            if not camera:
+                (self._on.add if one.begins else self._on.discard)(one.kind)
             # What was not written before comes first: an end must find its beginning.
             if self._unwritten or not self._try(lambda one=one: self._write_trouble(camera, one, state)):  # type: ignore[misc]
                 self._keep_trouble(camera, state, one)

@@ -98,8 +98,12 @@ class Figures(Collector):
         )
         events = CounterMetricFamily("anomaly_events", "Events begun", labels=("camera",))
         trouble = GaugeMetricFamily(
-            "anomaly_trouble", "1 for each trouble that is on", labels=("camera", "kind")
+            "anomaly_trouble",
+            'Trouble that is on; camera="" is this machine: store, disk, page, ...',
+            labels=("camera", "kind"),
         )
+        for kind in status["trouble"]:
+            trouble.add_metric(("", kind), 1.0)
         for camera, values in cameras.items():
             for what, count in values["counts"].items():
                 frames.add_metric((camera, what), count)

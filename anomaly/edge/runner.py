@@ -240,12 +240,13 @@ class Runner:
     # -- what others may ask ----------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """How everything stands; `cameras` holds a dict a camera."""
+        """How everything stands; `cameras` holds a dict a camera, `trouble` the kinds of the machine's own that is on."""
         return {
             "site": self.site.site,
             "line": self.site.line,
             "started_utc_s": self.started_utc_s,
             "events_in_memory": self._ledger.waiting,
+            "trouble": self._ledger.machine_trouble,
             "model_seconds": self.model_s,
             "busy_seconds": self.busy_s,
             "cameras": {name: camera.status() for name, camera in list(self._cameras.items())},
