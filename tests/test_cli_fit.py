@@ -213,6 +213,23 @@ def test_a_drop_that_would_leave_out_nothing_is_refused(
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize(("shape", "fits"), [((96, 160), True), ((192, 320), True), ((160, 96), False)])
+def test_a_mask_of_another_shape_than_the_footage_is_refused(
+    shape: tuple[int, int], fits: bool, footage: ConveyorFootage, tmp_path: Path
+):
+    mask = tmp_path / "mask.png"
+    cv2.imwrite(str(mask), np.full(shape, 255, np.uint8))
+    done = invoke(
+        "fit", "--normal-videos", footage.normal, "--model", tmp_path / "m", *SMALL, f"regions.mask={mask}",
+    )  # fmt: skip
+    if fits:
+        assert done.status == 0, done.err
+    else:
+        assert done.status == 2
+        assert f"regions.mask {mask} is 96x160 and the footage 160x96" in done.message
+        assert not (tmp_path / "m").exists()
+
+
 def test_labels_that_touch_none_of_the_footage_are_refused(small_model: SmallModel, tmp_path: Path):
     footage = small_model.footage
     done = invoke(

@@ -90,7 +90,8 @@ def fit(
     Raises:
         NoFootageError: nothing readable, or nothing left to learn from.
         DamagedFootageError: a damaged file, where damage is to be refused.
-        UsageError: the checkpoint is of a fit that this one may not go on with.
+        UsageError: the checkpoint is of a fit that this one may not go on with, or the mask image of `regions` has
+            another shape than the footage.
     """
     started = time.perf_counter()
     report = FitReport()
@@ -103,7 +104,9 @@ def fit(
 
     excluded = excluded or {}
     usable, infos = probe_all(sources, report.damaged, tell, refuse_damage=options.refuse_damage)
-    size = input_size or choose_input_size(spec, typical_size(infos.values()))
+    seen = typical_size(infos.values())
+    _check_mask(regions, seen)
+    size = input_size or choose_input_size(spec, seen)
     backbone = Backbone(spec, weights, size, device)
     counts = regions.patch_mask(*backbone.grid).ravel()
     durations = {name: info.duration_s for name, info in infos.items()}
@@ -163,6 +166,19 @@ def fit(
     report.sources, report.frames, report.patches = tally.sources, tally.frames, tally.patches
     report.seconds = time.perf_counter() - started
     return detector, report
+
+
+def _check_mask(regions: Regions, seen: tuple[int, int]) -> None:
+    """Refuse a mask that would be stretched over the footage: turned or cropped, it tells of other places."""
+    if regions.mask_pixels is None:
+        return
+    (height, width), (rows, columns) = seen, regions.mask_pixels.shape
+    # Scaled evenly and rounded, the sides fit to a pixel.
+    if abs(columns * height - rows * width) > max(height, width, rows, columns):
+        raise UsageError(
+            f"regions.mask {regions.mask} is {columns}x{rows} and the footage {width}x{height}, of another shape: turned or cropped, "
+            "it would look at other places; make the mask from a picture of this footage"
+        )
 
 
 def _allow_for_half(bank: MemoryBank, report: FitReport) -> None:
