@@ -33,7 +33,8 @@ class PrivacyMask:
             return
         height, width = image.shape[:2]
         if self._covered is None or self._covered.shape != (height, width):
-            mask = np.zeros((height, width), dtype=np.uint8)
+            # One more each way: without a side along the right or lower border what it closes would be open.
+            mask = np.zeros((height + 1, width + 1), dtype=np.uint8)
             for polygon in self._polygons:
                 corners = np.asarray(polygon, dtype=np.float64) * (width, height)
                 touched = np.zeros_like(mask)
@@ -43,5 +44,5 @@ class PrivacyMask:
                 # It follows the even-odd rule, which leaves open what sides that cross each other go around.
                 outer, _ = cv2.findContours(touched, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
                 cv2.drawContours(mask, outer, -1, 1, cv2.FILLED)
-            self._covered = mask.astype(bool)
+            self._covered = mask[:height, :width].astype(bool)
         image[self._covered] = 0

@@ -141,8 +141,14 @@ def test_frames_are_black_however_they_are_read(recorded: tuple[Path, Path], tmp
             [[0.5, 0.5], [0.2, 0.5]],
             [[0.05, 0.5]],
         ),
+        # Twice around, along the border of the picture.
+        (
+            [[0.1, 0.1], [1, 0.1], [1, 1], [0.1, 1], [0.1, 0.1], [0.3, 0.3], [1, 0.3], [1, 1], [0.3, 1], [0.3, 0.3]],
+            [[0.9, 0.5], [0.5, 0.9], [0.99, 0.99]],
+            [[0.05, 0.5]],
+        ),
     ],
-    ids=["star", "corners", "ring"],
+    ids=["star", "corners", "ring", "border"],
 )  # fmt: skip
 def test_a_mask_covers_all_that_it_goes_around(polygon: list, inside: list, outside: list):
     image = np.full((100, 200, 3), 255, np.uint8)
