@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anomaly.errors import CorruptModelError, UsageError
@@ -58,6 +58,8 @@ def test_a_self_crossing_polygon_follows_the_even_odd_rule():
     assert not mask[90, 50]
 
 
+# Both are about how fast examples come, which a busy machine decides.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=8),
     st.integers(1, 40),
