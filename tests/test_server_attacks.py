@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import websockets
+from broker import until
 from server_case import PASSWORD, Case, running
 from starlette.responses import Response
 
@@ -295,7 +298,12 @@ def test_many_guesses_at_once_count_as_many():
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
+    return certified(tmp_path_factory.mktemp("tls"))
+
+
+def certified(folder: Path) -> tuple[Path, Path]:
+    """A new certificate for localhost, and its key."""
+    folder.mkdir(exist_ok=True)
     command = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
     )
@@ -320,6 +328,45 @@ def test_cookie_flags_with_tls(tmp_path: Path, certificate: tuple[Path, Path]):
             assert not any(flag.startswith("domain") for flag in flags)
             seen = client.get("/api/cameras")
             assert (seen.status_code, seen.headers["strict-transport-security"]) == (200, "max-age=2592000")
+
+
+def test_a_renewed_certificate_needs_no_restart(
+    tmp_path: Path,
+    certificate: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    monkeypatch.setattr("anomaly.edge.server.serving._RENEW_S", 0.05)
+    caplog.set_level("INFO")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    shutil.copy(certificate[0], cert)
+    shutil.copy(certificate[1], key)
+    fresh = certified(tmp_path / "fresh")
+    with running(tmp_path, tls_cert=cert, tls_key=key) as case:
+        before = httpx.Client(base_url=case.url, verify=trusting(certificate[0]))
+        case.clients.append(before)
+        assert before.get("/healthz").status_code == 200
+        # One file after the other: until both are there they do not belong together.
+        fresh[0].replace(cert)
+        until(lambda: "one from before stays in use" in caplog.text)
+        with httpx.Client(base_url=case.url, verify=trusting(certificate[0])) as client:
+            assert client.get("/healthz").status_code == 200
+        fresh[1].replace(key)
+        until(lambda: "new connections get the new one" in caplog.text)
+        with httpx.Client(base_url=case.url, verify=trusting(cert)) as client:
+            assert client.get("/healthz").status_code == 200
+        # Also to who gives no name.
+        host, _, port = case.url.removeprefix("https://").rpartition(":")
+        assert ssl.get_server_certificate((host, int(port))) == cert.read_text()
+        assert before.get("/healthz").status_code == 200, "a connection that is open stays"
+        caplog.clear()
+        served = cert.read_text()
+        cert.unlink()
+        until(lambda: "one from before stays in use" in caplog.text)
+        assert ssl.get_server_certificate((host, int(port))) == served
+        key.write_text("no key")
+        time.sleep(0.3)
+        assert ssl.get_server_certificate((host, int(port))) == served
 
 
 def trusting(cert: Path) -> ssl.SSLContext:

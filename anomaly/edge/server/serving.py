@@ -14,6 +14,7 @@ import uvicorn
 
 from anomaly.edge.health import Trouble
 from anomaly.edge.server.app import build_app
+from anomaly.edge.server.certificate import Certificate
 from anomaly.edge.server.connections import Connections, Listening
 from anomaly.edge.server.door import Controls, open_door
 from anomaly.edge.server.guard import Guard
@@ -35,6 +36,8 @@ _START_S = 20.0
 _STOP_S = 5.0
 #: An address that is not to be had is tried again so often.
 _TRY_AGAIN_S = 10.0
+#: Whether certificate and key have changed is looked at so often.
+_RENEW_S = 10.0
 
 
 class Server:
@@ -92,15 +95,11 @@ class Server:
             # Pictures are compressed already.
             ws_per_message_deflate=False,
             timeout_graceful_shutdown=1,
-            ssl_certfile=settings.tls_cert,
-            ssl_keyfile=settings.tls_key,
         )
-        try:
-            config.load()
-        except (ssl.SSLError, OSError) as error:
-            raise UsageError(
-                f"the TLS certificate {settings.tls_cert} cannot be used ({error}); give a PEM certificate and its key"
-            ) from None
+        config.load()
+        certificate = _certificate(settings)
+        if certificate is not None:
+            config.ssl = certificate.context
         self._socket = _listening(settings, connections)
         self._uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(
@@ -113,6 +112,12 @@ class Server:
                 self.stop()
                 raise AnomalyError("the server did not start; its log says why")
             time.sleep(0.01)
+        if certificate is not None:
+            threading.Thread(target=self._renew, args=(certificate,), name="certificate", daemon=True).start()
+
+    def _renew(self, certificate: Certificate) -> None:
+        while not self._closing.wait(_RENEW_S):
+            certificate.renew()
 
     def start_when_free(self, on_trouble: Callable[[Trouble], None]) -> bool:
         """Listen; False where the address is not to be had now. That is told as trouble, and it is tried again until it is.
@@ -169,6 +174,17 @@ def serve(runner: Runner, store: Store, settings: ServeSettings, controls: Contr
     """
     check_binding(settings)
     return Server(open_door(runner, store, settings, controls or Controls()), settings)
+
+
+def _certificate(settings: ServeSettings) -> Certificate | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    try:
+        return Certificate(settings.tls_cert, settings.tls_key)
+    except (ssl.SSLError, OSError) as error:
+        raise UsageError(
+            f"the TLS certificate {settings.tls_cert} cannot be used ({error}); give a PEM certificate and its key"
+        ) from None
 
 
 def _listening(settings: ServeSettings, connections: Connections) -> Listening:
