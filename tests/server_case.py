@@ -49,10 +49,13 @@ class SmallRunner:
         self.asked = 0
         self.reloads = 0
         self.scores = True
+        self.not_stored: str | None = None
 
     def status(self) -> dict[str, Any]:
         return {
             "site": "works",
+            "events_in_memory": 2 if self.not_stored else 0,
+            "not_stored": self.not_stored,
             "cameras": {
                 name: {
                     "state": self.states[name],

@@ -275,6 +275,7 @@ def test_alarms_go_on_without_the_file_of_the_store_and_its_next_start_has_them(
     # Whoever starts the program again has it repaired, as where it is damaged.
     assert ledger.damage is not None
     assert "removed or replaced" in ledger.damage
+    assert ledger.unwritable == ledger.damage
     assert event.id in (site.store.folder / UNSTORED).read_text()
     database.with_name("taken").rename(database)
     ledger.tick()

@@ -251,10 +251,16 @@ def test_what_was_wrong_and_what_still_is_stands_on_the_live_page(open_page: Any
     over = case.store.add_health(HOSTILE, "disconnected", now - 95, {"reason": "timed out"})
     case.store.end_health(over, now - 5)
     case.store.add_health("", "model", now - 3, {"kept": True, "reason": "bank.safetensors was changed"})
+    for detail in ({"reason": "the disk cannot be written"}, {"notice": "the damaged database is kept"}):
+        case.store.end_health(case.store.add_health("", "store", now - 9, detail), now - 8)
     page = open_page("viewer")
     troubles = page.locator(".troubles")
     troubles.get_by_text("for 1 min 30 s").wait_for()
     assert "timed out" in troubles.inner_text()
+    stored = troubles.get_by_role("listitem").filter(has_text="damaged").inner_text()
+    assert "the store was repaired" in stored
+    unstored = troubles.get_by_role("listitem").filter(has_text="cannot be written").inner_text()
+    assert "nothing can be stored" in unstored
     model = troubles.get_by_role("listitem").first
     assert model.inner_text().startswith("this machine\nnew models refused, the old ones stay")
     assert "bank.safetensors was changed" in model.inner_text()

@@ -129,6 +129,24 @@ def test_a_link_that_went_dead_is_told_and_nothing_is_set_over_it(open_page: Any
     link.close()
 
 
+def test_what_the_store_does_not_take_is_told_on_every_view(open_page: Any, case: Case):
+    """It cannot stand among what was wrong, which the store keeps: the page said that nothing was."""
+    page = open_page()
+    told = page.get_by_role("alert").get_by_text("Nothing can be stored: the disk cannot be written.")
+    case.runner.not_stored = "the disk cannot be written"
+    told.wait_for()
+    for view in ("Review", "Events", "Timeline"):
+        go(page, view)
+        page.get_by_role("heading", name=view, exact=True).wait_for()
+        assert "events (2 so far) are missing in all lists" in told.inner_text()
+    page.get_by_role("button", name="Sign out").click()
+    told.wait_for(state="hidden")
+    fill_in(page, "operator")
+    told.wait_for()
+    case.runner.not_stored = None
+    told.wait_for(state="hidden")
+
+
 def test_a_cameras_name_is_in_one_line_beside_all_that_is_said_of_it(open_page: Any, case: Case):
     def ill(route: Any) -> None:
         told = route.fetch().json()

@@ -189,7 +189,7 @@ def test_changing_ones_password_ends_the_other_sessions(case: Case):
 
 def test_cameras_are_told_as_json_can_hold_them(case: Case, admin: httpx.Client):
     told = admin.get("/api/cameras").json()
-    assert told["site"] == {"site": "works"}
+    assert told["site"] == {"site": "works", "events_in_memory": 0, "not_stored": None}
     assert [camera["name"] for camera in told["cameras"]] == ["cam", "cam two"]
     assert told["cameras"][0]["last_score"] is None
 

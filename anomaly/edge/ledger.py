@@ -286,7 +286,12 @@ class Ledger:
     @property
     def damage(self) -> str | None:
         """Why the database will take nothing more until it is opened anew; None = it is whole, or that is not told yet."""
-        return self._reason if (self._damaged or self._replaced) and self._store_told else None
+        return self.unwritable if self._damaged or self._replaced else None
+
+    @property
+    def unwritable(self) -> str | None:
+        """Why nothing can be stored, once that has been told as trouble; None = it can."""
+        return self._reason if self._store_told else None
 
     @property
     def waiting(self) -> int:

@@ -247,6 +247,7 @@ class Runner:
             "started_utc_s": self.started_utc_s,
             "events_in_memory": self._ledger.waiting,
             "trouble": self._ledger.machine_trouble,
+            "not_stored": self._ledger.unwritable,
             "model_seconds": self.model_s,
             "busy_seconds": self.busy_s,
             "cameras": {name: camera.status() for name, camera in list(self._cameras.items())},

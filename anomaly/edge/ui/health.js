@@ -8,7 +8,7 @@ const WORDS = {
   disconnected: "disconnected", stalled: "no new frames", frozen: "picture frozen", black: "picture black",
   changed: "stream changed", overloaded: "overloaded: frames too far apart", held: "log-in at the camera refused",
   timing: "the stream's clock jumped", recording: "recording has stopped", clock: "the clock was set", disk: "the disk is full",
-  device: "the device that scores failed", store: "the store was repaired", retention: "old footage could not be tidied up",
+  device: "the device that scores failed", store: "nothing can be stored", page: "there was no page", metrics: "the port for figures was taken", retention: "old footage could not be tidied up",
   reload: "could not be changed over to the new site file", clips: "a clip could not be made", pictures: "a picture could not be made",
 };
 const OF_SINKS = {
@@ -21,6 +21,7 @@ const OF_SINKS = {
 export function trouble({ kind, detail = {} }) {
   const sink = /^sink (.+?)( set aside| expired)?$/.exec(kind);
   if (sink) return OF_SINKS[sink[2] ?? ""](sink[1]);
+  if (kind === "store" && detail.notice) return "the store was repaired";
   if (kind === "model") return detail.kept ? "new models refused, the old ones stay" : "models loaded anew";
   if (kind === "disk" && detail.stopped) return detail.stopped === "clips" ? "the disk is full: no clips are made" : "the disk is full: recording has stopped";
   if (kind === "changed" && detail.view) return "the picture shows something else: was the camera moved?";

@@ -31,6 +31,7 @@ const view = document.getElementById("view");
 const bar = document.getElementById("bar");
 const away = document.getElementById("away");
 let who = null;
+let notStored = "";
 let shown = "";
 let leave = () => {};
 let onKey = () => false;
@@ -133,17 +134,27 @@ function failure(error, act, onLeave) {
     button("Try again", () => { clearTimeout(timer); act(); })];
 }
 
-/** Says on every view, and for as long as it lasts, that no answer comes; asks until one does. */
+/** Says on every view, and for as long as it lasts, that no answer comes, or that what is listed is not all; asks until one does. */
 async function lookWhetherItAnswers() {
   const since = who && silentSince();
-  away.hidden = !since;
+  const text = since ? `▲ The server has not answered since ${clock(since)}. What you see may be out of date.` : who ? notStored : "";
+  away.hidden = !text;
   document.body.classList.toggle("unanswered", Boolean(since));
-  if (since) {
-    const text = `▲ The server has not answered since ${clock(since)}. What you see may be out of date.`;
-    if (away.textContent !== text) away.textContent = text;
-    await get("/api/session").catch(() => {});
-  }
+  if (away.textContent !== text) away.textContent = text;
+  if (since) await get("/api/session").catch(() => {});
   setTimeout(lookWhetherItAnswers, 1000);
+}
+
+/** Where nothing can be stored, that this is so cannot be either: it stands in no list. */
+async function lookWhetherItIsStored() {
+  if (who && !document.hidden) {
+    const told = await get("/api/cameras").catch(() => null);
+    if (told) {
+      const { not_stored: reason, events_in_memory: waiting } = told.site;
+      notStored = reason ? `▲ Nothing can be stored: ${reason}. Alarms go on, but events${waiting ? ` (${waiting} so far)` : ""} are missing in all lists.` : "";
+    }
+  }
+  setTimeout(lookWhetherItIsStored, 4000);
 }
 
 function showBar() {
@@ -256,4 +267,5 @@ async function begin() {
   }
 }
 lookWhetherItAnswers();
+lookWhetherItIsStored();
 begin();
