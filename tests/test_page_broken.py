@@ -475,6 +475,52 @@ def test_regions_that_a_colleague_saved_meanwhile_are_asked_about(open_page: Any
     colleague.put(url, json={})
 
 
+def test_over_a_slow_link_regions_are_saved_once_and_what_is_drawn_meanwhile_is_not_saved(
+    open_page: Any, case: Case
+):
+    case.runner.show("cam")
+    page = open_page("engineer")
+    go(page, "Regions")
+    page.get_by_role("button", name="Add a rectangle").click()
+    page.get_by_text("Not saved yet.").wait_for()
+    slowly(page, "/api/regions/cam", 1.0)
+    page.get_by_role("button", name="Save").dblclick()
+    page.get_by_role("button", name="Add a rectangle").click()
+    page.get_by_text("The regions are saved.").wait_for()
+    page.wait_for_timeout(1500)
+    assert page.get_by_role("dialog").count() == 0, "nobody else has saved any"
+    assert page.get_by_text("Not saved yet.").is_visible()
+    engineer = case.signed_in("engineer")
+    assert len(engineer.get("/api/regions/cam").json()["look"]) == 1
+    page.keyboard.press("s")
+    until(lambda: len(engineer.get("/api/regions/cam").json()["look"]) == 2)
+    engineer.put("/api/regions/cam", json={})
+
+
+def test_late_regions_of_another_camera_are_not_shown(open_page: Any, case: Case):
+    engineer = case.signed_in("engineer")
+    for camera in ("cam", "other"):
+        case.runner.show(camera)
+    engineer.put("/api/regions/cam", json={"ignore": [[[0, 0], [0.5, 0], [0.5, 0.5]]]})
+    page = open_page("engineer")
+    go(page, "Regions")
+    drawn = page.locator(".regions")
+    drawn.get_by_text("ignore").wait_for()
+    chosen = page.get_by_label("Camera", exact=True)
+    chosen.select_option("other")
+    drawn.get_by_text("Nothing").wait_for()
+    slowly(page, "/api/regions/cam", 1.0)
+    slowly(page, "/api/regions/other", 0.5)
+    chosen.select_option("cam")
+    # What is drawn now would be lost when the others come.
+    assert page.get_by_role("button", name="Add a rectangle").is_disabled()
+    assert drawn.get_by_text("Not known yet.").is_visible()
+    chosen.select_option("other")
+    page.wait_for_timeout(1500)
+    assert drawn.get_by_text("Nothing").is_visible()
+    engineer.put("/api/regions/cam", json={})
+
+
 def test_a_region_that_crosses_itself_is_shown_as_it_counts(open_page: Any, case: Case):
     case.runner.show("cam")
     page = open_page("engineer")

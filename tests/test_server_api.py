@@ -689,6 +689,8 @@ def test_regions_that_somebody_else_saved_meanwhile_are_not_replaced_unseen(case
     assert one.get("/api/regions/cam").json()["ignore"] == [triangle]
     given = {"look": [triangle], "replaces_utc_s": first.json()["utc_s"]}
     assert one.put("/api/regions/cam", json=given).status_code == 200
+    # Over a bad link it is sent again without an answer to the first.
+    assert one.put("/api/regions/cam", json=given).status_code == 200
     assert one.put("/api/regions/cam", json={}).status_code == 200
 
 

@@ -34,7 +34,9 @@ def draw_regions(camera: str, given: RegionsIn, door: TheDoor, who: WhoEngineers
     Regions(look=tuple(given.look), ignore=tuple(given.ignore))  # type: ignore[arg-type]
     path = regions_file(door.store.folder, camera)
     before = _kept(path)
-    if given.replaces_utc_s is not None and given.replaces_utc_s != before.get("utc_s", 0.0):
+    # Who saves the same again has not heard that it was saved.
+    same = (before.get("look"), before.get("ignore")) == (given.look, given.ignore)
+    if not same and given.replaces_utc_s is not None and given.replaces_utc_s != before.get("utc_s", 0.0):
         raise HTTPException(
             409, f"{before.get('who', 'somebody')} has saved other regions of {camera} meanwhile"
         )

@@ -13,7 +13,7 @@ export async function showRegions(view, context) {
   if (!names.length) { put(view, el("h1", {}, "Regions"), el("p", { className: "quiet" }, "No camera yet.")); return; }
   let camera = names.includes(context.rest[0]) ? context.rest[0] : names[0];
   const may = context.may("engineer");
-  let regions = [], drawing = null, kind = "look", dragged = null, chosen = null, changed = false, drawn_s = 0, size = [640, 360];
+  let regions = [], drawing = null, kind = "look", dragged = null, chosen = null, changed = false, loaded = false, drawn_s = 0, size = [640, 360];
 
   const chooser = el("select", { "aria-label": "Camera" }, names.map((name) => el("option", { value: name, selected: name === camera }, name)));
   const picture = el("img", { alt: `Picture of the camera`, draggable: false });
@@ -21,12 +21,17 @@ export async function showRegions(view, context) {
   const told = el("p", { className: "quiet", role: "status" });
   const command = el("code", { className: "command" });
   const list = el("ul", { className: "regions" });
-  const look = button("● Look here", () => begin("look"), { key: "d", disabled: !may });
-  const ignore = button("▨ Ignore", () => begin("ignore"), { key: "i", disabled: !may });
+  const look = button("● Look here", () => begin("look"), { key: "d" });
+  const ignore = button("▨ Ignore", () => begin("ignore"), { key: "i" });
+  const rectangle = button("Add a rectangle", () => {
+    drawing = null;
+    add(kind, [[0.35, 0.35], [0.65, 0.35], [0.65, 0.65], [0.35, 0.65]]);
+    sheet.querySelector("g:last-of-type circle")?.focus();
+  }, { title: "A rectangle to move with the arrow keys" });
   const save = button("Save", () => store(), { key: "s", disabled: true, className: "primary" });
   put(view,
     el("div", { className: "row between head" }, el("h1", {}, "Regions"), el("div", { className: "row" }, chooser, look, ignore,
-      button("Add a rectangle", () => { if (may) { drawing = null; add(kind, [[0.35, 0.35], [0.65, 0.35], [0.65, 0.65], [0.35, 0.65]]); sheet.querySelector("g:last-of-type circle")?.focus(); } }, { disabled: !may, title: "A rectangle to move with the arrow keys" }), save)),
+      rectangle, save)),
     told,
     el("div", { className: "editor" },
       el("div", { className: "screen sheet-screen" }, picture, sheet),
@@ -34,14 +39,16 @@ export async function showRegions(view, context) {
         el("p", { className: "quiet small" }, "Regions take effect at the next fit; what runs now stays as it was certified. Settings for it:"), command)));
 
   const say = () => {
-    told.textContent = !may ? "Drawing takes the role engineer." : drawing
+    told.textContent = !loaded ? "" : !may ? "Drawing takes the role engineer." : drawing
       ? "Click for each corner; Enter or a click on the first corner closes the region, Esc drops it."
       : changed ? "Not saved yet." : "Nothing drawn = the whole picture counts. Drag corners to move them; double-click a side to add one.";
     look.setAttribute("aria-pressed", String(Boolean(drawing) && kind === "look"));
     ignore.setAttribute("aria-pressed", String(Boolean(drawing) && kind === "ignore"));
     save.disabled = !may || !changed;
+    // What is drawn before the others are there would be lost when they come.
+    for (const one of [look, ignore, rectangle]) one.disabled = !may || !loaded;
   };
-  const begin = (which) => { if (!may) return; kind = which; drawing = []; say(); draw(); };
+  const begin = (which) => { if (!may || !loaded) return; kind = which; drawing = []; say(); draw(); };
   const add = (which, corners) => { regions.push({ kind: which, corners }); touch(); };
   const touch = () => { changed = true; say(); draw(); };
   const close = () => {
@@ -71,7 +78,7 @@ export async function showRegions(view, context) {
     }
     put(list, regions.length ? regions.map((region, r) => el("li", { className: "row between" },
       el("span", {}, `${region.kind === "look" ? "● look" : "▨ ignore"}, ${region.corners.length} corners`),
-      button("Delete", () => { regions.splice(r, 1); chosen = null; touch(); }, { disabled: !may, "aria-label": `Delete region ${r + 1}` }))) : el("li", { className: "quiet" }, "Nothing: all of the picture counts."));
+      button("Delete", () => { regions.splice(r, 1); chosen = null; touch(); }, { disabled: !may, "aria-label": `Delete region ${r + 1}` }))) : el("li", { className: "quiet" }, loaded ? "Nothing: all of the picture counts." : "Not known yet."));
   };
   const inside = (value) => Math.min(1, Math.max(0, value));
   const place = (event) => {
@@ -99,23 +106,33 @@ export async function showRegions(view, context) {
   });
   sheet.addEventListener("pointermove", (event) => { if (dragged) { dragged.region.corners[dragged.c] = place(event); touch(); } });
   for (const over of ["pointerup", "pointercancel"]) sheet.addEventListener(over, () => { dragged = null; });
+  let saving = false;
   const store = async (replaces_utc_s = drawn_s) => {
-    if (!may || !changed) return;
+    if (!may || !changed || saving) return;
+    const name = camera, of = (which) => regions.filter((one) => one.kind === which).map((one) => one.corners);
+    const given = { look: of("look"), ignore: of("ignore") }, sent = JSON.stringify(regions);
+    saving = true;
+    let answer, failed;
     try {
-      const of = (which) => regions.filter((one) => one.kind === which).map((one) => one.corners);
-      const answer = await putTo(`/api/regions/${encodeURIComponent(camera)}`, { look: of("look"), ignore: of("ignore"), replaces_utc_s });
-      drawn_s = answer.utc_s;
-      changed = false;
-      command.textContent = answer.overrides || "none";
+      answer = await putTo(`/api/regions/${encodeURIComponent(name)}`, { ...given, replaces_utc_s });
       notice("The regions are saved.");
-      say();
     } catch (error) {
-      if (error.status !== 409) notice(error.message, "bad");
-      else if (await ask(`${error.message}. Save yours in their place?`, "Save")) await store(null);
+      failed = error;
     }
+    saving = false;
+    if (failed && failed.status !== 409) notice(failed.message, "bad");
+    if (name !== camera) return;
+    if (answer) {
+      drawn_s = answer.utc_s;
+      // Over a slow link one draws on meanwhile.
+      changed = JSON.stringify(regions) !== sent;
+      command.textContent = answer.overrides || "none";
+      say();
+    } else if (failed.status === 409 && await ask(`${failed.message}. Save yours in their place?`, "Save")) await store(null);
   };
   const load = async (drawn = null) => {
-    const kept = await get(`/api/regions/${encodeURIComponent(camera)}`);
+    const name = camera, kept = await get(`/api/regions/${encodeURIComponent(name)}`);
+    if (name !== camera) return;
     regions = drawn?.regions ?? ["look", "ignore"].flatMap((which) => kept[which].map((corners) => ({ kind: which, corners })));
     drawn_s = drawn?.drawn_s ?? kept.utc_s ?? 0;
     command.textContent = kept.overrides || "none";
@@ -124,6 +141,7 @@ export async function showRegions(view, context) {
     drawing = drawn?.drawing ?? null;
     kind = drawn?.kind ?? kind;
     changed = Boolean(drawn?.changed);
+    loaded = true;
     picture.src = `${cameraPath(camera)}/live.jpg?view=picture&at=${Date.now()}`;
     say();
     draw();
@@ -134,6 +152,14 @@ export async function showRegions(view, context) {
   chooser.addEventListener("change", async () => {
     if (unsaved() && !(await ask(unsaved(), "Leave"))) { chooser.value = camera; return; }
     camera = chooser.value;
+    // Nothing of one camera may stand under the name of another, however long its own takes.
+    regions = [];
+    drawing = chosen = null;
+    changed = false;
+    drawn_s = 0;
+    loaded = false;
+    say();
+    draw();
     load().catch((error) => { if (error.status !== 401) notice(error.message, "bad"); });
   });
   context.onUnsaved(unsaved);
@@ -157,6 +183,7 @@ export async function showRegions(view, context) {
     else return false;
     return true;
   });
+  say();
   const drawn = context.takeUp();
   if (drawn && names.includes(drawn.camera)) camera = chooser.value = drawn.camera;
   await load(drawn?.camera === camera ? drawn : null);
