@@ -700,6 +700,25 @@ def test_over_a_slow_link_a_verdict_is_given_once_and_the_last_one_counts(open_p
     assert [one.verdict for one in case.store.verdicts(event)] == ["real", "false alarm"]
 
 
+def test_who_judges_what_a_colleague_has_just_judged_otherwise_is_told(open_page: Any, case: Case):
+    event = add_event(case, time.time() - 20, camera="cam")
+    page = open_page()
+    page.goto(f"{case.url}/#/events/{event}")
+    page.get_by_role("button", name="Real").wait_for()
+    page.route("**/api/events?*", lambda route: route.abort())
+    colleague = case.signed_in("engineer")
+    colleague.post(f"/api/events/{event}/verdict", json={"verdict": "real", "note": "scratch, seen myself"})
+    page.keyboard.press("2")
+    page.get_by_text("the-engineer had just said “real”; yours, “false alarm”, counts now").wait_for()
+    page.get_by_label("Event", exact=True).get_by_text("scratch, seen myself").wait_for()
+    # Known by now: it is not told again.
+    page.keyboard.press("3")
+    page.get_by_text("cam: unsure").wait_for()
+    page.wait_for_timeout(500)
+    assert page.get_by_text("had just said").count() == 1
+    page.unroute_all(behavior="wait")
+
+
 @pytest.mark.parametrize("view", ["Events", "Review"])
 def test_an_event_that_somebody_else_deletes_leaves_no_other_in_its_place(
     open_page: Any, case: Case, view: str

@@ -22,15 +22,26 @@ export function detailPane(context, said, empty) {
     try {
       const given = await post(`/api/events/${on.id}/verdict`, { verdict, note: text });
       if (event === on) note.value = "";
+      const before = on.verdict?.utc_s ?? 0;
       on.verdict = given;
       on.verdicts = [...(on.verdicts ?? []), given];
       notice(`${on.camera}: ${verdict}`);
+      unseen(on, before, given);
       if (event === on) draw();
       said(on);
     } catch (error) {
       notice(error.message, "bad");
       if (error.status === 404) isGone(on);
     }
+  };
+  /** Says what a colleague has judged since, which the one that was given here stands over. */
+  const unseen = async (on, before, given) => {
+    const full = await get(`/api/events/${on.id}`).catch(() => null);
+    const theirs = full?.verdicts.findLast((one) => one.utc_s > before && one.utc_s < given.utc_s && one.who !== given.who);
+    if (!theirs) return;
+    on.verdicts = full.verdicts;
+    if (event === on) draw();
+    notice(`${on.camera}: ${theirs.who} had just said “${theirs.verdict}”; yours, “${given.verdict}”, counts now`, "bad");
   };
   // Over a slow link one presses again: the same is sent once, and another verdict after the one before, as the last one counts.
   let sent = Promise.resolve(), waiting = "";
