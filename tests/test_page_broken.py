@@ -366,6 +366,23 @@ def test_no_event_of_another_camera_stays_where_the_list_cannot_be_had(open_page
     until(lambda: set(rows.locator("strong").all_inner_texts()) == {"other"})
 
 
+def test_a_list_that_comes_late_does_not_choose_another_event(open_page: Any, case: Case):
+    for i in range(3):
+        add_event(case, time.time() - 800 + i, camera="late")
+    page = open_page()
+    slowly(page, "/api/events?limit=500", 2.5)
+    go(page, "Events")
+    page.get_by_label("Camera").select_option("late")
+    page.get_by_text("3 events").wait_for()
+    chosen = page.locator("[role=option][aria-selected=true]")
+    chosen.wait_for()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_timeout(3000)
+    assert chosen.get_attribute("aria-posinset") == "2", (
+        "a verdict would go to the event that nobody looks at"
+    )
+
+
 def test_the_timeline_shows_nothing_of_another_camera_and_asks_again(open_page: Any, case: Case):
     start = time.time() - 300
     (case.store.folder / "recording" / "cam").mkdir(parents=True)

@@ -180,7 +180,8 @@ export async function browse(view, context, { title, unreviewed }) {
   context.every(4, () => poll().catch(complain));
   knownCameras().then((told) => offer(filter, told, [all]), () => {});
   await load();
-  if (context.over()) return;
+  // Who has chosen another camera meanwhile has an event of that before them.
+  if (context.over() || serial > 1) return;
   const wanted = context.rest[0] ?? detail.begun;
   let at = wanted ? items.findIndex((one) => one.id === wanted) : 0;
   if (wanted && at < 0) {
