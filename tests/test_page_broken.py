@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from clips import write_clip
 from page_case import DESK, add_event, browser, fill_in, go, opening, until
-from server_case import Case, running
+from server_case import PASSWORD, Case, running
 
+from anomaly.edge.server import session_routes
 from anomaly.regions import Regions
 
 
@@ -615,6 +616,35 @@ def test_a_note_and_a_miss_are_still_there_after_signing_in_again(open_page: Any
     page.get_by_role("button", name="Mark a miss").wait_for()
     assert page.locator(".mark strong").inner_text() == before
     assert page.get_by_label("What was missed").input_value() == "a jam"
+
+
+def test_who_takes_a_new_password_stays_signed_in(
+    open_page: Any, case: Case, monkeypatch: pytest.MonkeyPatch
+):
+    """What the page asks for by itself meanwhile would come with the session that has just ended."""
+    case.server.door.accounts.add("ines", "viewer", PASSWORD)
+    page = open_page()
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_label("Name").fill("ines")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="Live", exact=True).wait_for()
+    page.locator("main").press("p")
+    right = session_routes.set_cookie
+
+    def slow(*given: Any) -> None:
+        time.sleep(6.0)
+        right(*given)
+
+    monkeypatch.setattr(session_routes, "set_cookie", slow)
+    page.get_by_label("Password now").fill(PASSWORD)
+    page.get_by_label("New password", exact=True).fill("another long phrase")
+    page.get_by_label("New password again").fill("another long phrase")
+    page.keyboard.press("Enter")
+    page.get_by_text("The password is changed").wait_for()
+    page.wait_for_timeout(1000)
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_text("You are signed out.").first.wait_for()
 
 
 def test_no_dialog_stands_before_the_log_in_form(open_page: Any, case: Case):

@@ -19,6 +19,8 @@ for (const kind of ["pointerdown", "pointermove", "keydown", "wheel", "touchstar
 }
 
 let csrf = "";
+// While a new password is on its way: what is asked with the session from before would be turned away.
+let renewing = Promise.resolve();
 let signedOut = () => {};
 
 /** What to do when the session has ended. */
@@ -40,8 +42,11 @@ const heard = () => { unanswered = null; };
 /** Since when (POSIX seconds) the server has not answered; null while it does. */
 export const silentSince = () => (unanswered && performance.now() - unanswered.at_ms > LATE_MS ? unanswered.utc_s : null);
 
+const PASSWORD = "/api/session/password";
+
 async function send(method, path, body, patience_ms = PATIENCE_MS) {
-  const headers = {};
+  if (path !== PASSWORD) await renewing;
+  const headers = {}, asked = csrf;
   if (method !== "GET") headers["X-CSRF-Token"] = csrf;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (touched) headers["X-By-Hand"] = "1";
@@ -60,7 +65,8 @@ async function send(method, path, body, patience_ms = PATIENCE_MS) {
       : "the server does not answer; it may be restarting");
   }
   if (answer.ok) return told;
-  if (answer.status === 401 && path !== "/api/session") signedOut();
+  // The answer to what was asked before somebody signed in anew, or took a new password, says nothing of this session.
+  if (answer.status === 401 && path !== "/api/session" && asked === csrf) signedOut();
   throw new ApiError(answer.status, told.detail ?? `the server answered ${answer.status}`);
 }
 
@@ -83,7 +89,9 @@ export async function signIn(name, password) {
 }
 
 export async function changePassword(old, fresh) {
-  return remember(await send("PUT", "/api/session/password", { old, new: fresh }));
+  const told = send("PUT", PASSWORD, { old, new: fresh });
+  renewing = told.then(remember).catch(() => {});
+  return told;
 }
 
 function remember(who) {
