@@ -342,7 +342,8 @@ class LiveCamera:
 
     def status(self) -> dict[str, Any]:
         """How it stands, plain values."""
-        view, threshold, counts = self.view, self.threshold, self.capture.counts()
+        # Asked by other threads: what the scoring thread may set meanwhile is read once.
+        view, threshold, event, counts = self.view, self.threshold, self._open, self.capture.counts()
         latencies = sorted(self._latencies)
         arrivals = list(self._arrivals)
         span = arrivals[-1] - arrivals[0] if len(arrivals) > 1 else 0.0
@@ -356,7 +357,7 @@ class LiveCamera:
             "health": list(self._health.present),
             "connected": self.scored > 0 and not {"disconnected", "held"} & set(self._health.present),
             "alarm": bool(view and view.alarm),
-            "event": self._open.id if self._open else None,
+            "event": event.id if event else None,
             "score": view.score if view else None,
             "decision_score": view.decision_score if view else None,
             "threshold": threshold.value,
