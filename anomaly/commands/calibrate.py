@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from anomaly.thresholds import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from anomaly.calibration import Calibration, CameraCalibrations, Series
     from anomaly.calibration.events import Count
@@ -282,30 +283,31 @@ def _save(
 ) -> Path:
     """Put the calibration into the model, with its evidence, and tell; where the threshold is."""
     series = [one.series for one in labeled.scored]
-    if not config.evidence.max_mb > 0:
-        path = save_calibration(model, document, series)
-        calibrated_here(model)
-        console.say(f"Written to {path}.")
-        return path
-    with console.counter("keeping the evidence", None) as advance:
-        evidence, images = collect_evidence(
-            model,
-            result,
-            threshold_of(model, document, config.footage.fps),
-            labeled.scored,
-            fps=config.footage.fps,
-            runtime=model.runtime,
-            max_mb=config.evidence.max_mb,
-            progress=advance,
+    keep: Callable[[], None] | None = None
+    told = ""
+    if config.evidence.max_mb > 0:
+        with console.counter("keeping the evidence", None) as advance:
+            evidence, images = collect_evidence(
+                model,
+                result,
+                threshold_of(model, document, config.footage.fps),
+                labeled.scored,
+                fps=config.footage.fps,
+                runtime=model.runtime,
+                max_mb=config.evidence.max_mb,
+                progress=advance,
+            )
+        keep = partial(save_evidence, evidence, images)
+        left = f"; {evidence.left_out} events did not fit into evidence.max_mb={config.evidence.max_mb:g}"
+        told = (
+            f"Evidence of {len(evidence.events)} events and {len(evidence.normal)} normal frames kept in "
+            f"{evidence.folder}{left if evidence.left_out else ''}; `calibrate --check` scores it again."
         )
-    path = save_calibration(model, document, series, lambda: save_evidence(evidence, images))
+    path = save_calibration(model, document, series, keep)
     console.say(f"Written to {path}.")
     calibrated_here(model)
-    left = f"; {evidence.left_out} events did not fit into evidence.max_mb={config.evidence.max_mb:g}"
-    console.say(
-        f"Evidence of {len(evidence.events)} events and {len(evidence.normal)} normal frames kept in "
-        f"{evidence.folder}{left if evidence.left_out else ''}; `calibrate --check` scores it again."
-    )
+    if told:
+        console.say(told)
     return path
 
 
