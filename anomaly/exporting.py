@@ -113,9 +113,9 @@ def export_model(
     size = source_size or pictures[0].shape[:2]
     normal = [evidence.image(one.files[0]) for one in evidence.normal] if evidence is not None else []
     # Its pictures are as good as any; what was seen in them is not what this model should see.
-    own_evidence = evidence is not None and evidence.scoring_digest == model.scoring_digest
+    seen = evidence if evidence is not None and evidence.scoring_digest == model.scoring_digest else None
     if precision == "int8":
-        _check_int8(model, evidence if own_evidence else None, len(normal) if own_evidence else 0)
+        _check_int8(model, seen)
     usual = TOLERANCE.get(precision, float("inf"))
     limit = usual if tolerance is None else tolerance
     # int8 has no difference that is too small to count: every label that changes is told.
@@ -158,8 +158,8 @@ def export_model(
                         path.unlink()
         detector = model.detector.with_branches(branches)
         found = None
-        if evidence is not None and evidence.stretches and own_evidence:
-            total = sum(len(one.files) for one in evidence.stretches)
+        if seen is not None and seen.stretches:
+            total = sum(len(one.files) for one in seen.stretches)
             done = 0
 
             def advance(frames: int) -> None:
@@ -169,7 +169,7 @@ def export_model(
 
             # What is relative to the score above is told here in scores of ordinary frames, 1.
             found = rescore(
-                evidence,
+                seen,
                 detector,
                 name,
                 tolerance=max(min(limit, usual), _LEAST_TOLERANCE),
@@ -215,8 +215,9 @@ def export_model(
     )
 
 
-def _check_int8(model: Model, evidence: Evidence | None, normal: int) -> None:
+def _check_int8(model: Model, evidence: Evidence | None) -> None:
     """Refuse int8 where its scales cannot be learned, or whether it still catches every event cannot be told."""
+    normal = 0 if evidence is None else len(evidence.normal)
     again = f"run `python -m anomaly calibrate --model {model.folder} --labeled LABELS"
     if evidence is None or normal < _LEAST_NORMAL:
         raise ModelError(
