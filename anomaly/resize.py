@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from anomaly.types import ImageArray
 
 
+def same_shape(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two (H, W) are one picture's at two scales: evenly scaled and rounded, the sides fit to a pixel."""
+    return abs(size[1] * other[0] - size[0] * other[1]) <= max(*size, *other)
+
+
 def resize_matrix(size_in: int, size_out: int) -> NDArray[np.float32]:
     """One axis of the resize.
 

@@ -46,7 +46,7 @@ PUBLIC = {
         PixelMetrics auroc average_precision bootstrap_interval
     """,
     "anomaly.resize": """
-        banded_pair resize resize_matrix
+        banded_pair resize resize_matrix same_shape
     """,
     "anomaly.extractor": """
         BackboneSpec Extractor choose_input_size patch_places

@@ -19,6 +19,7 @@ from anomaly.fitting.reading import Reader, probe_all, typical_size
 from anomaly.fitting.scored import ScoredCheckpoint
 from anomaly.fitting.shards import fill_in_shards
 from anomaly.model import software
+from anomaly.resize import same_shape
 from anomaly.splits import plan_holdout
 from anomaly.weights import tensor_digest
 
@@ -173,8 +174,7 @@ def _check_mask(regions: Regions, seen: tuple[int, int]) -> None:
     if regions.mask_pixels is None:
         return
     (height, width), (rows, columns) = seen, regions.mask_pixels.shape
-    # Scaled evenly and rounded, the sides fit to a pixel.
-    if abs(columns * height - rows * width) > max(height, width, rows, columns):
+    if not same_shape(seen, regions.mask_pixels.shape):
         raise UsageError(
             f"regions.mask {regions.mask} is {columns}x{rows} and the footage {width}x{height}, of another shape: turned or cropped, "
             "it would look at other places; make the mask from a picture of this footage"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from anomaly.errors import DamagedFootageError, LabelsError
 from anomaly.footage.images import read_image
+from anomaly.resize import same_shape
 
 
 def read_mask(path: Path, frame_index: int, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -50,9 +51,7 @@ def read_mask(path: Path, frame_index: int, size: tuple[int, int]) -> NDArray[np
         mask = part[first % 8 : first % 8 + count].reshape(height, width).astype(bool)
     if mask.shape == size:
         return mask
-    # Scaled evenly and rounded, the sides fit to a pixel.
-    wide = mask.shape[1] * size[0] - mask.shape[0] * size[1]
-    if abs(wide) > max(*mask.shape, *size):
+    if not same_shape(mask.shape, size):
         raise LabelsError(
             f"{path} is {mask.shape[1]}x{mask.shape[0]} and what it marks is {size[1]}x{size[0]}, of another shape: turned or cropped, it would "
             "mark the wrong place; make the mask from the same footage"
