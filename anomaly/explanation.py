@@ -11,7 +11,7 @@ import numpy as np
 
 from anomaly.exemplars import cut, surroundings
 from anomaly.footage.source import IMAGE_SUFFIXES
-from anomaly.heatmap import draw_box, heat_range, outline, overlay
+from anomaly.heatmap import draw_box, laid_over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -221,8 +221,7 @@ def draw(
     """The explanation as one picture, (H, W, 3) uint8 RGB."""
     frame, look = moment.frame, moment.look
     size = frame.image.shape[0], frame.image.shape[1]
-    heatmap = look.heatmap(size)
-    hot = outline(overlay(frame.image, heatmap, *heat_range(threshold)), heatmap, threshold)
+    hot = laid_over(frame.image, look.heatmap(size), threshold)
     column = 2 * _CROP + _MARGIN
     cell = _CROP + 40
     height = max(_SHOWN * cell - 20, 360)

@@ -183,6 +183,13 @@ def outline(image: ImageArray, heatmap: NDArray[np.float32], level: float | None
     return drawn
 
 
+def laid_over(
+    image: ImageArray, heatmap: NDArray[np.float32], threshold: float | None, opacity: float = 0.55
+) -> ImageArray:
+    """The heatmap over a picture, in its usual range, with the line around what reaches the threshold: as people are shown it."""
+    return outline(overlay(image, heatmap, *heat_range(threshold), opacity), heatmap, threshold)
+
+
 def draw_box(image: ImageArray, box: Box, colour: tuple[int, int, int] = (255, 64, 64)) -> ImageArray:
     """A copy of the picture with the box drawn in, 2 pixels wide."""
     import cv2

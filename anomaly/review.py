@@ -15,7 +15,7 @@ import numpy as np
 
 from anomaly.errors import FootageError
 from anomaly.footage.source import read_frame_at
-from anomaly.heatmap import heat_range, overlay
+from anomaly.heatmap import laid_over
 from anomaly.moments import guard_of, same_moment
 from anomaly.report.page import jpeg, page, picture
 
@@ -169,11 +169,11 @@ def write_review(
             continue
         distances = _distances_elsewhere(branch, branch.patches([frame.image])[0], moment)
         look = detector.looks_like(branch, distances)
-        laid_over = overlay(frame.image, look.heatmap(frame.image.shape[:2]), *heat_range(None))
+        hot = laid_over(frame.image, look.heatmap(frame.image.shape[:2]), None)
         where = moment.source if still else f"{moment.source}, {moment.start_s:.1f} s to {moment.end_s:.1f} s"
         parts.append(
             picture(
-                [jpeg(frame.image), jpeg(laid_over)],
+                [jpeg(frame.image), jpeg(hot)],
                 title=where,
                 facts=[("unexplained", f"{moment.score:.2f}"), ("leave it out with", leave_out(moment))],
             )

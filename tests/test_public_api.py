@@ -73,7 +73,7 @@ PUBLIC = {
         Projection fit_projection
     """,
     "anomaly.heatmap": """
-        Box anomaly_box anomaly_map draw_box frame_score heat_range outline overlay top_count
+        Box anomaly_box anomaly_map draw_box frame_score heat_range laid_over outline overlay top_count
     """,
     "anomaly.detector": """
         Branch CameraState Detector Look Places Recent Result rescaled

@@ -17,7 +17,7 @@ from anomaly.edge.helper import Helper
 from anomaly.edge.store.durable import write_bytes
 from anomaly.errors import AnomalyError, EventGoneError, StoreError
 from anomaly.explanation import Moment, draw, headline, match
-from anomaly.heatmap import draw_box, heat_range, outline, overlay
+from anomaly.heatmap import draw_box, laid_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,8 +104,7 @@ class Pictures:
         image = shot.frame.image
         size = image.shape[0], image.shape[1]
         heatmap, box = shot.look.heatmap(size), shot.look.box(size)
-        low, high = heat_range(shot.threshold)
-        hot = outline(overlay(image, heatmap, low, high), heatmap, shot.threshold)
+        hot = laid_over(image, heatmap, shot.threshold)
         moment = Moment(shot.frame, shot.look, shot.start_s, shot.end_s, shot.score)
         # One question to the network; the loop waits for it at most once an event.
         with shot.loaded.lock:

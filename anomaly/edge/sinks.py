@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from anomaly.footage.clips import VideoWriter
-from anomaly.heatmap import draw_box, heat_range, outline, overlay
+from anomaly.heatmap import draw_box, heat_range, laid_over
 from anomaly.locks import alone_in
 
 if TYPE_CHECKING:
@@ -76,12 +76,10 @@ class EventLog:
         image = event.frame.image
         size = image.shape[0], image.shape[1]
         box = event.look.box(size)
-        low, high = heat_range(self._threshold.value)
         snapshot = f"snapshots/event_{self.count:04d}.jpg"
         path = self._folder / snapshot
         path.parent.mkdir(exist_ok=True)
-        heatmap = event.look.heatmap(size)
-        hot = outline(overlay(image, heatmap, low, high), heatmap, self._threshold.value)
+        hot = laid_over(image, event.look.heatmap(size), self._threshold.value)
         write_jpeg(path, draw_box(hot, box))
         line = {
             "event": self.count,
@@ -164,8 +162,7 @@ def annotate(watched: Watched, threshold: Threshold, opacity: float) -> ImageArr
     image = watched.frame.image
     height, width = image.shape[:2]
     low, high = heat_range(threshold.value)
-    heatmap = watched.look.heatmap((height, width))
-    drawn = outline(overlay(image, heatmap, low, high, opacity), heatmap, threshold.value)
+    drawn = laid_over(image, watched.look.heatmap((height, width)), threshold.value, opacity)
     colour = _ALARM if watched.decision.alarm else _CALM
     if watched.decision.alarm:
         cv2.rectangle(drawn, (0, 0), (width - 1, height - 1), _ALARM, max(2, height // 80))

@@ -8,7 +8,7 @@ import numpy as np
 
 from anomaly.errors import FootageError
 from anomaly.footage.source import read_frame_at
-from anomaly.heatmap import heat_range, outline, overlay
+from anomaly.heatmap import laid_over
 from anomaly.report.page import jpeg, picture
 
 if TYPE_CHECKING:
@@ -28,10 +28,9 @@ def moment_card(
     except FootageError:
         return []
     look = model.detector.look([frame.image])[0]
-    heatmap = look.heatmap(frame.image.shape[:2])
-    laid_over = outline(overlay(frame.image, heatmap, *heat_range(threshold)), heatmap, threshold)
+    hot = laid_over(frame.image, look.heatmap(frame.image.shape[:2]), threshold)
     where = source.name if source.kind == "image" else f"{source.name} at {time_s:.1f} s"
-    return [picture([jpeg(frame.image), jpeg(laid_over)], where, facts)]
+    return [picture([jpeg(frame.image), jpeg(hot)], where, facts)]
 
 
 def span(outcome: EventOutcome) -> str:

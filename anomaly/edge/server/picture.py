@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from anomaly.artifact import finite
-from anomaly.heatmap import heat_range, outline, overlay
+from anomaly.heatmap import heat_range, laid_over, overlay
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,11 +118,10 @@ class Picture:
         if view != "picture":
             height, width = image.shape[:2]
             heatmap = _resized(self._view.heatmap, (width, height), cv2.INTER_LINEAR)
-            low, high = heat_range(self._view.threshold)
-            under = np.zeros_like(image) if view == "heatmap" else image
-            image = overlay(under, heatmap, low, high, 1.0 if view == "heatmap" else 0.55)
-            if view == "overlay":
-                image = outline(image, heatmap, self._view.threshold)
+            if view == "heatmap":
+                image = overlay(np.zeros_like(image), heatmap, *heat_range(self._view.threshold), 1.0)
+            else:
+                image = laid_over(image, heatmap, self._view.threshold)
         done, data = cv2.imencode(
             ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
         )
