@@ -164,12 +164,12 @@ def go(page: Any, view: str) -> None:
 def sign_in(page: Any, case: Case, role: str = "operator") -> None:
     """Through the form, as a person does."""
     page.goto(case.url)
-    fill_in(page, role)
+    fill_in(page, f"the-{role}")
 
 
-def fill_in(page: Any, role: str) -> None:
+def fill_in(page: Any, name: str) -> None:
     """The form, and wait for the page."""
-    page.get_by_label("Name").fill(f"the-{role}")
+    page.get_by_label("Name").fill(name)
     page.get_by_label("Password").fill(PASSWORD)
     page.keyboard.press("Enter")
     page.get_by_role("link", name="Live", exact=True).wait_for()

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-from page_case import DESK, HOSTILE, add_event, browser, filled, go, opening, sign_in, until
+from page_case import DESK, HOSTILE, add_event, browser, fill_in, filled, go, opening, sign_in, until
 from server_case import PASSWORD, Case, running
 from small_model import SmallModel
 
@@ -428,10 +428,7 @@ def test_ones_own_password_is_changed_on_the_page(open_page: Any, case: Case, sh
     case.server.door.accounts.add("ines", "viewer", PASSWORD)
     page = open_page("viewer")
     page.get_by_role("button", name="Sign out").click()
-    page.get_by_label("Name").fill("ines")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    page.get_by_role("link", name="Live", exact=True).wait_for()
+    fill_in(page, "ines")
     page.locator("main").press("p")
     page.get_by_label("Password now").fill(PASSWORD)
     page.get_by_label("New password", exact=True).fill("another long phrase")

@@ -142,7 +142,7 @@ def test_what_the_store_does_not_take_is_told_on_every_view(open_page: Any, case
         assert "events (2 so far) are missing in all lists" in told.inner_text()
     page.get_by_role("button", name="Sign out").click()
     told.wait_for(state="hidden")
-    fill_in(page, "operator")
+    fill_in(page, "the-operator")
     told.wait_for()
     case.runner.not_stored = None
     told.wait_for(state="hidden")
@@ -567,7 +567,7 @@ def cut_off(case: Case, page: Any, role: str, act: Callable[[], None]) -> None:
     assert account is not None
     case.server.door.sessions.end_all(account)
     act()
-    fill_in(page, role)
+    fill_in(page, f"the-{role}")
 
 
 def test_what_was_drawn_is_still_there_after_signing_in_again(open_page: Any, case: Case):
@@ -586,7 +586,7 @@ def test_what_was_drawn_is_still_there_after_signing_in_again(open_page: Any, ca
     page.get_by_text("Not saved yet.").wait_for()
     page.context.clear_cookies()
     page.keyboard.press("s")
-    fill_in(page, "admin")
+    fill_in(page, "the-admin")
     page.get_by_text("Nothing drawn = the whole picture counts.").wait_for()
 
 
@@ -625,10 +625,7 @@ def test_who_takes_a_new_password_stays_signed_in(
     case.server.door.accounts.add("ines", "viewer", PASSWORD)
     page = open_page()
     page.get_by_role("button", name="Sign out").click()
-    page.get_by_label("Name").fill("ines")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.keyboard.press("Enter")
-    page.get_by_role("link", name="Live", exact=True).wait_for()
+    fill_in(page, "ines")
     page.locator("main").press("p")
     right = session_routes.set_cookie
 
