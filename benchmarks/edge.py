@@ -403,7 +403,7 @@ def masked(*, quick: bool) -> report.Figures:
     """Processor time to paint and encode a frame of a camera with privacy masks, for its recording."""
     from anomaly.edge.capture.masking import PrivacyMask
 
-    from anomaly.edge.capture.masked import MaskedEncoder
+    from anomaly.edge.capture.encoding import FrameEncoder
     from anomaly.edge.capture.timing import RATE
 
     found: report.Figures = {}
@@ -411,7 +411,7 @@ def masked(*, quick: bool) -> report.Figures:
     for width, height in (SIZE, (1920, 1080)):
         coarse = np.random.default_rng(0).integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
         scene = coarse.repeat(8, axis=0).repeat(8, axis=1)
-        mask, encoder = PrivacyMask((corner,)), MaskedEncoder(RATE // FPS)
+        mask, encoder = PrivacyMask((corner,)), FrameEncoder(RATE // FPS)
         count, taken = 30 if quick else 300, 0.0
         for i in range(count):
             image = np.roll(scene, 3 * i, axis=1)

@@ -525,7 +525,8 @@ def test_a_first_keyframe_is_waited_for_and_the_wait_is_told(pictured: bool, mon
     for name, value in (("_NO_PICTURE_S", 0.5), ("_NO_FIRST_PICTURE_S", 1.5), ("_TELL_OF_WAIT_S", 0.2)):
         monkeypatch.setattr(process, name, value)
     camera, told = in_this_process(parse_address("rtsp://127.0.0.1:9/x"))
-    source: Any = SimpleNamespace(stream=SimpleNamespace(time_base=None), timed=False, period=9000)
+    stream = av.open(os.devnull, "w", format="mp4").add_stream("libx264", rate=10)
+    source: Any = SimpleNamespace(stream=stream, timed=False, period=9000)
 
     def packets(_: Any) -> Iterator[av.Packet]:
         for _ in range(200):

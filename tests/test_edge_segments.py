@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +21,8 @@ from rtsp_server import RtspServer, number_in
 
 from anomaly.edge.address import parse_address
 from anomaly.edge.capture import Capture, CaptureSettings, Report
-from anomaly.edge.capture.opening import Opened
-from anomaly.edge.capture.recording import Recorder
-from anomaly.edge.capture.segment import adopt
+from anomaly.edge.capture.recorder import Recorder
+from anomaly.edge.capture.segment import Template, adopt
 from anomaly.edge.capture.timing import RATE, TIME_BASE
 
 
@@ -148,17 +149,120 @@ def test_without_keyframes_a_segment_ends_all_the_same_and_it_is_told(tmp_path: 
         tmp_path / "one.mp4", texture(90, (48, 64)), 10, encoder={"g": "1000", "bf": "0", "sc_threshold": "0"}
     )
     told: list[tuple[str, dict]] = []
-    recorder = Recorder(tmp_path, "cam1", 10.0, lambda kind, **detail: told.append((kind, detail)))
+    recorder = Recorder("cam1", 10.0, "", lambda kind, **detail: told.append((kind, detail)))
+    recorder.record_to(tmp_path)
     with av.open(str(tmp_path / "one.mp4")) as container:
         stream = container.streams.video[0]
-        source = Opened(container, stream, True, 10 * RATE, None)
+        template = Template.of(stream, 10 * RATE)
         for i, packet in enumerate(one for one in container.demux(stream) if one.size):
             packet.time_base, packet.pts, packet.dts = TIME_BASE, 10 * i * RATE, 10 * i * RATE
-            recorder.write(packet, source, 1_790_000_000.0 + 10 * i)
-        recorder.close()
-    assert [kind for kind, _ in told] == ["segment", "recording_stopped"]
-    assert told[0][1]["end_utc_s"] - told[0][1]["start_utc_s"] == pytest.approx(600, abs=20)
-    assert "keyframe" in told[1][1]["reason"]
+            recorder.write(packet, template, 1_790_000_000.0 + 10 * i)
+    assert recorder.close(20.0)
+    assert [kind for kind, _ in told] == ["recording_resumed", "segment", "recording_stopped"]
+    assert told[1][1]["end_utc_s"] - told[1][1]["start_utc_s"] == pytest.approx(600, abs=20)
+    assert "keyframe" in told[2][1]["reason"]
+
+
+@pytest.mark.parametrize(("codec", "name"), [("rawvideo", "raw.avi"), ("libvpx", "web.webm")])
+def test_what_fits_no_segment_is_encoded(tmp_path: Path, codec: str, name: str):
+    """Cheap USB cameras send raw pictures."""
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height = 160, 96
+        stream.pix_fmt = "yuyv422" if codec == "rawvideo" else "yuv420p"
+        for image in texture(15, (96, 160)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    with recording(str(tmp_path / name), tmp_path / "rec") as capture:
+        watch = Watch(capture)
+        watch.until_told("ended")
+    watch.take()
+    assert not watch.told("recording_stopped")
+    assert [report.detail["codec"] for report in watch.told("segment")] == ["h264"] * 2
+    check(tmp_path / "rec", watch.told("segment"))
+    assert sum(report.detail["frames"] for report in watch.told("segment")) == 15
+
+
+def test_a_disk_that_hangs_holds_up_no_frame_and_what_came_meanwhile_is_recorded(tmp_path: Path):
+    if shutil.which("strace") is None:
+        pytest.skip("no strace on this machine; apt-get install strace")
+    with RtspServer(size=(320, 192)) as server:
+        with recording(server.url, tmp_path / "rec") as capture:
+            watch = Watch(capture)
+            watch.until_told("segment")
+            command = [
+                "strace",
+                *("-f", "-qq", "-o", "/dev/null", "-p", str(capture.pid)),
+                *("-e", "trace=fsync", "-e", "inject=fsync:delay_enter=12s:when=1"),
+            ]
+            with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+                try:
+                    watch.more_frames(5)
+                    if strace.poll() is not None:
+                        assert strace.stderr is not None
+                        pytest.skip(f"no process may be traced here: {strace.stderr.read()}")
+                    report = watch.until_told("recording_stopped", timeout_s=20)
+                    watch.until_told("recording_resumed", 2, timeout_s=20)
+                finally:
+                    strace.terminate()
+            watch.more_frames(15)
+        watch.take()
+    assert report.detail["reason"].startswith("the disk has taken nothing for 10 s")
+    # Each frame was read in time, and is in a segment.
+    received = [frame.received_ns / 1e9 for frame in watch.frames]
+    assert max(after - before for before, after in pairwise(received)) < 2
+    assert not watch.told("disconnected")
+    numbers = check(tmp_path / "rec", watch.told("segment"))
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert len(numbers) > 120
+
+
+def test_what_does_not_fit_beside_a_disk_that_hangs_is_left_out_and_told(tmp_path: Path):
+    clip = write_clip(tmp_path / "a.mp4", texture(100, (96, 160)), fps=10, encoder={"g": "10", "bf": "0"})
+    told: list[tuple[str, dict]] = []
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def report(kind: str, **detail: Any) -> None:
+        told.append((kind, detail))
+        if kind == "segment":
+            hangs.set()
+            assert goes_on.wait(20)
+
+    def segments() -> list[dict]:
+        return [detail for kind, detail in told if kind == "segment"]
+
+    def write(first: int, last: int) -> None:
+        for i, packet in enumerate(packets[first:last], first):
+            packet.time_base, packet.pts, packet.dts = TIME_BASE, i * RATE // 10, i * RATE // 10
+            recorder.write(packet, template, 1_790_000_000.0 + i / 10)
+
+    with av.open(str(clip)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        template = Template.of(container.streams.video[0], RATE // 10)
+    recorder = Recorder("cam1", 1.0, "", report, most_waiting=sum(one.size for one in packets[10:45]) + 1)
+    recorder.record_to(tmp_path / "rec")
+    write(0, 11)
+    # The first segment is told with the packet after it, and that is as far as it gets.
+    assert hangs.wait(20)
+    write(11, 80)
+    assert [kind for kind, _ in told] == ["recording_resumed", "segment", "recording_stopped"]
+    assert "what comes now is not recorded" in told[-1][1]["reason"]
+    goes_on.set()
+    deadline = time.monotonic() + 20
+    while sum(detail["frames"] for detail in segments()) < 45:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    write(80, 100)
+    assert recorder.close(20)
+    assert [round(detail["start_pts_s"], 1) for detail in segments()] == [0.0, 1.0, 2.0, 3.0, 4.0, 8.0, 9.0]
+    assert [detail["frames"] for detail in segments()] == [10, 10, 10, 10, 5, 10, 10]
+    assert [kind for kind, _ in told].count("recording_stopped") == 1
+    # It goes on, as told, with what is recorded anew.
+    again = len(told) - 1 - [kind for kind, _ in told][::-1].index("recording_resumed")
+    assert told[again + 1][1]["start_pts_s"] == pytest.approx(8.0)
+    for detail in segments():
+        with av.open(str(tmp_path / "rec" / detail["path"])) as container:
+            assert sum(1 for _ in container.decode(video=0)) == detail["frames"]
 
 
 def test_a_part_that_does_not_play_is_removed(tmp_path: Path):

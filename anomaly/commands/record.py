@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from anomaly.commands import console
 from anomaly.edge.address import parse_address
 from anomaly.edge.capture import Capture, CaptureSettings
+from anomaly.edge.capture.segment import holds
 from anomaly.edge.inspect import observe
 from anomaly.edge.retention import RetentionSettings, estimate_disk
 from anomaly.edge.session import Session, gaps_between
@@ -73,12 +74,14 @@ def _tell_disk(config: RecordConfig, settings: CaptureSettings, out: Path) -> No
     estimate = estimate_disk({settings.camera: seen.bits_per_s}, kept)
     needed = estimate.recording_per_day * config.hours / 24
     free = shutil.disk_usage(out).free
-    anew = "; encoded anew under its privacy masks, that may be more or less" if settings.black else ""
+    # Raw pictures are tens of times what is written of them.
+    known = holds(seen.codec)
+    anew = "" if known and not settings.black else "; it is encoded anew, that may be more or less"
     console.say(
         f"{seen.shown}: {seen.codec}, {seen.width} x {seen.height}, {seen.bits_per_s / 1e6:.2f} Mbit/s; "
         f"{config.hours:g} h take about {_size(needed)}, {config.out} has {_size(free)} free{anew}"
     )
-    if needed > 0.95 * free and not config.record.force and settings.address.kind != "file":
+    if known and needed > 0.95 * free and not config.record.force and settings.address.kind != "file":
         raise AnomalyError(
             f"{config.hours:g} h of {seen.shown} take about {_size(needed)} and {config.out} has {_size(free)} free; "
             "free some, lower --hours, or record what fits with record.force=true"

@@ -132,8 +132,7 @@ class CameraHealth:
             return [Trouble(report.kind, True, utc_s, detail), Trouble(report.kind, False, utc_s)]
         if report.kind == "recording_stopped":
             return self._begin("recording", utc_s, detail)
-        # A process that was started anew does not know that the one before it had stopped recording.
-        if report.kind in ("recording_resumed", "segment"):
+        if report.kind == "recording_resumed":
             return self._over(("recording",), utc_s)
         return []
 

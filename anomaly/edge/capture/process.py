@@ -22,10 +22,11 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from anomaly.edge.address import redact
-from anomaly.edge.capture.masked import MaskedEncoder
+from anomaly.edge.capture.encoding import FrameEncoder
 from anomaly.edge.capture.opening import Lost, Opened, Refused, opened, why
-from anomaly.edge.capture.recording import Recorder
+from anomaly.edge.capture.recorder import Recorder
 from anomaly.edge.capture.retry import Retry
+from anomaly.edge.capture.segment import Template, holds
 from anomaly.edge.capture.settings import CaptureSettings
 from anomaly.edge.capture.shared import NewestFrame
 from anomaly.edge.capture.timing import RATE, STANDS_STILL, TIME_BASE, StreamTime
@@ -44,6 +45,8 @@ _NO_PICTURE_S, _NO_FIRST_PICTURE_S = 30.0, 150.0
 _TELL_OF_WAIT_S = 15.0
 # Told to stop, the process has so long to leave a read of its own accord; then its last segment is closed for it.
 _GRACE_S = 1.0
+# And the disk so long to take what is recorded, before the parent's patience is over: `Capture.stop`.
+_FINISH_S = 3.0
 _KEPT_ARRIVALS = 128
 # A camera may change its size, or jump in time, with every frame. Each word of it is a row that is kept for a year, and
 # a message to every sink: such a fault is told at once, and then so often.
@@ -113,13 +116,10 @@ class _Camera:
         self._stands = _Seldom(_JUMPS_S)
         self._stopping = threading.Event()
         self._sending = threading.Lock()
-        # Held while the recorder is exchanged or closed, by whichever thread.
-        self._switching = threading.Lock()
-        self._recording: Path | None = None
-        self._recorder: Recorder | None = None
+        self._recorder = Recorder(settings.camera, settings.segment_s, mask_mark(settings.black), self.report)
         self._mask = PrivacyMask(settings.black)
-        # Where there is something to hide, only what was painted is recorded.
-        self._encoder: MaskedEncoder | None = None
+        # Where there is something to hide, only what was painted is recorded; see `_template`.
+        self._encoder: FrameEncoder | None = None
         self._retry = Retry(settings.refused_wait_s, refused)
         self._told: str | None = None
         self._connected = False
@@ -149,23 +149,15 @@ class _Camera:
 
     def record_to(self, folder: Path | None) -> None:
         """Record into another folder from the next keyframe on, or not at all; from any thread."""
-        with self._switching:
-            if folder == self._recording:
-                return
-            before, self._recorder, self._recording = self._recorder, None, folder
-            if before is not None:
-                before.close()
-            if folder is not None:
-                one = self._settings
-                recorder = Recorder(folder, one.camera, one.segment_s, self.report, mask_mark(one.black))
-                recorder.recover()
-                self._recorder = recorder
+        self._recorder.record_to(folder)
 
     def close(self) -> None:
-        """Finish what is being written."""
-        with self._switching:
-            if self._recorder is not None:
-                self._recorder.close()
+        """Finish what is being written, as far as the disk lets it."""
+        if not self._recorder.close(_FINISH_S):
+            self.report(
+                "recording_stopped",
+                reason="the disk took no more at the end; what waited for it is not recorded",
+            )
 
     def run(self) -> None:
         """Read until told to stop, until a file is over, or until a camera has refused too often."""
@@ -183,6 +175,9 @@ class _Camera:
                     return
                 if self._settings.address.kind == "file":
                     if not self._settings.loop:
+                        # Its last segment is told before that: nobody listens after.
+                        while not self._recorder.close(1.0) and not self._stopping.is_set():
+                            self._newest.alive_ns = time.monotonic_ns()
                         self.report("ended")
                         return
                     if self._newest.decoded > decoded:
@@ -241,9 +236,7 @@ class _Camera:
                 raise
             finally:
                 self._encoder = None
-                recorder = self._recorder
-                if recorder is not None:
-                    recorder.end_connection()
+                self._recorder.end_connection()
 
     def _read(self, source: Opened) -> None:
         # An arrival is not rounded to the clock of a stream that has none: libav gives Motion JPEG one of 40 ms.
@@ -254,6 +247,7 @@ class _Camera:
             round(self._last_s * RATE) + source.period if self._last_s >= 0 else -1,
             from_zero=self._settings.address.kind == "rtsp",
         )
+        template = self._template(source)
         pace = _Pace() if self._settings.address.kind == "file" else None
         arrivals: OrderedDict[int, tuple[int, float]] = OrderedDict()
         picture_at, limit_s = time.monotonic(), _NO_FIRST_PICTURE_S
@@ -283,7 +277,7 @@ class _Camera:
             for frame in _decoded(packet):
                 picture_at, limit_s = time.monotonic(), _NO_PICTURE_S
                 lies = lies or _orientation(frame, source)
-                self._frame(frame, source, lies, arrivals)
+                self._frame(frame, source, lies, arrivals, template is None)
             waited_s = time.monotonic() - picture_at
             if waited_s > limit_s:
                 raise Lost(f"nothing that came in {limit_s:g} s could be decoded")
@@ -291,12 +285,19 @@ class _Camera:
                 self._tell_lost(
                     "it sends, and no picture can be decoded yet: its next keyframe is waited for"
                 )
-            recorder = self._recorder
-            if recorder is not None and not self._settings.black and packet.size:
-                recorder.write(packet, source, utc_s)
+            if template is not None and packet.size and self._recorder.on:
+                # A USB camera lends its memory, and takes it back when it is closed.
+                kept = _copied(packet) if self._settings.address.kind == "v4l2" else packet
+                self._recorder.write(kept, template, utc_s)
         if pace is not None and due is not None and self._settings.loop:
             # The last frame has its time too; a file of a single one would be read as fast as it can be.
             pace.wait(due + source.period, self._stopping)
+
+    def _template(self, source: Opened) -> Template | None:
+        """Of packets that are recorded as they come; None = frames are encoded for it, painted where there are masks."""
+        if self._settings.black or not holds(source.stream.codec_context.name):
+            return None
+        return Template.of(source.stream, source.period)
 
     def _tell_odd_time(self, note: str) -> None:
         seldom = self._stands if note == STANDS_STILL else self._jumps
@@ -328,6 +329,7 @@ class _Camera:
         source: Opened,
         lies: int,
         arrivals: OrderedDict[int, tuple[int, float]],
+        encode: bool,
     ) -> None:
         index = self._newest.count_decoded()
         if frame.is_corrupt or frame.pts is None:
@@ -338,10 +340,10 @@ class _Camera:
         if not self._connected:
             self._on_connected(frame, source)
         self._compare(frame, source)
-        painted, recorder = None, self._recorder
-        if self._settings.black and recorder is not None:
+        painted = None
+        if encode and self._recorder.on:
             painted = self._painted(frame, lies)
-            self._record(recorder, painted, frame.pts, source, utc_s)
+            self._record(painted, frame.pts, source, utc_s)
         # Leading frames of a first keyframe, or a stray timestamp: time only grows.
         if pts_s <= self._last_s:
             return
@@ -363,14 +365,12 @@ class _Camera:
         self._mask.paint(image)
         return image
 
-    def _record(
-        self, recorder: Recorder, painted: ImageArray, pts: int, source: Opened, utc_s: float
-    ) -> None:
+    def _record(self, painted: ImageArray, pts: int, source: Opened, utc_s: float) -> None:
         if self._encoder is None:
-            self._encoder = MaskedEncoder(source.period)
+            self._encoder = FrameEncoder(source.period)
         for packet in self._encoder.encode(painted, pts):
-            if self._encoder.source is not None:
-                recorder.write(packet, self._encoder.source, utc_s)
+            if self._encoder.template is not None:
+                self._recorder.write(packet, self._encoder.template, utc_s)
 
     def _on_connected(self, frame: VideoFrame, source: Opened) -> None:
         self._connected, self._told = True, None
@@ -415,6 +415,13 @@ class _Pace:
             self._first = tick, time.monotonic()
         due = self._first[1] + (tick - self._first[0]) / RATE
         return not stopping.wait(max(due - time.monotonic(), 0.0))
+
+
+def _copied(packet: Packet[Any]) -> Packet[Any]:
+    copy: Packet[Any] = Packet(bytes(packet))
+    copy.time_base, copy.pts, copy.dts = packet.time_base, packet.pts, packet.dts
+    copy.is_keyframe = packet.is_keyframe
+    return copy
 
 
 def _decoded(packet: Packet[Any]) -> list[VideoFrame]:

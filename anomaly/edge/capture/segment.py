@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,6 @@ import av
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from anomaly.edge.capture.masked import Encoded
-from anomaly.edge.capture.opening import Opened
 from anomaly.edge.capture.timing import RATE, TIME_BASE
 from anomaly.edge.segment_name import segment_name
 
@@ -32,12 +32,32 @@ _PARAMETER_SETS = {"h264": (7, 8), "hevc": (32, 33, 34)}
 _START_CODE = re.compile(rb"\x00\x00\x01")
 
 
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What a segment must know of where its packets come from; it outlives the connection.
+
+    Attributes:
+        stream: libav's, of a container that nothing closes meanwhile.
+        period: ticks from frame to frame, on average.
+    """
+
+    stream: VideoStream
+    period: int
+
+    @classmethod
+    def of(cls, stream: VideoStream, period: int) -> Template:
+        """A copy of what a connection's stream tells of itself; for a codec that segments hold."""
+        # Nothing is written there.
+        container = av.open(os.devnull, "w", format="mp4")
+        return cls(container.add_stream_from_template(stream, opaque=True), period)
+
+
 class Segment:
     """Writes one segment under a name that ends in `.part`.
 
     Args:
-        folder, camera: see `Recorder`.
-        source: of the packets.
+        folder, camera: see `anomaly.edge.capture.recorder.Recorder`.
+        template: of the packets.
         parameters: parameter sets of the keyframe (Annex B); empty = those that the source announced.
         first: the keyframe; it is written by `write`.
         utc_s: when it arrived.
@@ -53,7 +73,7 @@ class Segment:
         self,
         folder: Path,
         camera: str,
-        source: Opened | Encoded,
+        template: Template,
         parameters: bytes,
         first: Packet[Any],
         utc_s: float,
@@ -62,8 +82,8 @@ class Segment:
     ) -> None:
         assert first.pts is not None
         self._folder = folder
-        self._codec = source.stream.codec_context.codec.canonical_name
-        self._period = source.period
+        self._codec = template.stream.codec_context.codec.canonical_name
+        self._period = template.period
         self._start_utc_s = utc_s
         self._start_pts = first.pts
         self._offset_s = utc_s - first.pts / RATE
@@ -76,11 +96,12 @@ class Segment:
         self._frames = 0
         self.path = _free_path(folder / camera, utc_s, mark)
         self._part = self.path.with_name(self.path.name + ".part")
-        self._container = av.open(str(self._part), "w", format="mp4", options=_MUXER)
+        self._file = _File(self._part, "wb")
+        self._container = av.open(self._file, "w", format="mp4", options=_MUXER)
         self._container.metadata["comment"] = json.dumps(
             {"start_utc_s": utc_s, "start_pts_s": first.pts / RATE, "codec": self._codec}
         )
-        stream = self._container.add_stream_from_template(source.stream, opaque=True)
+        stream = self._container.add_stream_from_template(template.stream, opaque=True)
         if parameters:
             stream.codec_context.extradata = parameters
         stream.time_base = TIME_BASE
@@ -115,6 +136,7 @@ class Segment:
         """Close, sync, rename; returns what "segment" tells, or None where nothing was written."""
         self._release(None)
         self._container.close()
+        self._file.close()
         if not self._frames:
             self._part.unlink()
             return None
@@ -144,6 +166,7 @@ class Segment:
         except (av.error.FFmpegError, OSError, ValueError):
             pass  # It is thrown away; that its end cannot be written no longer matters.
         finally:
+            self._file.close()
             self._part.unlink(missing_ok=True)
 
     def _release(self, dts: int | None) -> None:
@@ -169,6 +192,22 @@ class Segment:
         packet.dts = dts - self._base
         packet.pts = max(packet.pts, dts) - self._base
         self._container.mux_one(packet)
+
+
+def holds(codec: str) -> bool:
+    """Whether a segment holds packets of a codec, by libav's name: not the raw pictures of a USB camera, for one."""
+    return codec in av.open(os.devnull, "w", format="mp4").supported_codecs
+
+
+class _File(io.FileIO):
+    """A file that lets the process's other threads go on while a disk is slow; libav's own stops them all."""
+
+    def write(self, data: Any, /) -> int:
+        """Write all of it: a nearly full disk takes a part."""
+        view, done = memoryview(data), 0
+        while done < len(view):
+            done += super().write(view[done:])
+        return done
 
 
 def put_in_place(part: Path, path: Path) -> int:

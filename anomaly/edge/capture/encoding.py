@@ -1,17 +1,19 @@
-"""What is recorded of a camera with privacy masks: its frames, painted, encoded anew before anything reaches the disk."""
+"""Frames to packets, where those of the camera are not recorded.
+
+Privacy masks are painted before anything reaches the disk; and raw pictures, as of a USB camera, fit no segment.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import av
 from av.video.frame import PictureType, VideoFrame
-from av.video.stream import VideoStream
 
+from anomaly.edge.capture.segment import Template
 from anomaly.edge.capture.timing import RATE, TIME_BASE
 
 if TYPE_CHECKING:
@@ -26,21 +28,8 @@ _KEYFRAME_TICKS = RATE
 _NO_OTHER_KEYFRAME = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Stands for an open source whose packets are those of the encoder.
-
-    Attributes:
-        stream: the encoder's.
-        period: ticks from frame to frame, on average.
-    """
-
-    stream: VideoStream
-    period: int
-
-
-class MaskedEncoder:
-    """Painted frames of one connection to H.264 packets, with a keyframe a second.
+class FrameEncoder:
+    """Frames of one connection to H.264 packets, with a keyframe a second.
 
     Args:
         period: ticks from frame to frame, on average.
@@ -51,13 +40,13 @@ class MaskedEncoder:
         self._size: tuple[int, int] | None = None
         self._last = -1
         self._keyframe_at = 0
-        self.source: Encoded | None = None
+        self.template: Template | None = None
 
     def encode(self, image: ImageArray, pts: int) -> Iterator[Packet[Any]]:
         """Packets of the next frame; none where its time does not grow.
 
         Args:
-            image: (H, W, 3) uint8 RGB, painted.
+            image: (H, W, 3) uint8 RGB; where there are masks, painted.
             pts: ticks of the capture.
         """
         if pts <= self._last:
@@ -67,13 +56,13 @@ class MaskedEncoder:
         height, width = image.shape[0] & ~1, image.shape[1] & ~1
         if self._size != (height, width):
             self._open(height, width)
-        assert self.source is not None
+        assert self.template is not None
         frame = VideoFrame.from_ndarray(image[:height, :width].copy(), format="rgb24")
         frame.pts, frame.time_base = pts, TIME_BASE
         if pts >= self._keyframe_at:
             frame.pict_type = PictureType.I
             self._keyframe_at = pts + _KEYFRAME_TICKS - self._period // 2
-        yield from self.source.stream.encode(frame)
+        yield from self.template.stream.encode(frame)
 
     def _open(self, height: int, width: int) -> None:
         self._size, self._keyframe_at = (height, width), 0
@@ -86,4 +75,4 @@ class MaskedEncoder:
         stream.time_base = TIME_BASE
         stream.codec_context.time_base = TIME_BASE
         stream.codec_context.gop_size = _NO_OTHER_KEYFRAME
-        self.source = Encoded(stream, self._period)
+        self.template = Template(stream, self._period)
