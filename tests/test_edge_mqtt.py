@@ -363,6 +363,28 @@ def test_tls_with_an_authority_and_a_client_certificate(tmp_path: Path, authorit
         assert [one["event_id"] for one in listener.told("start")] == [event.id]
 
 
+def test_a_client_s_key_is_read_at_each_connection_and_an_encrypted_one_is_told(
+    tmp_path: Path, authority: Path
+):
+    files = [
+        f"cafile {authority}/ca.pem",
+        f"certfile {authority}/server.pem",
+        f"keyfile {authority}/server.key",
+    ]
+    key = tmp_path / "client.key"
+    encrypted = ["openssl", "pkey", "-aes256", "-passout", "pass:canary", "-in", "client.key", "-out"]
+    subprocess.run([*encrypted, str(key)], cwd=authority, check=True)
+    ours = Tls(authority / "ca.pem", authority / "client.pem", key)
+    with (
+        Broker(tmp_path / "broker", *files, "require_certificate true") as broker,
+        told_site(tmp_path / "site", [mqtt(broker.port, tls=ours)]) as site,
+    ):
+        site.start()
+        until(lambda: f"{key} is encrypted" in site.status("mqtt")["last_error"])
+        shutil.copy(authority / "client.key", key)
+        until(lambda: site.status("mqtt")["sent"] == 1)
+
+
 def test_a_password_is_read_when_connecting_and_shown_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

@@ -245,6 +245,17 @@ def test_a_port_in_use_and_a_bad_certificate_are_one_line(tmp_path: Path):
             server.stop()
 
 
+def test_an_encrypted_key_is_refused_and_nothing_asks_for_its_passphrase(tmp_path: Path):
+    command = "openssl req -x509 -newkey rsa:2048 -passout pass:canary -days 2 -subj /CN=localhost -keyout key.pem -out cert.pem"
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    with Store(tmp_path / "store") as store:
+        settings = ServeSettings(port=0, tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem")
+        server = serve(SmallRunner(), store, settings)
+        with pytest.raises(UsageError, match=f"key {tmp_path}/key.pem is encrypted.*openssl pkey"):
+            server.start()
+        server.stop()
+
+
 def users(folder: Path, *arguments: object, password: str | None = None) -> list[object]:
     """Arguments of `anomaly users` on a folder."""
     if password is not None:

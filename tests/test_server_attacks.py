@@ -367,6 +367,11 @@ def test_a_renewed_certificate_needs_no_restart(
         key.write_text("no key")
         time.sleep(0.3)
         assert ssl.get_server_certificate((host, int(port))) == served
+        shutil.copy(certificate[0], cert)
+        openssl = ["openssl", "pkey", "-aes256", "-passout", "pass:canary", "-in"]
+        subprocess.run([*openssl, str(certificate[1]), "-out", str(key)], check=True)
+        until(lambda: "is encrypted" in caplog.text)
+        assert ssl.get_server_certificate((host, int(port))) == served
 
 
 def trusting(cert: Path) -> ssl.SSLContext:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
+from anomaly.edge.pem import load_chain
 from anomaly.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ def client_context(tls: Tls | None) -> ssl.SSLContext:
     """What a connection is made with; TLS 1.2 or newer.
 
     Raises:
-        UsageError: a file cannot be read or is not PEM; names it.
+        UsageError: a file cannot be read or is not PEM, or the key is encrypted; names it.
     """
     try:
         context = ssl.create_default_context(cafile=None if tls is None or tls.ca is None else str(tls.ca))
@@ -24,7 +25,7 @@ def client_context(tls: Tls | None) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if tls is not None and tls.certificate is not None:
         try:
-            context.load_cert_chain(tls.certificate, tls.key)
+            load_chain(context, tls.certificate, tls.key)
         except (OSError, ssl.SSLError) as error:
             raise UsageError(
                 f"tls.certificate={tls.certificate} with tls.key={tls.key} cannot be used ({error}); "

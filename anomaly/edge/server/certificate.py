@@ -6,6 +6,9 @@ import logging
 import ssl
 from typing import TYPE_CHECKING, TypeAlias
 
+from anomaly.edge.pem import load_chain
+from anomaly.errors import UsageError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -25,6 +28,7 @@ class Certificate:
 
     Raises:
         ssl.SSLError, OSError: they cannot be read, or do not belong together.
+        UsageError: the key is encrypted.
     """
 
     def __init__(self, cert: Path, key: Path) -> None:
@@ -42,7 +46,7 @@ class Certificate:
         self._read = stamp
         try:
             self._newest = self._load()
-        except (ssl.SSLError, OSError) as error:
+        except (ssl.SSLError, OSError, UsageError) as error:
             _LOG.error(
                 "the TLS certificate %s has changed but cannot be used with the key %s (%s); the one from before stays in use",
                 *self._files,
@@ -58,7 +62,7 @@ class Certificate:
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*self._files)
+        load_chain(context, *self._files)
         return context
 
     def _stamp(self) -> _Stamp:
