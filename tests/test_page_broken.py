@@ -618,6 +618,44 @@ def test_a_note_and_a_miss_are_still_there_after_signing_in_again(open_page: Any
     assert page.get_by_label("What was missed").input_value() == "a jam"
 
 
+def test_a_note_and_a_miss_that_were_begun_are_not_lost_in_silence(open_page: Any, case: Case):
+    now = time.time()
+    case.runner.show("cam")
+    events = [add_event(case, now - 60 + i, camera="cam") for i in range(2)]
+    page = open_page()
+    go(page, "Events")
+    page.locator("[role=option]").nth(1).click()
+    note = page.get_by_label("Note to the verdict")
+    note.fill("the belt tore")
+    page.locator("[role=option]").nth(0).click()
+    assert note.input_value() == ""
+    page.get_by_role("link", name="Show on the timeline").click()
+    page.locator("canvas.timeline").wait_for()
+    go(page, "Events")
+    page.locator("[role=option]").nth(1).click()
+    assert note.input_value() == "the belt tore"
+    page.get_by_role("button", name="Real").click()
+    until(lambda: case.store.verdicts(events[0]))
+    assert [one.note for one in case.store.verdicts(events[0])] == ["the belt tore"]
+    go(page, "Timeline")
+    chart = page.locator("canvas.timeline")
+    for key in ("ArrowLeft", "[", "ArrowRight", "]"):
+        chart.press(key)
+    label = page.get_by_label("What was missed")
+    label.fill("a jam")
+    go(page, "Live")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert (page.url.endswith("#/timeline"), label.input_value()) == (True, "a jam")
+    page.get_by_label("Camera").select_option("other")
+    page.get_by_role("dialog").get_by_role("button", name="Leave").click()
+    page.wait_for_function("document.querySelector('.mark').hidden")
+    for key in ("ArrowLeft", "[", "ArrowRight", "]"):
+        chart.press(key)
+    assert label.input_value() == "", "what was told of one camera is not marked for another"
+    go(page, "Live")
+    page.get_by_role("heading", name="Live", exact=True).wait_for()
+
+
 def test_who_takes_a_new_password_stays_signed_in(
     open_page: Any, case: Case, monkeypatch: pytest.MonkeyPatch
 ):

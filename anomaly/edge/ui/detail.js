@@ -6,6 +6,9 @@ import { lasting, number, utc, when } from "./format.js";
 
 export const VERDICTS = [["real", "Real", "1", "▲"], ["false alarm", "False alarm", "2", "○"], ["unsure", "Unsure", "3", "?"]];
 
+// Notes that were begun, by event: who looks elsewhere before the verdict finds theirs again, and nobody else does.
+const notes = { of: "", begun: new Map() };
+
 /**
  * A pane that shows events one after another.
  * @param said called with the event after a verdict
@@ -16,11 +19,16 @@ export function detailPane(context, said, empty) {
   let event = null, video = null, serial = 0;
 
   const note = el("input", { maxLength: 2000, "aria-label": "Note to the verdict", placeholder: "Note (o), then the verdict", className: "note" });
+  if (notes.of !== context.who.name) { notes.of = context.who.name; notes.begun.clear(); }
+  note.addEventListener("input", () => {
+    if (note.value.trim()) notes.begun.set(event.id, note.value); else notes.begun.delete(event.id);
+  });
   // From the note, Enter leads back to the keys of the verdicts.
   note.addEventListener("keydown", (pressed) => { if (pressed.key === "Enter" || pressed.key === "Escape") note.blur(); });
   const send = async (on, verdict, text) => {
     try {
       const given = await post(`/api/events/${on.id}/verdict`, { verdict, note: text });
+      notes.begun.delete(on.id);
       if (event === on) note.value = "";
       const before = on.verdict?.utc_s ?? 0;
       on.verdict = given;
@@ -155,7 +163,7 @@ export function detailPane(context, said, empty) {
   /** Shows what is known at once, then all of it; asks again while the event or its clip is unfinished. */
   const show = async (given) => {
     const mine = ++serial;
-    if (event?.id !== given?.id) note.value = given && given.id === begun?.event ? begun.note : "";
+    if (event?.id !== given?.id) note.value = notes.begun.get(given?.id) ?? "";
     event = given;
     if (!given) { video = null; put(root, el("p", { className: "quiet" }, empty())); return; }
     draw();
@@ -175,9 +183,9 @@ export function detailPane(context, said, empty) {
     Object.assign(event, full);
     if (changed(event) !== before) draw();
   });
-  // A note that was begun is still there for who has to sign in before the verdict.
+  // Who has to sign in before the verdict finds the event again whose note was begun.
   const begun = context.takeUp();
-  context.onWork(() => (event && note.value.trim() ? { event: event.id, note: note.value } : null));
+  context.onWork(() => (event && note.value.trim() ? { event: event.id } : null));
   return {
     root, show, play,
     /** The event whose note was begun. */

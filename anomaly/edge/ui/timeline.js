@@ -33,7 +33,7 @@ export async function showTimeline(view, context) {
   const label = el("input", { maxLength: 200, placeholder: "what was missed (optional)", "aria-label": "What was missed" });
   const range = el("strong", {});
   const mark = el("form", { className: "card mark", hidden: true },
-    range, label, el("div", { className: "row" }, el("button", { className: "primary" }, "Mark a miss"), button("Cancel", () => { from = to = null; draw(); })));
+    range, label, el("div", { className: "row" }, el("button", { className: "primary" }, "Mark a miss"), button("Cancel", () => cancel())));
   const list = el("ul", { className: "misses" });
   put(view,
     el("div", { className: "row between head" }, el("h1", {}, "Timeline"),
@@ -123,6 +123,12 @@ export async function showTimeline(view, context) {
     await load();
     chart.focus();
   };
+  const cancel = () => {
+    from = to = null;
+    label.value = "";
+    draw();
+  };
+  const unsaved = () => (!mark.hidden && label.value.trim() ? "The miss that you describe is not marked yet. Leave it?" : "");
   const turn = (share) => { until += span * share; load(); };
   /** Takes everything of a camera from the page: nothing of it may stand under the name of another. */
   const empty = () => {
@@ -201,7 +207,14 @@ export async function showTimeline(view, context) {
       notice(error.message, "bad");
     }
   });
-  chooser.addEventListener("change", () => { camera = chooser.value; empty(); load(); });
+  chooser.addEventListener("change", async () => {
+    if (unsaved() && !(await ask(unsaved(), "Leave"))) { chooser.value = camera; return; }
+    camera = chooser.value;
+    // What is told of one camera is not to be marked for another.
+    label.value = "";
+    empty();
+    load();
+  });
   spans.addEventListener("change", () => { const middle = head ?? until - span / 2; const last = until; span = Number(spans.value); until = head === null ? last : middle + span / 2; load(); });
   const watcher = new ResizeObserver(draw);
   watcher.observe(chart);
@@ -214,7 +227,7 @@ export async function showTimeline(view, context) {
     else if (event.key === "[") { from = here_s; to = to !== null && to > from ? to : null; draw(); }
     else if (event.key === "]" && from !== null && here_s > from) { to = here_s; draw(); }
     else if (event.key === "m" && !mark.hidden) label.focus();
-    else if (event.key === "Escape") { from = to = null; draw(); }
+    else if (event.key === "Escape") cancel();
     else if (event.key === " " && !event.target.closest("button, a, video")) { if (!playing) seek(here_s, true); else if (video.paused) video.play().catch(() => {}); else video.pause(); }
     else return false;
     return true;
@@ -236,6 +249,7 @@ export async function showTimeline(view, context) {
     spans.value = span;
     label.value = begun.label;
   }
+  context.onUnsaved(unsaved);
   context.onWork(() => (mark.hidden ? null : { camera, from, to, span, until, label: label.value }));
   await load();
   if (head !== null) seek(head);
