@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -313,6 +314,25 @@ def test_the_maker_makes_what_is_pending_and_what_comes(tmp_path: Path):
         assert store.misses()[0].clip_state == "ready"
         assert pictures(store.path(store.misses()[0].clip))[0][1] == 120
         assert not list(tmp_path.rglob("*.part"))
+
+
+def test_behind_many_clips_the_newest_is_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with Store(tmp_path) as store:
+        index(store, record(tmp_path / "recording", "mjpeg"))
+        events = [ended_event(store, T0 + 2 + i) for i in range(5)]
+        made, write = [], store.set_clip
+
+        def noted(item_id: str, *given: Any, **changes: Any) -> bool:
+            if len(made) == 1:
+                events.append(ended_event(store, T0 + 9))
+            made.append(item_id)
+            return write(item_id, *given, **changes)
+
+        monkeypatch.setattr(store, "set_clip", noted)
+        with ClipMaker(store, 1, 1):
+            wait_for(lambda: len(made) == 6)
+        # The newest and the oldest in turn; one that comes meanwhile is the newest.
+        assert made == [events[i] for i in (4, 0, 5, 1, 3, 2)]
 
 
 def test_a_clip_bears_the_mark_of_the_masks_it_was_painted_with_though_others_hold_meanwhile(tmp_path: Path):

@@ -23,7 +23,7 @@ from anomaly.edge.store.timeline import Segment
 from anomaly.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from types import TracebackType
 
     from anomaly.edge.health import Trouble
@@ -76,7 +76,9 @@ class ClipMaker:
         self._wait_s = wait_s
         self._black = black
         self._room = room
+        # Of each item that is pending, since when that is known.
         self._seen: dict[str, float] = {}
+        self._newest_first = False
         self._tries: dict[str, int] = {}
         # Of each camera, when its segments began that are not finished; looked up once a turn.
         self._begun: dict[str, list[float]] = {}
@@ -125,25 +127,13 @@ class ClipMaker:
 
     def _look(self) -> bool:
         """Make what is due; False where the disk has no room for it, or some of it failed and is to be tried again."""
-        pending: list[StoredEvent | Miss] = [*self._store.misses(clip_state="pending")]
-        pending += [
-            one for one in self._store.events(clip_state="pending", limit=1000) if one.end_utc_s is not None
-        ]
-        # The oldest first: their footage is the next to go.
-        pending.sort(key=lambda one: one.id)
-        for store_of in (self._seen, self._tries):
-            for item_id in store_of.keys() - {one.id for one in pending}:
-                del store_of[item_id]
-        self._begun.clear()
+        tried: set[str] = set()
         failed = False
-        for item in pending:
-            if self._stopping:
-                return True
-            segments = self._segments(item)
-            if segments is None:
-                continue
+        while not self._stopping and (due := self._due(tried)) is not None:
+            item, segments = due
             if not self._room():
                 return False
+            tried.add(item.id)
             try:
                 if not self._make(item, segments):
                     return False
@@ -157,6 +147,26 @@ class ClipMaker:
             self._helper.worked()
         return not failed
 
+    def _due(self, tried: Collection[str]) -> tuple[StoredEvent | Miss, list[Segment]] | None:
+        """The next item whose recording is there, and that; None where there is none but those that were tried.
+
+        Looked up for each clip anew, the newest and the oldest in turn: an operator waits for what has just come,
+        however many are behind, and the footage of the oldest is the next to go.
+        """
+        pending: list[StoredEvent | Miss] = [*self._store.misses(clip_state="pending")]
+        pending += [
+            one for one in self._store.events(clip_state="pending", limit=1000) if one.end_utc_s is not None
+        ]
+        ids = {one.id for one in pending}
+        self._seen = {item_id: self._seen.get(item_id, time.monotonic()) for item_id in ids}
+        self._tries = {item_id: tries for item_id, tries in self._tries.items() if item_id in ids}
+        self._begun.clear()
+        self._newest_first = not self._newest_first
+        for item in sorted(pending, key=lambda one: one.id, reverse=self._newest_first):
+            if item.id not in tried and (segments := self._segments(item)) is not None:
+                return item, segments
+        return None
+
     def _span(self, item: StoredEvent | Miss) -> tuple[float, float]:
         end = item.start_utc_s if item.end_utc_s is None else item.end_utc_s
         return item.start_utc_s - self._before_s, max(end, item.start_utc_s) + self._after_s
@@ -165,10 +175,9 @@ class ClipMaker:
         """The recording of an item, once it is whole or waited for long enough; None before that."""
         start, end = self._span(item)
         segments = self._store.segments(item.camera, start, end)
-        since = self._seen.setdefault(item.id, time.monotonic())
         if any(segment.end_utc_s >= end for segment in segments):
             return segments
-        waited_s = time.monotonic() - since
+        waited_s = time.monotonic() - self._seen[item.id]
         if any(began <= end for began in self._unfinished(item.camera)):
             # Keyframes may be minutes apart, and what a power cut left is finished by the camera's next process.
             over = waited_s > LONGEST_SEGMENT_S
