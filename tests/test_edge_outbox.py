@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from broker import Broker, Listener, Receiver, needs_mosquitto, until
+from broker import Broker, Listener, Receiver, free_port, needs_mosquitto, until
 from told_site import ORIGIN, QUICK, SECRET, Site, told_site
 
 from anomaly.edge import outbox
-from anomaly.edge.notify import Bounds, MqttSettings, WebhookSettings
+from anomaly.edge.notify import Bounds, MqttSettings, PeopleSettings, WebhookSettings
 from anomaly.edge.notify.message import summary_message, utc_text
 from anomaly.edge.notify.settings import Backoff
 from anomaly.edge.store.event import blank, next_id
@@ -346,3 +348,82 @@ def test_over_mqtt_too_what_could_not_be_stored_is_told_in_its_cameras_order(tmp
         until(lambda: len(listener.once("start")) == sum(map(len, told.values())))
         for camera, ids in told.items():
             assert [one["event_id"] for one in listener.once("start") if one["camera"] == camera] == ids
+
+
+@contextmanager
+def taking_nothing(site: Site) -> Iterator[None]:
+    """Another process holds the store's database: it can be read and takes nothing."""
+    holder = sqlite3.connect(site.store.folder / "anomaly.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    yield
+    holder.execute("ROLLBACK")
+    holder.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anomaly.edge.store.database.BUSY_S", 0.05)
+    monkeypatch.setattr("anomaly.edge.notify.queue._WRITE_AGAIN_S", 0.2)
+
+
+@needs_mosquitto
+def test_a_broker_that_comes_back_is_told_also_while_the_store_takes_nothing(tmp_path: Path, impatient: None):
+    with Broker(tmp_path / "broker") as broker, Listener(broker.port) as listener:
+        mqtt = MqttSettings("127.0.0.1", broker.port, backoff=QUICK)
+        with told_site(tmp_path / "s", [mqtt], tend_every_s=0.1) as site:
+            until(lambda: listener.statuses() == [True])
+            broker.stop()
+            until(lambda: site.status("mqtt")["connected"] is False)
+            stored = site.start("side").id
+            with taking_nothing(site):
+                alarm = unstored(site, "top")
+                broker.start()
+                until(lambda: len(listener.once("start")) == 2)
+                time.sleep(1.5)
+                assert sorted(one["event_id"] for one in listener.told("start")) == sorted([stored, alarm])
+                assert site.status("mqtt")["connected"] is True
+                # The will of the connection that ended with the broker, and one connection since.
+                assert listener.statuses()[-1] is True
+                assert listener.statuses().count(True) <= 3
+            until(lambda: site.status("mqtt")["sent"] == 1)
+            assert site.status("mqtt")["pending"] == 0
+
+
+def test_a_receiver_hears_nothing_twice_while_the_store_takes_nothing(tmp_path: Path, impatient: None):
+    port = free_port()
+    hook = WebhookSettings(f"http://127.0.0.1:{port}/hook", (SECRET,), name="hook", backoff=Backoff(0.3, 0.3))
+    with told_site(tmp_path, [hook], tend_every_s=0.1) as site:
+        sent, refused, failing = (site.start(camera).id for camera in ("sent", "refused", "failing"))
+        until(lambda: site.status("hook")["connected"] is False)
+        with taking_nothing(site), Receiver(port) as receiver:
+            answers = {refused: 400, failing: 500}
+            receiver.answer = lambda content: answers.get(content["event_id"], 204)
+            alarm = unstored(site, "sent")
+            until(lambda: f"{alarm}-start" in receiver.ids())
+            began, before = time.monotonic(), receiver.ids().count(f"{failing}-start")
+            time.sleep(1.5)
+            assert [receiver.ids().count(f"{one}-start") for one in (sent, refused, alarm)] == [1, 1, 1]
+            # What fails is tried again no sooner than elsewhere.
+            tries = receiver.ids().count(f"{failing}-start") - before
+            assert 1 <= tries <= (time.monotonic() - began) / 0.15 + 1
+        until(lambda: site.status("hook")["sent"] == 1)
+        assert (site.status("hook")["set_aside"], site.status("hook")["pending"]) == (1, 1)
+
+
+def test_people_are_not_flooded_while_the_store_takes_nothing(tmp_path: Path, impatient: None):
+    with Receiver() as receiver:
+        address = f"json://127.0.0.1:{receiver.port}/"
+        shift = PeopleSettings(address, enabled=True, most=2, window_s=60.0, backoff=QUICK)
+        with told_site(tmp_path, [shift], tend_every_s=0.1) as site:
+            site.start()
+            until(lambda: site.status("people")["sent"] == 1)
+            with taking_nothing(site):
+                unstored(site, "top")
+                until(lambda: len(receiver.requests) == 2)
+                for _ in range(3):
+                    unstored(site, "top")
+                    time.sleep(0.7)
+                assert len(receiver.requests) == 2
+            until(
+                lambda: site.store.connection().execute("SELECT count(*) FROM outbox_told").fetchone()[0] == 2
+            )

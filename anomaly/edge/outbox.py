@@ -377,14 +377,17 @@ def totals(connection: sqlite3.Connection, sink: str) -> Totals:
     return Totals(waiting, *(row or (0, 0, 0, None)))
 
 
-def waiting_s(connection: sqlite3.Connection, sink: str) -> float | None:
-    """How long the oldest message of a sink has waited while the program ran, seconds; None where none waits."""
-    row = connection.execute(
-        "SELECT coalesce((SELECT running_s FROM outbox_sink WHERE sink = ?), 0) - created_running_s"
-        " FROM outbox WHERE sink = ? AND state = 'pending' ORDER BY id LIMIT 1",
-        (sink, sink),
-    ).fetchone()
-    return None if row is None else float(row[0])
+def waiting_s(connection: sqlite3.Connection, sink: str, *, without: Collection[int] = ()) -> float | None:
+    """How long the oldest message of a sink has waited while the program ran, seconds; None where none waits.
+
+    Those in `without` do not wait any more.
+    """
+    rows = connection.execute(
+        "SELECT id, coalesce((SELECT running_s FROM outbox_sink WHERE sink = ?), 0) - created_running_s"
+        " FROM outbox WHERE sink = ? AND state = 'pending' ORDER BY id LIMIT ?",
+        (sink, sink, len(without) + 1),
+    )
+    return next((float(waited_s) for row_id, waited_s in rows if row_id not in without), None)
 
 
 def withdraw_summaries(connection: sqlite3.Connection, sink: str) -> list[Row]:

@@ -18,7 +18,6 @@ from anomaly.edge import outbox
 from anomaly.edge.notify.flood import Plan, Told, plan
 from anomaly.edge.notify.message import summary_message
 from anomaly.edge.secrets import resolve
-from anomaly.edge.store.database import transaction
 from anomaly.errors import AnomalyError
 
 if TYPE_CHECKING:
@@ -56,6 +55,8 @@ class PeopleSink:
         self.bounds = settings.bounds
         self._settings = settings
         self._picture = picture if settings.pictures else None
+        #: What people were told of health, and of all else, by this process: the store may take nothing for a while.
+        self._told: dict[bool, list[Told]] = {False: [], True: []}
 
     def run(self, queue: SinkQueue) -> None:
         """Deliver until stopped."""
@@ -95,16 +96,7 @@ class PeopleSink:
             reached = beyond
             for row in told:
                 queue.sent(row.id)
-            queue.flush()
-            with transaction(queue.connection):
-                outbox.add_told(
-                    queue.connection,
-                    self.name,
-                    {row.camera for row in told},
-                    time.time(),
-                    health=health,
-                    kept_s=self._settings.window_s,
-                )
+            self._note_told(queue, health, told)
 
     def _turn(self, queue: SinkQueue, health: bool) -> _Turn | None:
         """How what waits of health, or of all else, goes out; None where nothing waits.
@@ -114,7 +106,9 @@ class PeopleSink:
         rows = queue.take(limit=_MOST_LOOKED, health=health)
         if not rows:
             return None
-        told = [Told(*one) for one in outbox.told(queue.connection, self.name, health=health)]
+        kept = [Told(*one) for one in outbox.told(queue.connection, self.name, health=health)]
+        known = {one.utc_s for one in kept}
+        told = kept + [one for one in self._told[health] if one.utc_s not in known]
 
         def planned(messages: Sequence[Sequence[Row]]) -> Plan:
             cameras = [message[-1].camera for message in messages]
@@ -129,6 +123,17 @@ class PeopleSink:
         if how.summary:
             rows = queue.take(limit=_MOST_SUMMED, health=health)
         return _Turn(health, rows, messages, how)
+
+    def _note_told(self, queue: SinkQueue, health: bool, rows: Sequence[Row]) -> None:
+        now, kept_s = time.time(), self._settings.window_s
+        cameras = sorted({row.camera for row in rows})
+        recent = [one for one in self._told[health] if now - kept_s < one.utc_s <= now]
+        self._told[health] = [*recent, Told(now, cameras)]
+        queue.note(
+            lambda connection: outbox.add_told(
+                connection, self.name, cameras, now, health=health, kept_s=kept_s
+            )
+        )
 
     def interrupt(self) -> None:
         """Apprise ends by its own timeouts."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Told of a sink's trouble: its name, "expired" | "set aside" | "down" | "up", and plain values.
 OnTrouble: TypeAlias = Callable[[str, str, Mapping[str, Any]], None]
+#: What is to be written down, in a transaction.
+Write: TypeAlias = Callable[[sqlite3.Connection], object]
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ _SOON_S = 0.003
 _EXPECTED_S = 0.5
 #: Otherwise the table is looked at this often: another process may have written.
 _LOOK_S = 0.25
+#: After a store that could not be written, so long until the next try: each may wait long for a lock.
+_WRITE_AGAIN_S = 10.0
 #: Messages that could not be stored (a full disk) and are told all the same.
 _MOST_IN_MEMORY = 1000
 
@@ -48,6 +52,9 @@ class _InMemory(NamedTuple):
 
 class SinkQueue:
     """One sink's rows. `wake`, `expect`, `hand` and `stop` may be called by any thread, the rest by the sink's own.
+
+    While the store takes nothing (a full disk, another process that holds it), messages go out all the same: what became
+    of them is known here, and written down as soon as it can be.
 
     Attributes:
         last_error: why the last try failed; "" after one that went well.
@@ -75,9 +82,17 @@ class SinkQueue:
         self._on_trouble = on_trouble
         self._tend_every_s = tend_every_s
         self._opened: sqlite3.Connection | None = None
+        #: Rows that are done with, though the table says that they wait; and what else is still to be written.
         self._sent: dict[int, None] = {}
+        self._refused: set[int] = set()
+        self._writes: list[Write] = []
+        self._write_again_s = 0.0
+        #: Cameras whose next try is still to come, though the table does not say so.
+        self._put_off: dict[str, float] = {}
         self._flushed = time.monotonic()
+        #: Until when what waits has grown older, and when that is looked at again.
         self._tended = time.monotonic()
+        self._tend_at = self._tended + tend_every_s
         self._late = False
         self._refusing = False
         self._memory: deque[_InMemory] = deque()
@@ -161,7 +176,9 @@ class SinkQueue:
         """Write what is still to be written and let the database go."""
         if self._opened is not None:
             try:
-                self.flush()
+                self._write_again_s = 0.0
+                if not self.flush():
+                    _log.error("sink %s: what was sent last could not be noted", self.sink)
             finally:
                 self._opened.close()
                 self._opened = None
@@ -201,22 +218,27 @@ class SinkQueue:
             found = found[:limit]
         room = limit - len(found)
         if room > 0:
+            now = time.monotonic()
+            # None of a camera that is put off.
+            upto |= {camera: 0 for camera, due_s in self._put_off.items() if now < due_s}
             rows = outbox.pending(
                 self.connection,
                 self.sink,
                 now_utc_s=time.time(),
                 after_id=after_id,
-                limit=room + len(self._sent) + len(without),
+                limit=room + len(self._sent) + len(self._refused) + len(without),
                 upto=upto,
                 health=health,
             )
-            found += [row for row in rows if row.id not in self._sent and row.id not in without][:room]
+            found += [row for row in rows if not self._done(row.id) and row.id not in without][:room]
         return found
 
+    def _done(self, row_id: int) -> bool:
+        return row_id in self._sent or row_id in self._refused
+
     def _waits(self, row: outbox.Row, last_id: int, health: bool | None) -> bool:
-        return outbox.waits(
-            self.connection, self.sink, row.camera, last_id, without=self._sent, health=health
-        )
+        done = self._sent.keys() | self._refused
+        return outbox.waits(self.connection, self.sink, row.camera, last_id, without=done, health=health)
 
     def sent(self, row_id: int) -> None:
         """The other side has taken this row over. Written down a little later, together with others."""
@@ -233,8 +255,9 @@ class SinkQueue:
         if row.id < 0:
             self._forget(row.id)
         else:
-            with transaction(self.connection):
-                outbox.set_aside(self.connection, self.sink, row.id, reason, time.time())
+            self._refused.add(row.id)
+            utc_s = time.time()
+            self.note(lambda connection: outbox.set_aside(connection, self.sink, row.id, reason, utc_s))
         # Told once, until something gets through again: telling it may itself be a message that is refused.
         if not self._refusing and row.kind != "health":
             self._refusing = True
@@ -246,8 +269,9 @@ class SinkQueue:
         if row.id < 0:
             self._memory_due = time.monotonic() + delay_s
         else:
-            with transaction(self.connection):
-                outbox.postpone(self.connection, row.id, reason, time.time() + delay_s)
+            self._put_off[row.camera] = time.monotonic() + delay_s
+            next_utc_s = time.time() + delay_s
+            self.note(lambda connection: outbox.postpone(connection, row.id, reason, next_utc_s))
 
     def unreachable(self, reason: str) -> None:
         """The other side could not be reached at all."""
@@ -257,62 +281,97 @@ class SinkQueue:
 
     def well(self) -> None:
         """The other side was reached; what was put off meanwhile is due."""
-        if self.connected is False:
+        back, self.connected, self.last_error = self.connected is False, True, ""
+        if back:
             _log.info("sink %s: reached again", self.sink)
-            with transaction(self.connection):
-                outbox.hurry(self.connection, self.sink)
-        self.connected, self.last_error = True, ""
+            self._put_off.clear()
+            self.note(lambda connection: outbox.hurry(connection, self.sink))
 
-    def flush(self) -> None:
-        """Write down what was sent."""
-        self._flushed = time.monotonic()
-        if not self._sent:
-            return
-        marks = list(self._sent)
-        with transaction(self.connection):
-            outbox.mark_sent(self.connection, self.sink, marks, time.time())
+    def note(self, write: Write) -> None:
+        """Write something down, behind what waits to be; now or, where the store takes nothing, later."""
+        self._writes.append(write)
+        self.flush()
+
+    def flush(self) -> bool:
+        """Write down what was sent, and what else is to be; False where the store takes nothing now."""
+        now = self._flushed = time.monotonic()
+        if not (self._sent or self._writes):
+            return True
+        if now < self._write_again_s:
+            return False
+        try:
+            with transaction(self.connection):
+                for write in self._writes:
+                    write(self.connection)
+                if self._sent:
+                    outbox.mark_sent(self.connection, self.sink, self._sent, time.time())
+        except sqlite3.Error as error:
+            self._not_written(error)
+            return False
+        self._writes.clear()
         self._sent.clear()
+        self._refused.clear()
+        self._put_off.clear()
+        return True
+
+    def _not_written(self, error: sqlite3.Error) -> None:
+        self._write_again_s = time.monotonic() + _WRITE_AGAIN_S
+        _log.warning("sink %s: the store takes nothing (%s); messages go on", self.sink, error)
 
     def turn(self) -> None:
         """What is to be done now and then; a sink calls it on every turn of its loop."""
         now = time.monotonic()
         if len(self._sent) >= _FLUSH_ROWS or now - self._flushed >= _FLUSH_S:
             self.flush()
-        if now - self._tended >= self._tend_every_s:
+        if now >= self._tend_at:
             self.tend()
 
     def tend(self) -> None:
         """Let what waits grow older, give up on what is too old or too much, and say so."""
         now = time.monotonic()
-        elapsed, self._tended = now - self._tended, now
-        self.flush()
-        connection, utc_s = self.connection, time.time()
-        with transaction(connection):
-            outbox.advance(connection, self.sink, elapsed)
-            gone = outbox.expire(
-                connection,
-                self.sink,
-                max_age_s=self._bounds.max_age_s,
-                max_bytes=self._bounds.max_bytes,
-                utc_s=utc_s,
-            )
-            if gone is not None:
-                self._put_summary(gone, utc_s)
-            outbox.prune(connection, self.sink)
-        if gone is not None:
+        self._tend_at = now + self._tend_every_s
+        if self.flush() and (gone := self._expire(now)) is not None:
             self._tell("expired", {"count": gone.count, "cameras": dict(gone.cameras)})
         self._give_up_memory(now)
-        waited = outbox.waiting_s(connection, self.sink)
+        waited = self._waited_s(now)
         late = self._too_long(waited, now)
         if late != self._late:
             self._late = late
             self._tell("down" if late else "up", {"waited_s": waited, "reason": self.last_error})
 
+    def _expire(self, now: float) -> outbox.Expired | None:
+        """Let what waits grow older by the time that has passed, and give up on what is too old or too much."""
+        utc_s = time.time()
+        try:
+            with transaction(self.connection) as connection:
+                outbox.advance(connection, self.sink, now - self._tended)
+                gone = outbox.expire(
+                    connection,
+                    self.sink,
+                    max_age_s=self._bounds.max_age_s,
+                    max_bytes=self._bounds.max_bytes,
+                    utc_s=utc_s,
+                )
+                if gone is not None:
+                    self._put_summary(gone, utc_s)
+                outbox.prune(connection, self.sink)
+        except sqlite3.Error as error:
+            self._not_written(error)
+            return None
+        self._tended = now
+        return gone
+
+    def _waited_s(self, now: float) -> float | None:
+        """How long the oldest message that is not done with has waited, as of now; None where none waits."""
+        done = self._sent.keys() | self._refused
+        waited = outbox.waiting_s(self.connection, self.sink, without=done)
+        return None if waited is None else waited + now - self._tended
+
     def draining(self) -> bool:
         """Whether no message has waited too long, as of now."""
         self.flush()
-        waited, now = outbox.waiting_s(self.connection, self.sink), time.monotonic()
-        return waited is None or not self._too_long(waited + now - self._tended, now)
+        now = time.monotonic()
+        return not self._too_long(self._waited_s(now), now)
 
     def hold(self, seconds: float) -> None:
         """Nothing is to be sent for so long, on purpose: what waits meanwhile is not late. Rests as `wait` does."""
