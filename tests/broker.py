@@ -88,6 +88,10 @@ class Broker:
         self._child.wait(10)
         self._child = None
 
+    def freeze(self) -> None:
+        assert self._child is not None
+        self._child.send_signal(signal.SIGSTOP)
+
     def _listens(self) -> bool:
         assert self._child is not None
         assert self._child.poll() is None, self._log.read_text()

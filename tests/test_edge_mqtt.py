@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sqlite3
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -154,18 +156,19 @@ def test_who_comes_later_learns_the_state_of_each_camera(tmp_path: Path):
             until(lambda: listener.statuses() == [True])
 
 
-def test_of_a_camera_that_left_no_state_is_kept(tmp_path: Path):
-    def kept(broker: Broker) -> dict[str, str]:
-        """What who comes now is told of states."""
-        with Listener(broker.port) as listener:
-            until(listener.statuses)
-            time.sleep(0.1)
-            return {
-                topic.split("/")[-2]: content["state"]
-                for topic, content, retained in list(listener.messages)
-                if topic.endswith("/state") and retained and content
-            }
+def kept(broker: Broker) -> dict[str, str]:
+    """What who comes now is told of states."""
+    with Listener(broker.port) as listener:
+        until(listener.statuses)
+        time.sleep(0.1)
+        return {
+            topic.split("/")[-2]: content["state"]
+            for topic, content, retained in list(listener.messages)
+            if topic.endswith("/state") and retained and content
+        }
 
+
+def test_of_a_camera_that_left_no_state_is_kept(tmp_path: Path):
     there = ["top", "press", "old"]
     with Broker(tmp_path / "broker") as broker:
         with told_site(tmp_path / "site", [mqtt(broker.port)], cameras=lambda: there) as site:
@@ -299,6 +302,95 @@ def test_a_message_at_which_the_broker_hangs_up_does_not_block_the_others(tmp_pa
         until(lambda: site.status("mqtt")["sent"] == 2)
         assert site.status("mqtt")["set_aside"] == 1
         assert [one["event_id"] for one in listener.once("start")] == [before.id, after.id]
+
+
+def test_a_message_that_is_too_large_for_the_broker_breaks_no_connection(tmp_path: Path):
+    with (
+        Broker(tmp_path / "broker", "max_packet_size 2000") as broker,
+        Listener(broker.port) as listener,
+        told_site(tmp_path / "site", [mqtt(broker.port)]) as site,
+    ):
+        site.start(doubt="x" * 3000)
+        site.start()
+        until(lambda: site.status("mqtt")["sent"] == 1)
+        assert site.status("mqtt")["set_aside"] == 1
+        assert listener.statuses() == [True]
+
+
+def test_two_programs_with_one_client_id_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("anomaly.edge.notify.queue._BREAKS_S", 2.0)
+    told = []
+    with Broker(tmp_path / "broker") as broker:
+        quick = {"tend_every_s": 0.1, "on_trouble": lambda *one: told.append(one)}
+        with told_site(tmp_path / "one", [mqtt(broker.port)], **quick):
+            with told_site(tmp_path / "two", [mqtt(broker.port)]):
+                until(lambda: told)
+            until(lambda: len(told) == 2)
+    assert [one[:2] for one in told] == [("mqtt", "down"), ("mqtt", "up")]
+    assert "another program comes with our client id" in told[0][2]["reason"]
+    assert "sinks.mqtt.client_id" in told[0][2]["reason"]
+
+
+def test_a_state_is_taken_back_again_where_the_broker_did_not_hear_it(tmp_path: Path):
+    there = ["top", "old"]
+    saving = "autosave_on_changes true", "autosave_interval 1"
+    with (
+        Broker(tmp_path / "broker", *saving) as broker,
+        told_site(tmp_path / "site", [mqtt(broker.port)], cameras=lambda: there, tend_every_s=0.1) as site,
+    ):
+        for camera in there:
+            site.delivery.set_camera_state(camera, {"state": "running"})
+        until(lambda: len(kept(broker)) == 2)
+        time.sleep(0.5)
+        # Gone without a word, as with its cable: what is sent to it meanwhile is lost.
+        broker.freeze()
+        there.remove("old")
+        time.sleep(1.5)
+        broker.kill()
+        broker.start()
+        until(lambda: kept(broker) == {"top": "running"})
+
+
+def test_what_the_broker_does_not_allow_is_told(tmp_path: Path):
+    rules = tmp_path / "acl"
+    rules.write_text(f"topic readwrite {BASE}/status\n")
+    with (
+        Broker(tmp_path / "broker", f"acl_file {rules}") as broker,
+        told_site(tmp_path / "site", [mqtt(broker.port, heartbeat_s=0.2)]) as site,
+    ):
+        until(lambda: f"not let us publish to {BASE}/heartbeat" in site.status("mqtt")["last_error"])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=refuse_commands, args=(server,), daemon=True).start()
+        settings = mqtt(server.getsockname()[1], commands=True)
+        with told_site(tmp_path / "other", [settings], on_state=lambda *told: None) as site:
+            listening = f"not let us listen to {BASE}/cameras/+/state/set"
+            until(lambda: listening in site.status("mqtt")["last_error"])
+            until(lambda: "ended the connection (Administrative action)" in site.status("mqtt")["last_error"])
+
+
+def refuse_commands(server: socket.socket) -> None:
+    """A broker that allows nobody to subscribe and, half a second later, ends the connection and says so."""
+    while True:
+        try:
+            client, _ = server.accept()
+        except OSError:
+            return
+        with client, client.makefile("rb") as given:
+            while head := given.read(1):
+                length, shift = 0, 0
+                while True:
+                    (byte,) = given.read(1)
+                    length, shift = length | (byte & 0x7F) << shift, shift + 7
+                    if byte < 0x80:
+                        break
+                body = given.read(length)
+                if head[0] >> 4 == 1:  # CONNECT
+                    client.sendall(b"\x20\x03\x00\x00\x00")
+                elif head[0] >> 4 == 8:  # SUBSCRIBE
+                    client.sendall(b"\x90\x04" + body[:2] + b"\x00\x87")
+                    time.sleep(0.5)
+                    client.sendall(b"\xe0\x02\x98\x00")
+                    break
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anomaly.edge import outbox
 from anomaly.edge.notify.message import utc_text
-from anomaly.edge.notify.mqtt_session import MqttSession
+from anomaly.edge.notify.mqtt_session import MqttSession, client_id
 from anomaly.edge.notify.topics import from_topic_level, topic_level
 from anomaly.edge.store.database import transaction
 from anomaly.errors import AnomalyError
@@ -94,6 +94,9 @@ class MqttSink:
         self._unnoted: dict[str, bool] = {}
         self._note_again_s = 0.0
         self._away: dict[str, str] = {}
+        #: Whose state is being taken back, by the packet that does it: the broker keeps it until it has said so.
+        self._taking_back: dict[int, str] = {}
+        self._forbidden_topics: set[str] = set()
         #: The message at which the connection last broke, and how often in a row.
         self._broken: tuple[str, int] = "", 0
 
@@ -109,8 +112,7 @@ class MqttSink:
         while not queue.stopping():
             began = time.monotonic()
             try:
-                self._connected(queue)
-                reason = "the connection was lost"
+                reason = self._connected(queue)
             except (OSError, ValueError, AnomalyError) as error:
                 reason = _one_line(error)
             if queue.stopping():
@@ -123,24 +125,35 @@ class MqttSink:
     def interrupt(self) -> None:
         """Nothing here waits longer than a moment for the other side once it is connected."""
 
-    def _connected(self, queue: SinkQueue) -> None:
+    def _connected(self, queue: SinkQueue) -> str:
+        """Deliver over one connection until it ends; why it did."""
         session = MqttSession(self._settings, f"{self._base}/status", queue.wake, self._command)
+        self._taking_back.clear()
+        stood = False
         try:
             session.open()
+            stood = True
             queue.well()
             self._greet(session)
             self._pump(session, queue)
         finally:
             session.close()
+            if stood and not queue.stopping():
+                ours = client_id(self._settings, f"{self._base}/status")
+                queue.broke(
+                    "the connection keeps breaking off, as it does where another program comes with our client id, "
+                    f"{ours!r}: give each its own sinks.mqtt.client_id"
+                )
         # What was acknowledged before the connection ended need not go out again.
         self._settle(session, queue)
         self._suspect(session, queue)
+        return session.loss
 
     def _greet(self, session: MqttSession) -> None:
         now = utc_text(time.time())
         session.publish(f"{self._base}/status", json.dumps({"online": True, "since_utc": now}), retain=True)
         if self._on_state is not None:
-            session.client.subscribe(f"{self._base}/cameras/+/state/set", qos=1)
+            session.listen(f"{self._base}/cameras/+/state/set")
         with self._states_lock:
             self._untold = set(self._states)
 
@@ -151,8 +164,13 @@ class MqttSink:
             room = min(session.room, 1 - len(session.rows)) if self._broken[1] else session.room
             if room > 0:
                 for row in queue.take(after_id=last, limit=room, without=session.rows):
-                    session.publish(self._topic(row), row.body, row=row)
                     last = max(last, row.id)
+                    if session.too_large(self._topic(row), row.body):
+                        queue.refused(
+                            row, f"it has {len(row.body.encode())} bytes, more than the broker takes"
+                        )
+                        continue
+                    session.publish(self._topic(row), row.body, row=row)
                 if queue.in_memory:
                     # Stored rows of its camera were passed over for it; they come when it has left.
                     last = 0
@@ -165,8 +183,15 @@ class MqttSink:
     def _settle(self, session: MqttSession, queue: SinkQueue) -> None:
         while session.acknowledged:
             mid, code = session.acknowledged.popleft()
-            row, _ = session.in_flight.pop(mid, (None, 0.0))
+            flight, camera = session.in_flight.pop(mid, None), self._taking_back.pop(mid, None)
+            if camera is not None and code < 0x80:
+                self._retained(camera, False)
+            if flight is None:
+                continue
+            row, topic, _ = flight
             if row is None:
+                if code >= 0x80:
+                    self._forbidden(queue, "publish to", topic, f"MQTT reason 0x{code:02x}")
                 continue
             self._broken = "", 0
             session.rows.discard(row.id)
@@ -176,29 +201,39 @@ class MqttSink:
                 queue.refused(row, f"the broker refused it (MQTT reason 0x{code:02x})")
             else:
                 raise OSError(f"the broker could not take a message (MQTT reason 0x{code:02x})")
+        while session.unheard:
+            self._forbidden(queue, "listen to", *session.unheard.popleft())
         oldest = next(iter(session.in_flight.values()), None)
-        if oldest is not None and time.monotonic() - oldest[1] > self._settings.ack_s:
+        if oldest is not None and time.monotonic() - oldest.since_s > self._settings.ack_s:
             raise OSError(f"no acknowledgement for {self._settings.ack_s:g} s")
+
+    def _forbidden(self, queue: SinkQueue, what: str, topic: str, reason: str) -> None:
+        """The broker does not let us do something that no message of the outbox hangs on."""
+        queue.last_error = f"the broker does not let us {what} {topic} ({reason})"
+        if topic not in self._forbidden_topics:
+            self._forbidden_topics.add(topic)
+            _log.warning("sink %s: %s", self.name, queue.last_error)
 
     def _suspect(self, session: MqttSession, queue: SinkQueue) -> None:
         """A broker may hang up on a message (one too large for it, say); it must not block the others for ever."""
-        row = next((row for row, _ in session.in_flight.values() if row is not None), None)
+        row = next((one.row for one in session.in_flight.values() if one.row is not None), None)
         if row is None or queue.stopping() or not session.answered_any:
             return
         count = self._broken[1] + 1 if self._broken[0] == row.message_id else 1
         self._broken = row.message_id, count
         if count >= _MOST_BROKEN:
-            queue.refused(row, f"the connection broke {count} times while it was sent")
+            queue.refused(row, f"the connection broke {count} times while it was sent: {session.loss}")
             self._broken = "", 0
 
     def _publish_states(self, session: MqttSession, queue: SinkQueue) -> None:
         if self._kept is None:
             self._kept = outbox.retained(queue.connection, self.name)
         for camera in self._left()[: max(session.room, 0)]:
-            session.publish(self._state_topic(camera), "", retain=True)
-            self._retained(camera, False)
+            self._taking_back[session.publish(self._state_topic(camera), "", retain=True)] = camera
         states = self._new_states(session.room)
-        for camera, _ in states:
+        told = {camera for camera, _ in states}
+        self._taking_back = {mid: one for mid, one in self._taking_back.items() if one not in told}
+        for camera in told:
             self._retained(camera, True)
         # Written down before it is told: one that a kill left behind is taken back at the next start.
         self._note_retained(queue)
@@ -211,7 +246,7 @@ class MqttSink:
         if self._cameras is None or now - self._looked_s < _LOOK_S:
             return []
         self._looked_s, there = now, set(self._cameras())
-        left = sorted((self._kept or set()) - there)
+        left = sorted((self._kept or set()) - there - set(self._taking_back.values()))
         with self._states_lock:
             self._away |= {camera: self._states.pop(camera) for camera in left if camera in self._states}
             # Told of before the site had it, a camera is not away.

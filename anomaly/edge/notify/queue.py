@@ -36,6 +36,9 @@ _SOON_S = 0.003
 _EXPECTED_S = 0.5
 #: Otherwise the table is looked at this often: another process may have written.
 _LOOK_S = 0.25
+#: A connection that broke off so often within a minute is in trouble, though each message gets its turn.
+_BREAKS = 4
+_BREAKS_S = 60.0
 #: After a store that could not be written, so long until the next try: each may wait long for a lock.
 _WRITE_AGAIN_S = 10.0
 #: Messages that could not be stored (a full disk) and are told all the same.
@@ -94,6 +97,10 @@ class SinkQueue:
         self._tended = time.monotonic()
         self._tend_at = self._tended + tend_every_s
         self._late = False
+        #: When connections that stood broke off, what may be behind it, and whether a trouble of either kind was told.
+        self._breaks: deque[float] = deque(maxlen=_BREAKS)
+        self._broken = ""
+        self._ill = False
         self._refusing = False
         self._memory: deque[_InMemory] = deque()
         self._memory_id = 0
@@ -279,6 +286,11 @@ class SinkQueue:
             _log.warning("sink %s: %s", self.sink, reason)
         self.connected, self.last_error = False, reason
 
+    def broke(self, why: str) -> None:
+        """A connection that stood has broken off; `why` is told where that comes again and again."""
+        self._breaks.append(time.monotonic())
+        self._broken = why
+
     def well(self) -> None:
         """The other side was reached; what was put off meanwhile is due."""
         back, self.connected, self.last_error = self.connected is False, True, ""
@@ -334,10 +346,19 @@ class SinkQueue:
             self._tell("expired", {"count": gone.count, "cameras": dict(gone.cameras)})
         self._give_up_memory(now)
         waited = self._waited_s(now)
-        late = self._too_long(waited, now)
-        if late != self._late:
-            self._late = late
-            self._tell("down" if late else "up", {"waited_s": waited, "reason": self.last_error})
+        self._late = self._too_long(waited, now)
+        ill = self._late or self._breaks_off(now)
+        if ill != self._ill:
+            self._ill = ill
+            breaks = ill and not self._late
+            reason = self._broken if breaks else self.last_error
+            self._tell("down" if ill else "up", {"waited_s": waited, "reason": reason, "breaks": breaks})
+
+    def _breaks_off(self, now: float) -> bool:
+        """Whether connections keep breaking off; over once one has stood for as long as is looked back."""
+        if not self._breaks or now - self._breaks[-1] > _BREAKS_S:
+            return False
+        return self._ill or (len(self._breaks) == _BREAKS and now - self._breaks[0] < _BREAKS_S)
 
     def _expire(self, now: float) -> outbox.Expired | None:
         """Let what waits grow older by the time that has passed, and give up on what is too old or too much."""

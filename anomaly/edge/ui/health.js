@@ -20,6 +20,7 @@ const OF_SINKS = {
 /** What was wrong, in words. */
 export function trouble({ kind, detail = {} }) {
   const sink = /^sink (.+?)( set aside| expired)?$/.exec(kind);
+  if (sink && detail.breaks) return `${sink[1]} keeps losing its connection`;
   if (sink) return OF_SINKS[sink[2] ?? ""](sink[1]);
   if (kind === "store" && detail.notice) return "the store was repaired";
   if (kind === "model") return detail.kept ? "new models refused, the old ones stay" : "models loaded anew";
