@@ -55,6 +55,7 @@ class Cost:
         memory_mb: largest resident memory of its process.
         load_s: until the model was ready.
         operations: additions and multiplications a frame: network, projection and exact search.
+        on_processor: whether it ran there, where `matmul_rate` is measured.
     """
 
     runtime: str
@@ -70,14 +71,19 @@ class Cost:
     memory_mb: float
     load_s: float
     operations: int
+    on_processor: bool
+
+    def floor_ms(self, rate: float) -> float | None:
+        """Milliseconds that a frame's operations take at `rate` a second; None = it ran where that was not measured."""
+        return self.operations / rate * 1e3 if self.on_processor else None
 
 
-def measure_apart(folder: Path, runtime: str, source: str | None, frames: int) -> Cost:
+def measure_apart(folder: Path, runtime: str, device: str, source: str | None, frames: int) -> Cost:
     """`measure` in a process of its own; raises what it raises, and ModelError where that process died."""
     spawned = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=spawned) as pool:
-            return pool.submit(measure, folder, runtime, source, frames).result()
+            return pool.submit(measure, folder, runtime, device, source, frames).result()
     except BrokenProcessPool as error:
         raise ModelError(
             f"the process that measured {runtime} was killed, for want of memory as a rule; free some, or measure one "
@@ -85,17 +91,18 @@ def measure_apart(folder: Path, runtime: str, source: str | None, frames: int) -
         ) from error
 
 
-def measure(folder: Path, runtime: str, source: str | None, frames: int) -> Cost:
+def measure(folder: Path, runtime: str, device: str, source: str | None, frames: int) -> Cost:
     """Measure a model under one runtime.
 
     Args:
         folder: the model folder.
         runtime: see `anomaly.exported.choose`.
+        device: see `anomaly.model.load_model`.
         source: footage to decode; None = the evidence's pictures, or noise where there is none.
         frames: how many, repeated where the footage is shorter.
     """
     began = perf_counter()
-    model = load_model(folder, device="cpu", offline=True, runtime=runtime)
+    model = load_model(folder, device=device, offline=True, runtime=runtime)
     load_s = perf_counter() - began
     images, decode_ms = _images(model, source, frames)
     detector, branch = model.detector, model.detector.branches[0]
@@ -127,6 +134,9 @@ def measure(folder: Path, runtime: str, source: str | None, frames: int) -> Cost
     export = model.choice.export
     network = operations_of(branch) if export is None else int(export.document["operations"])
     searched = 2 * int(counts.sum()) * branch.bank.working.size
+    on_processor = model.device == "cpu"
+    if export is not None:
+        on_processor = export.runtime != "tensorrt" and device in ("auto", "cpu")
     return Cost(
         model.runtime,
         model.device,
@@ -141,11 +151,12 @@ def measure(folder: Path, runtime: str, source: str | None, frames: int) -> Cost
         _largest_memory_mb(),
         load_s,
         network + searched,
+        on_processor,
     )
 
 
 def matmul_rate(side: int = 1024, seconds: float = 0.5) -> float:
-    """Measured peak of this machine: additions and multiplications a second of a float32 matrix product."""
+    """Measured peak of this machine's processor: additions and multiplications a second of a float32 matrix product."""
     generator = np.random.default_rng(0)
     left, right = (generator.standard_normal((side, side)).astype(np.float32) for _ in range(2))
     best, until = float("inf"), perf_counter() + seconds

@@ -346,7 +346,10 @@ def test_bench_measures_a_runtime_stage_by_stage(exported: Path, tmp_path: Path)
     assert cost["runtime"] == "onnxruntime-fp32"
     assert cost["frames"] == 4
     assert cost["p99_ms"] >= cost["p50_ms"] > 0
+    assert cost["times_floor"] == pytest.approx(cost["p50_ms"] / cost["floor_ms"])
     assert "frames=0" in invoke("bench", "--model", exported, "frames=0").message
+    elsewhere = invoke("bench", "--model", exported, "runtime=onnxruntime", "device=tensorrt")
+    assert "device 'tensorrt' needs TensorrtExecutionProvider" in elsewhere.message
 
 
 def killed(*_: object) -> None:
@@ -368,7 +371,11 @@ def test_bench_tells_a_runtime_that_was_killed_and_measures_the_others(
     monkeypatch.setattr("anomaly.benching.measure", killed)
     one = invoke("bench", "--model", exported, "runtime=openvino")
     assert "the process that measured openvino was killed, for want of memory as a rule" in one.message
-    assert "openvino-fp32: the process" in invoke("bench", "--model", exported).err
+    every = invoke("bench", "--model", exported)
+    assert "note: openvino-fp32: the process" in every.err
+    assert every.status == 1, "figures of nothing are none"
+    told = "none of torch-fp32, openvino-fp32, onnxruntime-fp32 could be measured; the first: torch-fp32: the process"
+    assert every.message.startswith(told)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 from dataclasses import asdict
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING
 from anomaly.artifact import read_description, write_file
 from anomaly.benching import BATCHES, STAGES, matmul_rate, measure_apart
 from anomaly.commands import console
-from anomaly.errors import AnomalyError
+from anomaly.errors import AnomalyError, ModelError
 from anomaly.exported import TORCH, exports
-from export import ExportError, installed
+from export import ExportError
 
 if TYPE_CHECKING:
     from anomaly.benching import Cost
@@ -21,31 +22,36 @@ if TYPE_CHECKING:
 
 
 def run(config: BenchConfig) -> None:
-    """Measure, and tell as a table, JSON and a plot."""
+    """Measure, and tell as a table, JSON and a plot; one that cannot be measured stops none of the others."""
     folder = Path(config.model)
     read_description(folder)
-    torch = [TORCH] if importlib.util.find_spec("torch") is not None else []
-    names = [*torch, *(name for name in exports(folder) if installed(name.split("-")[0]))]
-    if config.runtime != "auto":
-        names = [config.runtime]
+    names = [config.runtime]
+    if config.runtime == "auto":
+        torch = [TORCH] if importlib.util.find_spec("torch") is not None else []
+        # Where there is none, "auto" tells what to do.
+        names = [*torch, *exports(folder)] or names
+    if config.plot:
+        importlib.import_module("matplotlib")  # missing, it would be told after minutes of measuring
     costs: list[Cost] = []
     problems = []
     with console.stages() as tell:
         for done, name in enumerate(names):
             tell("measuring runtimes", done, len(names))
             try:
-                costs.append(measure_apart(folder, name, config.source, config.frames))
+                costs.append(measure_apart(folder, name, config.device, config.source, config.frames))
             except (AnomalyError, ExportError) as error:
                 if len(names) == 1:
                     raise
                 problems.append(f"{name}: {error}")
-    rate = matmul_rate()
     console.warn(problems)
+    if not costs:
+        raise ModelError(f"none of {', '.join(names)} could be measured; the first: {problems[0]}")
+    rate = matmul_rate()
     for cost in costs:
         console.table(f"{cost.runtime} on {cost.device}", _rows(cost, rate))
     console.say(
-        f"The floor is a frame's additions and multiplications over this machine's measured {rate / 1e9:.0f} "
-        "Gflop/s of a float32 matrix product, exact search included."
+        f"The floor is a frame's additions and multiplications over the measured {rate / 1e9:.0f} Gflop/s of this "
+        "machine's processor in a float32 matrix product, exact search included; elsewhere than there none is told."
     )
     if config.json:
         figures = {"matmul_gflops": rate / 1e9, "runtimes": [_figures(cost, rate) for cost in costs]}
@@ -56,7 +62,7 @@ def run(config: BenchConfig) -> None:
 
 
 def _rows(cost: Cost, rate: float) -> list[tuple[str, str]]:
-    floor = cost.operations / rate * 1e3
+    floor = cost.floor_ms(rate)
     stages = [f"{stage} {cost.stages_ms[stage]:.2f}" for stage in STAGES if stage in cost.stages_ms]
     return [
         (
@@ -76,14 +82,16 @@ def _rows(cost: Cost, rate: float) -> list[tuple[str, str]]:
         ("memory", f"{cost.memory_mb:.0f} MB at most, ready after {cost.load_s:.1f} s"),
         (
             "floor",
-            f"{floor:.2f} ms ({cost.operations / 1e9:.2f} Gflop); score and heatmap take {cost.p50_ms / floor:.1f} times that",
+            "not known of this device"
+            if floor is None
+            else f"{floor:.2f} ms ({cost.operations / 1e9:.2f} Gflop); score and heatmap take {cost.p50_ms / floor:.1f} times that",
         ),
     ]
 
 
 def _figures(cost: Cost, rate: float) -> dict[str, object]:
-    floor = cost.operations / rate * 1e3
-    return {**asdict(cost), "floor_ms": floor, "times_floor": cost.p50_ms / floor}
+    floor = cost.floor_ms(rate)
+    return {**asdict(cost), "floor_ms": floor, "times_floor": None if floor is None else cost.p50_ms / floor}
 
 
 def _plot(costs: list[Cost]) -> bytes:

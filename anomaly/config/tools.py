@@ -32,7 +32,8 @@ class BenchConfig:
     source: str | None = None  # footage to decode; null = the pictures of the model's evidence
     json: str | None = None
     plot: str | None = None
-    runtime: str = "auto"  # auto = torch and every export that runs here; or one of them
+    runtime: str = "auto"  # auto = torch and every export that is there; or one of them
+    device: str = "auto"  # as score and run take it
     frames: int = within(100, least=1)
 
 
