@@ -21,9 +21,9 @@ from anomaly.errors import ModelError
 from anomaly.evidence import has_evidence, load_evidence
 from anomaly.exported import FOLDER, INDEX, TORCH, GraphBackbone, runtime_version
 from anomaly.extractor import patch_places
-from anomaly.gate import gate, gate_whole
+from anomaly.gate import gate, gate_whole, raw_thresholds
 from anomaly.model import software
-from anomaly.reissue import MOST_LOWERED, Rescored, reissue, rescore
+from anomaly.reissue import MOST_LOWERED, Rescored, reissue, rescore, withdraw
 from anomaly.resize import resize, resize_matrix
 from export import ENDINGS, TOLERANCE, MemoryShortError, check_runtime, open_graph
 from memory_bank import EXACT
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from anomaly.backbone import Backbone
     from anomaly.detector import Branch
-    from anomaly.evidence import Evidence
+    from anomaly.evidence import Evidence, Stretch
     from anomaly.model import Model
     from anomaly.types import ImageArray
     from export import Graph, Parity
@@ -109,7 +109,8 @@ def export_model(
     check_runtime(runtime, precision)
     name = f"{runtime}-{precision}"
     evidence = load_evidence(model.folder) if has_evidence(model.folder) else None
-    pictures, described = _pictures(model, evidence)
+    pictures, frames, described = _pictures(model, evidence)
+    thresholds = raw_thresholds(model, frames)
     size = source_size or pictures[0].shape[:2]
     normal = [evidence.image(one.files[0]) for one in evidence.normal] if evidence is not None else []
     # Its pictures are as good as any; what was seen in them is not what this model should see.
@@ -136,7 +137,7 @@ def export_model(
             own = _through(branch, graph)
             branches.append(own)
             parity[branch.name] = gate(
-                model, branch, own, pictures, limit, margin, (runtime, precision), parts
+                model, branch, own, pictures, thresholds, limit, margin, (runtime, precision), parts
             )
             whole = Path(place) / f"{branch.name}.whole{ENDINGS[runtime][0]}"
             if whole.is_file():
@@ -147,6 +148,7 @@ def export_model(
                         branch,
                         open_graph(runtime, whole, precision, rows=rows),
                         pictures,
+                        thresholds,
                         (size[0], size[1]),
                         limit,
                         margin,
@@ -255,7 +257,7 @@ def _certificate(
     """Re-issue the certificate, in words; never for what passed only because a tolerance beyond the usual was given."""
     for what, one in parity.items():
         if one.tolerance > usual and not replace(one, tolerance=usual).holds:
-            (model.folder / "thresholds" / f"{name}.json").unlink(missing_ok=True)
+            withdraw(model.folder, name)
             return (
                 f"UNCERTIFIED: {what} answers as torch only within the tolerance={one.tolerance:g} that was given, a "
                 f"certificate takes {usual:g} ({one.text()}); use another precision or runtime for one"
@@ -304,19 +306,20 @@ def operations_of(branch: Branch) -> int:
     return int(counter.get_total_flops()) + projection
 
 
-def _pictures(model: Model, evidence: Evidence | None) -> tuple[list[ImageArray], str]:
-    """Frames to compare on: of the evidence, its highest event frames first; else made up."""
+def _pictures(model: Model, evidence: Evidence | None) -> tuple[list[ImageArray], list[Stretch | None], str]:
+    """Frames to compare on, what they are of, and in words: of the evidence, its highest event frames first; else made up."""
     if evidence is not None and evidence.stretches:
-        files = [one.files[-1] for one in evidence.stretches]
-        chosen = files[: _FRAMES // 2] + files[-_FRAMES // 2 :] if len(files) > _FRAMES else files
-        return [evidence.image(file) for file in chosen], f"{len(chosen)} frames of the evidence"
+        of = list(evidence.stretches)
+        chosen = of[: _FRAMES // 2] + of[-_FRAMES // 2 :] if len(of) > _FRAMES else of
+        images = [evidence.image(one.files[-1]) for one in chosen]
+        return images, list(chosen), f"{len(chosen)} frames of the evidence"
     height, width = model.detector.branches[0].backbone.input_size
     generator = np.random.default_rng(0)
     made = []
     for cells in (2, 4, 8, 16):
         coarse = generator.uniform(0, 255, (cells, cells, 3)).astype(np.float32)
         made.append(np.round(resize(coarse, (height, width))).astype(np.uint8))
-    return made, f"{len(made)} generated pictures (the model holds no evidence)"
+    return made, [None] * len(made), f"{len(made)} generated pictures (the model holds no evidence)"
 
 
 def _write_graphs(

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly.artifact import read_signed
 from anomaly.errors import ModelError
-from anomaly.exported import TORCH
 from anomaly.resize import resize
+from anomaly.thresholds import load_threshold
 from export import (
     MAP_FACTOR,
     bank_inputs,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
     from anomaly.backbone import Backbone
     from anomaly.detector import Branch, Look
+    from anomaly.evidence import Stretch
     from anomaly.model import Model
     from anomaly.types import ImageArray
     from export import Graph, Parity
@@ -48,9 +48,27 @@ def _looks(model: Model, branch: Branch, pictures: Sequence[ImageArray]) -> list
     return [look for picture in pictures for look in alone.look([picture])]
 
 
-def _threshold(model: Model) -> float | None:
-    path = model.folder / "thresholds" / f"{TORCH}.json"
-    return read_signed(path)["threshold"] if path.is_file() else None
+def raw_thresholds(model: Model, frames: Sequence[Stretch | None]) -> NDArray[np.float64] | None:
+    """The raw score from which on each of some frames is anomalous: cameras may have scales and thresholds of their own.
+
+    Args:
+        model: what scores.
+        frames: the stretch that each is of, or None where it is of no camera: then the threshold that is reached soonest.
+
+    Returns:
+        (n,), or None where the model is not calibrated.
+    """
+    every = load_threshold(model, fps=None)
+    if every.value is None:
+        return None
+
+    def raw(source: str, camera: str | None) -> float:
+        own = every.of(source, camera)
+        value = own.value or 0.0
+        return value if own.scale is None else own.scale.raw(value)
+
+    soonest = min(raw("", camera) for camera in every.document.get("cameras", [None]))
+    return np.array([soonest if one is None else raw(one.source, one.camera) for one in frames], np.float64)
 
 
 def gate(
@@ -58,6 +76,7 @@ def gate(
     branch: Branch,
     own: Branch,
     pictures: Sequence[ImageArray],
+    thresholds: NDArray[np.float64] | None,
     limit: float,
     margin: float,
     made: tuple[str, str],
@@ -69,6 +88,7 @@ def gate(
         model: what the branch belongs to.
         branch, own: with torch, and with the graph.
         pictures: (H, W, 3) uint8 RGB.
+        thresholds: of each picture (`raw_thresholds`).
         limit: allowed difference of a score, relative to torch's; inf = none is refused.
         margin: as in `export.Parity`.
         made: (runtime, precision).
@@ -84,7 +104,7 @@ def gate(
         np.stack([look.distances for look in ours]),
         np.stack([look.distances for look in theirs]),
         tolerance=limit,
-        threshold=_threshold(model),
+        threshold=thresholds,
         margin=margin,
     )
     if not found.holds:
@@ -134,6 +154,7 @@ def gate_whole(
     branch: Branch,
     graph: Graph,
     pictures: Sequence[ImageArray],
+    thresholds: NDArray[np.float64] | None,
     size: tuple[int, int],
     limit: float,
     margin: float | None = None,
@@ -170,7 +191,7 @@ def gate_whole(
         distances,
         answers["distances"],
         tolerance=limit,
-        threshold=_threshold(model),
+        threshold=thresholds,
         margin=margin,
     )
     found = replace(compared, heatmap=max(off.values()))

@@ -11,12 +11,13 @@ import numpy as np
 from anomaly.artifact import read_signed, write_json
 from anomaly.calibration import just_below
 from anomaly.evidence import SETTLED
-from anomaly.exported import FOLDER, INDEX, TORCH
+from anomaly.exported import FOLDER, INDEX
 from anomaly.recertification import judge, look_again, looking
-from anomaly.thresholds import evidence_is_of_another, of_this_version
+from anomaly.thresholds import calibration_path, evidence_is_of_another, of_this_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from anomaly.detector import Detector
     from anomaly.evidence import Evidence
@@ -74,6 +75,13 @@ def rescore(
     return Rescored(found, factor)
 
 
+def withdraw(folder: Path, name: str) -> None:
+    """Take back what was issued for an earlier export; what the model was calibrated with stays, in doubt for another export."""
+    path = folder / "thresholds" / f"{name}.json"
+    if path != calibration_path(folder):
+        path.unlink(missing_ok=True)
+
+
 def reissue(model: Model, name: str, found: Rescored | None) -> str:
     """Write `thresholds/<name>.json` if the evidence bears it out.
 
@@ -86,10 +94,9 @@ def reissue(model: Model, name: str, found: Rescored | None) -> str:
         What became of the certificate, in words.
     """
     path = model.folder / "thresholds" / f"{name}.json"
-    source = model.folder / "thresholds" / f"{TORCH}.json"
-    # Whatever was issued for an earlier export does not hold for this one.
-    path.unlink(missing_ok=True)
-    if not source.is_file():
+    withdraw(model.folder, name)
+    source = calibration_path(model.folder)
+    if source is None:
         return (
             "NOT CALIBRATED: the model has no threshold, so there is no certificate to re-issue; run "
             f"`python -m anomaly calibrate --model {model.folder} --labeled LABELS`, then export again"
@@ -109,16 +116,18 @@ def reissue(model: Model, name: str, found: Rescored | None) -> str:
     checked = found.recheck
     if not checked.holds:
         return f"UNCERTIFIED: {checked.why_not}; export again once that is mended"
+    # An export that was calibrated itself is issued its own threshold again, which may be lowered already.
+    before = document.get("recertified", {}).get("threshold_factor", 1.0)
     recertified = {
         "reference": checked.reference,
         "frames": checked.n_frames,
         "events": checked.n_events,
         "largest_difference": checked.largest_difference,
-        "threshold_factor": found.factor,
+        "threshold_factor": min(before, found.factor),
     }
     for one in (document, *document.get("cameras", {}).values()):
-        if found.factor < 1:
-            one["threshold"] = just_below(one["threshold"] * found.factor)
+        if found.factor < before:
+            one["threshold"] = just_below(one["threshold"] * found.factor / before)
     export = read_signed(model.folder / FOLDER / name / INDEX)["digest"]
     write_json(path, {**document, "runtime": name, "export": export, "recertified": recertified})
     still = (
@@ -126,5 +135,5 @@ def reissue(model: Model, name: str, found: Rescored | None) -> str:
         f"{document['threshold']:.6g}"
     )
     if not any(one["certificate"] for one in (document, *document.get("cameras", {}).values())):
-        return f"UNCERTIFIED with torch, too, so there is no certificate to re-issue for {name}; {still}."
+        return f"UNCERTIFIED with {checked.reference}, too, so there is no certificate to re-issue for {name}; {still}."
     return f"The certificate holds for {name}: {still}."

@@ -299,6 +299,26 @@ def save_calibration(
     return place
 
 
+def calibration_path(folder: Path) -> Path | None:
+    """The threshold that a model was calibrated with, under torch or an export; None = it is not calibrated.
+
+    Those of other runtimes were issued from it (`anomaly.reissue`).
+
+    Raises:
+        CorruptModelError: a threshold was changed since it was written.
+    """
+    place = folder / "thresholds"
+    if (place / f"{TORCH}.json").is_file():
+        return place / f"{TORCH}.json"
+    there = sorted(place.glob("[!.]*.json"))
+    for path in there:
+        issued = read_signed(path, "calibrate again").get("recertified")
+        if issued is None or issued["reference"] == path.stem:
+            return path
+    # The one that they were issued from was removed: any alarms, none would not.
+    return there[0] if there else None
+
+
 def evidence_is_of_another(folder: Path, document: Mapping[str, Any]) -> bool:
     """Whether a model's evidence was kept for another calibration of it than this threshold is of."""
     if not has_evidence(folder):
@@ -361,17 +381,16 @@ def threshold_of(model: Model, document: Mapping[str, Any], fps: float | None) -
 def load_threshold(model: Model, *, fps: float | None) -> Threshold:
     """The model's threshold, and whether its certificate holds for what runs now.
 
-    Where the runtime has no threshold of its own, torch's is used: it still alarms, without a certificate.
+    Where the runtime has no threshold of its own, that of the calibration is used: it still alarms, without a certificate.
 
     Args:
         model: the loaded model.
         fps: the sampling rate that will be used.
     """
-    path = model.folder / "thresholds" / f"{model.runtime}.json"
-    own = path.is_file()
-    if not own:
-        path = model.folder / "thresholds" / f"{TORCH}.json"
-    if not path.is_file():
+    of_its_own = model.folder / "thresholds" / f"{model.runtime}.json"
+    own = of_its_own.is_file()
+    path = of_its_own if own else calibration_path(model.folder)
+    if path is None:
         remedy = f"run `python -m anomaly calibrate --model {model.folder} --labeled LABELS`"
         return Threshold(None, model.detector.decider.config, None, fps, remedy, {})
     document = read_signed(path, "calibrate again")
@@ -399,11 +418,16 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
             "the model's evidence is of another calibration than its threshold, one was cut off or copied in part; "
             f"calibrate again with `python -m anomaly calibrate --model {model.folder} --labeled LABELS`"
         )
-    elif not own:
+    elif export is None and not own:
+        doubt = (
+            f"it was calibrated with {document['runtime']}, this runs {model.runtime}; give runtime={document['runtime']}, or "
+            "calibrate again with what shall run"
+        )
+    elif export is not None and not own:
         doubt = (
             f"it was calibrated with {document['runtime']}, this runs {model.runtime}; "
-            f"`python -m anomaly export --model {model.folder} --runtime {model.runtime.split('-')[0]}` certifies it "
-            "where the model holds evidence"
+            f"`python -m anomaly export --model {model.folder} --runtime {export.runtime} --precision {export.precision}` "
+            "certifies it where the model holds evidence"
         )
     elif export is not None and document.get("export") != export.document["digest"]:
         doubt = (

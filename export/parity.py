@@ -72,12 +72,13 @@ def compare(
     found_distances: Floats,
     *,
     tolerance: float,
-    threshold: float | None = None,
+    threshold: float | Floats | None = None,
     margin: float | None = None,
 ) -> Parity:
     """Compare scores (n,) and patch distances (n, P) of the same frames.
 
-    Anything that is not a number is infinitely far from the reference. `margin`: as in `Parity`, None = the tolerance.
+    Anything that is not a number is infinitely far from the reference. `threshold`: of all, or (n,) of each frame.
+    `margin`: as in `Parity`, None = the tolerance.
     """
     ours, theirs = np.asarray(reference, np.float64), np.asarray(found, np.float64)
     floor = np.finfo(np.float32).tiny

@@ -20,7 +20,9 @@ from small_model import FPS, ROOT, Done, SmallModel, environment, invoke, succee
 
 from anomaly.artifact import read_signed, write_json
 from anomaly.evidence import load_evidence, save_evidence
-from export import TOLERANCE
+from anomaly.gate import raw_thresholds
+from anomaly.model import load_model
+from export import TOLERANCE, compare
 
 #: As where torch is not installed: it is neither found nor imported.
 _WITHOUT_TORCH = """
@@ -179,6 +181,65 @@ def test_a_certificate_is_of_one_export_and_no_other(copy: Path, small_model: Sm
     write_json(index, {**read_signed(index), "tolerance": 10.0})
     said = succeed(*line)
     assert "UNCERTIFIED: it was certified for another export than the openvino-fp32 that runs" in said
+
+
+def test_what_an_export_was_calibrated_with_alarms_in_every_runtime(
+    copy: Path, small_model: SmallModel, tmp_path: Path
+):
+    """As on a box without torch: nothing else alarmed any more, and exporting again took its own threshold, too."""
+    footage, place = small_model.footage, copy / "thresholds"
+    succeed(
+        "calibrate", "--model", copy, "--labeled", footage.labeled_csv, "--videos", footage.labeled, FPS,
+        "runtime=openvino", "also_tried=0",
+    )  # fmt: skip
+    assert [path.name for path in place.iterdir()] == ["openvino-fp32.json"]
+    line = (
+        "score", "--model", copy, "--source", footage.labeled / "labeled_01.mp4", "--out", tmp_path / "s.csv", FPS,
+    )  # fmt: skip
+
+    def alarms() -> int:
+        with (tmp_path / "s.csv").open(encoding="utf-8") as file:
+            return sum(int(row["alarm"]) for row in csv.DictReader(file))
+
+    said = succeed(*line, "runtime=torch")
+    assert "UNCERTIFIED: it was calibrated with openvino-fp32, this runs torch-fp32; give runtime=" in said
+    assert alarms()
+    said = succeed(*line, "runtime=onnxruntime")
+    assert "this runs onnxruntime-fp32; `python -m anomaly export --model" in said
+    assert "--runtime onnxruntime --precision fp32` certifies it" in said
+    assert alarms()
+    assert "The certificate holds for openvino-fp32" in succeed(
+        "export", "--model", copy, "--runtime", "openvino", "source_size=[64,64]"
+    )
+    assert "UNCERTIFIED" not in succeed(*line, "runtime=openvino")
+    assert alarms()
+    # One that may not be certified leaves the threshold that it was calibrated with, in doubt.
+    document = read_signed(place / "openvino-fp32.json")
+    shutil.rmtree(copy / "evidence")
+    assert "UNCERTIFIED: the model holds no evidence" in succeed(
+        "export", "--model", copy, "--runtime", "openvino"
+    )
+    assert read_signed(place / "openvino-fp32.json") == document
+    assert "it was certified for another export" in succeed(*line, "runtime=openvino")
+    assert alarms()
+
+
+def test_labels_are_told_at_each_cameras_own_threshold(copy: Path):
+    """Cameras have scales of their own, and a graph's scores are raw."""
+    (camera,) = {one.camera for one in load_evidence(copy).stretches}
+    path = copy / "thresholds" / "torch-fp32.json"
+    scale = {"ordinary": 0.8, "rare": 1.2, "certificate": None}
+    cameras = {camera: {**scale, "threshold": 3.0}, "other": {**scale, "threshold": 2.0}}
+    write_json(path, {**read_signed(path), "cameras": cameras})
+    model = load_model(copy, offline=True, runtime="torch")
+    found = raw_thresholds(model, [load_evidence(copy).stretches[0], None])
+    assert found == pytest.approx([1.6, 1.2]), "of no camera: the one that alarms soonest"
+    maps = np.ones((2, 1))
+    flipped = [
+        compare([1.5, 1.5], [1.7, 1.7], maps, maps, tolerance=1.0, threshold=one, margin=0.0).flipped
+        for one in (found, 1.6, 3.0)
+    ]
+    assert flipped == [1, 2, 0]
 
 
 def test_an_uncertified_export_is_compared_on_a_new_device_too(

@@ -62,7 +62,7 @@ def test_every_output_of_a_whole_graph_is_looked_at(metric: str, tmp_path: Path)
     path = tmp_path / "whole.onnx"
     path.write_bytes(whole_graph(one, matrices()))
     graph = open_graph("onnxruntime", path, "fp32", threads=1)
-    assert gate_whole(model, branch, graph, images, SOURCE, 1e-3).heatmap < 1e-3
+    assert gate_whole(model, branch, graph, images, None, SOURCE, 1e-3).heatmap < 1e-3
     changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "heatmap": lambda found: found[:, ::-1],
         "nearest": lambda found: (found + 1) % 60,
@@ -71,6 +71,8 @@ def test_every_output_of_a_whole_graph_is_looked_at(metric: str, tmp_path: Path)
     }
     for name, change in changes.items():
         with pytest.raises(ModelError, match=f"off are {name} by"):
-            gate_whole(model, branch, Altered(graph, name, change), images, SOURCE, 1e-3)
+            gate_whole(model, branch, Altered(graph, name, change), images, None, SOURCE, 1e-3)
     with pytest.raises(ModelError, match="off are nearest by inf"):
-        gate_whole(model, branch, Altered(graph, "nearest", lambda found: found + 60), images, SOURCE, 1e-3)
+        gate_whole(
+            model, branch, Altered(graph, "nearest", lambda found: found + 60), images, None, SOURCE, 1e-3
+        )

@@ -123,8 +123,8 @@ PUBLIC = {
         Look joined labelled_otherwise looks_at looks_bytes remember settings_tried tried_elsewhere
     """,
     "anomaly.thresholds": """
-        COARSER Threshold calibrated_events calibration_document camera_scales evidence_is_of_another identities
-        load_threshold of_this_version save_calibration threshold_of
+        COARSER Threshold calibrated_events calibration_document calibration_path camera_scales evidence_is_of_another
+        identities load_threshold of_this_version save_calibration threshold_of
     """,
     "anomaly.scoring": """
         Scored cache_folder look_at score_source score_sources
