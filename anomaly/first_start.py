@@ -14,14 +14,14 @@ import numpy as np
 
 from anomaly.artifact import digest_of, file_digest, write_file
 from anomaly.evidence import has_evidence, load_evidence
-from anomaly.exported import TORCH
 from anomaly.model import software
 from anomaly.reissue import MOST_LOWERED, rescore
 from anomaly.scoring import cache_folder
-from export import TOLERANCE, parting
+from anomaly.thresholds import calibration_path
+from export import TOLERANCE, nvidia_facts, parting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from anomaly.evidence import Evidence
     from anomaly.model import Model
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from anomaly.thresholds import Threshold
 
 _LOG = logging.getLogger(__name__)
+#: How torch and ONNX Runtime call the processor; OpenVINO tells the name of what it runs on.
+_PROCESSORS = ("cpu", "CPUExecutionProvider")
 #: Scores may differ by so much, at least; 1 = the score of an ordinary normal frame.
 _TOLERANCE = 0.01
 #: Relative difference of patch features that is none: they are kept in half precision.
@@ -57,12 +59,13 @@ def checked_here(
     if threshold.value is None:
         return threshold
     evidence, lacking = _evidence_of(model)
-    found = _known(_remembered(model, evidence))
+    remembered = _remembered(model, evidence)
+    found = _known(remembered)
     if found is None and evidence is not None:
         wrong, factor = _wrong_here(model, threshold, evidence, progress)
         doubt = f"on this device ({model.device}) {model.runtime} does not answer as where it was {'certified' if threshold.certifies else 'calibrated'}: {wrong}"
         found = (doubt if wrong else "", factor)
-        _remember(model, evidence, found)
+        _remember(remembered, found)
     if found is None:
         doubt = (
             f"{model.runtime} was not certified on this device ({model.device}), and {lacking}; copy the model with its "
@@ -75,7 +78,7 @@ def checked_here(
 
 def calibrated_here(model: Model) -> None:
     """Remember that the model answers on this device as where it was certified: it was certified here."""
-    _remember(model, _evidence_of(model)[0], ("", 1.0))
+    _remember(_remembered(model, _evidence_of(model)[0]), ("", 1.0))
 
 
 @contextlib.contextmanager
@@ -84,7 +87,7 @@ def decided_anew(model: Model) -> Iterator[None]:
     found = _known(_remembered(model, _evidence_of(model)[0]))
     yield
     if found is not None:
-        _remember(model, _evidence_of(model)[0], found)
+        _remember(_remembered(model, _evidence_of(model)[0]), found)
 
 
 def rescored_here(
@@ -104,8 +107,8 @@ def rescored_here(
     # As much as the threshold was lowered when the certificate was issued for this runtime.
     issued = threshold.document.get("recertified", {}).get("threshold_factor", 1.0)
     lowering = 1.0 - issued + _NOISE
-    if model.choice.export is not None and threshold.document["runtime"] != model.runtime:
-        # None was issued: the threshold is torch's, and as far from this runtime as an export may be.
+    if threshold.document["runtime"] != model.runtime:
+        # None was issued: the threshold is the calibration's, and as far from this runtime as an export may be.
         lowering = min(tolerance, MOST_LOWERED)
     found = rescore(
         evidence, model.detector, model.runtime, tolerance=tolerance, lowering=lowering, progress=progress
@@ -157,8 +160,8 @@ def _evidence_of(model: Model) -> tuple[Evidence | None, str]:
     return evidence, ""
 
 
-def _remembered(model: Model, evidence: Evidence | None) -> Path:
-    """Where what was found is kept; without evidence, what was found before that was removed."""
+def _remembered(model: Model, evidence: Evidence | None) -> tuple[Path, ...]:
+    """Where what was found is kept: with the evidence, and as what holds once that is removed."""
     export = model.choice.export
     what = (
         [model.scoring_digest, model.runtime, software()]
@@ -166,18 +169,17 @@ def _remembered(model: Model, evidence: Evidence | None) -> Path:
         else [export.document["digest"], export.installed_version()]
     )
     # A folder that was calibrated again elsewhere, with the same bank, holds another certificate.
-    place = model.folder / "thresholds"
-    issued = [
-        file_digest(path)
-        for path in (
-            place / f"{model.runtime}.json",
-            place / f"{TORCH}.json",
-            *([] if evidence is None else [evidence.folder / "index.json"]),
-        )
-        if path.is_file()
-    ]
-    facts = [*what, *issued, model.device, platform.machine(), _processor(), platform.node()]
-    return cache_folder() / "checked" / f"{digest_of(facts)}.json"
+    decide = (model.folder / "thresholds" / f"{model.runtime}.json", calibration_path(model.folder))
+    issued = [file_digest(path) for path in dict.fromkeys(decide) if path is not None and path.is_file()]
+    compared = [] if evidence is None else [file_digest(evidence.folder / "index.json")]
+    here = [model.device, platform.machine(), _processor(), platform.node()]
+    if model.device not in _PROCESSORS and not model.runtime.startswith("openvino"):
+        here += nvidia_facts()
+    place = cache_folder() / "checked"
+    return tuple(
+        place / f"{digest_of([*what, *facts, *here])}.json"
+        for facts in dict.fromkeys((tuple(issued + compared), tuple(issued)))
+    )
 
 
 def _processor() -> str:
@@ -189,18 +191,17 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _known(path: Path) -> tuple[str, float] | None:
-    """(doubt, factor) that were remembered; None = nothing was."""
+def _known(remembered: Sequence[Path]) -> tuple[str, float] | None:
+    """(doubt, factor) that were remembered in the first place; None = nothing was."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(remembered[0].read_text(encoding="utf-8"))
         return str(told["doubt"]), float(told["factor"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _remember(model: Model, evidence: Evidence | None, found: tuple[str, float]) -> None:
-    # Also as what holds once the evidence is removed.
-    for path in {_remembered(model, evidence), _remembered(model, None)}:
+def _remember(remembered: Sequence[Path], found: tuple[str, float]) -> None:
+    for path in remembered:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, json.dumps({"doubt": found[0], "factor": found[1]}).encode())

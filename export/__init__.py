@@ -14,6 +14,7 @@ from export.errors import (
     UnsupportedError,
 )
 from export.memory import available_bytes, check_room, search_bytes
+from export.nvidia import nvidia_facts
 from export.parity import MAP_FACTOR, TOLERANCE, Parity, compare, map_difference, parting
 from export.runtime import ENDINGS, PRECISIONS, Graph, check_runtime, installed, open_graph
 
@@ -37,6 +38,7 @@ __all__ = [
     "compare",
     "installed",
     "map_difference",
+    "nvidia_facts",
     "open_graph",
     "parting",
     "search_bytes",

@@ -16,6 +16,7 @@ import numpy as np
 
 from export.engine_cache import EngineFacts, read_engine, read_timings, write_engine, write_timings
 from export.errors import DeviceMissingError, EngineError, MemoryShortError, UnsupportedError
+from export.nvidia import driver_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,11 +149,9 @@ def _facts(cuda: Any, version: str, precision: str, graph: str, rows: tuple[int,
         )
     about = _checked(cuda, cuda.cudaGetDeviceProperties(0), "ask for the GPU's name")
     gpu = f"{about.name.decode().rstrip(chr(0))}, {about.major}.{about.minor}"
-    # The same library may run under two drivers. "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06 ..." is
-    # not told everywhere (containers, Jetson), the CUDA version that the driver brings is.
-    told = Path("/proc/driver/nvidia/version")
-    driver = told.read_text(encoding="utf-8").splitlines()[0] if told.is_file() else ""
-    driver = f"CUDA {_checked(cuda, cuda.cudaDriverGetVersion(), 'ask for the version')} {driver}".strip()
+    # The same library may run under two drivers; the CUDA version that the driver brings is told everywhere.
+    version_of_cuda = _checked(cuda, cuda.cudaDriverGetVersion(), "ask for the version")
+    driver = f"CUDA {version_of_cuda} {driver_version()}".strip()
     least, most = rows or (0, 0)
     batch = _BATCH if rows is None else _BATCH_SEARCHED
     return EngineFacts(gpu, driver, version, precision, graph, batch, least, most)

@@ -19,6 +19,7 @@ from small_model import FPS, SmallModel, environment, invoke, succeed
 from anomaly.artifact import file_digest, read_signed, write_json
 from anomaly.errors import CorruptModelError
 from anomaly.evidence import Evidence, load_evidence, save_evidence
+from anomaly.first_start import calibrated_here, checked_here
 from anomaly.footage.source import find_sources, read_frames
 from anomaly.model import load_model
 from anomaly.recertification import recheck
@@ -310,6 +311,45 @@ def test_without_evidence_a_certificate_holds_only_where_it_was_issued_or_checke
     assert "UNCERTIFIED" not in succeed(*arguments)
     shutil.rmtree(evidence)
     assert "UNCERTIFIED" not in succeed(*arguments), "it was checked here before"
+
+
+def test_another_gpu_or_driver_is_another_device(
+    small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """torch and ONNX Runtime name their device "cuda" and "CUDAExecutionProvider", whichever GPU it is."""
+    model = load_model(small_model.folder, offline=True)
+    threshold = load_threshold(model, fps=5.0)
+    monkeypatch.setenv("ANOMALY_CACHE", str(tmp_path / "elsewhere"))
+    facts, looked_at = ["NVIDIA L4", "580.65"], []
+    monkeypatch.setattr("anomaly.first_start.nvidia_facts", lambda: facts)
+    # As if on a GPU: the reference is of here, so that every start finds the same.
+    monkeypatch.setattr("anomaly.model.Model.device", "cuda")
+
+    def compared() -> bool:
+        looked_at.clear()
+        assert not checked_here(model, threshold, looked_at.append).doubt
+        return bool(looked_at)
+
+    assert [compared(), compared()] == [True, False]
+    facts[1] = "590.44"
+    assert [compared(), compared()] == [True, False]
+    monkeypatch.setattr("anomaly.model.Model.device", "cpu")
+    assert compared()
+    facts[1] = "600.1"
+    assert not compared(), "a GPU's driver says nothing of the processor"
+
+
+def test_a_start_digests_each_file_once(small_model: SmallModel, monkeypatch: pytest.MonkeyPatch):
+    model = load_model(small_model.folder, offline=True)
+    digested: list[Path] = []
+
+    def digest(path: Path) -> str:
+        digested.append(path)
+        return file_digest(path)
+
+    monkeypatch.setattr("anomaly.first_start.file_digest", digest)
+    calibrated_here(model)
+    assert sorted(path.name for path in digested) == ["index.json", "torch-fp32.json"]
 
 
 def test_evidence_of_another_model_is_told_as_that(

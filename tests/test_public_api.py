@@ -63,7 +63,7 @@ PUBLIC = {
     "export": """
         DeviceMissingError ENDINGS EngineError ExportError Graph MAP_FACTOR MemoryShortError PRECISIONS Parity
         RuntimeMissingError TOLERANCE UnsupportedError available_bytes bank_inputs check_room check_runtime compare
-        installed map_difference open_graph parting search_bytes
+        installed map_difference nvidia_facts open_graph parting search_bytes
     """,
     "anomaly.weights": """
         SOURCES StoredWeights WeightsSource fits_network keep load_weights read_file store_folder stored
