@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import sqlite3
 import time
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomaly.edge.segment_name import LONGEST_SEGMENT_S, start_of
@@ -14,7 +17,6 @@ from anomaly.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from anomaly.edge.store.event import StoredEvent
 
@@ -24,6 +26,9 @@ ORPHANS = "orphans"
 ASIDE = ".damaged-"
 ASIDE_TIME = "%Y%m%dT%H%M%S.%fZ"
 _MEDIA = ("snapshots", "clips")
+_FILE_COLUMNS = ("snapshot", "heatmap", "normal", "preview", "clip")
+_FILES = ", ".join(_FILE_COLUMNS)
+_SHOWN = f"events WHERE coalesce({_FILES}) IS NOT NULL"
 
 
 def open_whole(path: Path, schemas: Sequence[str], version: int) -> list[str]:
@@ -134,71 +139,88 @@ def _salvage(connection: sqlite3.Connection, aside: Path) -> int:
 
 def _rows_without_files(connection: sqlite3.Connection, folder: Path) -> int:
     count = 0
-    for stored in event.select(
-        connection, ["coalesce(snapshot, heatmap, normal, clip) IS NOT NULL"], (), deletion.ALL
-    ):
-        gone = {
+    for event_id, *paths in connection.execute(f"SELECT id, {_FILES} FROM {_SHOWN}").fetchall():
+        gone: dict[str, str | None] = {
             name: None
-            for name in ("snapshot", "heatmap", "normal", "preview", "clip")
-            if (path := getattr(stored, name)) is not None and not (folder / path).exists()
+            for name, path in zip(_FILE_COLUMNS, paths, strict=True)
+            if path is not None and not _is_there(f"{folder}/{path}")
         }
         if gone:
             count += len(gone)
             # What was recorded may still be there: the clip is made again, or found to be impossible.
             event.change(
-                connection, stored.id, {**gone, **({"clip_state": "pending"} if "clip" in gone else {})}
+                connection, event_id, {**gone, **({"clip_state": "pending"} if "clip" in gone else {})}
             )
     for miss in review.misses(connection, "clip IS NOT NULL", ()):
         if not all((folder / path).exists() for path in miss.files):
             count += 1
             deletion.take_clip(connection, "misses", miss.id, miss.files, "pending")
     recording = folder / deletion.RECORDING
-    gone_segments = [
-        (segment.id,)
-        for segment in timeline.segments(connection, recording, "1", ())
-        if not segment.path.exists()
-    ]
-    connection.executemany("DELETE FROM segments WHERE id = ?", gone_segments)
-    return count + len(gone_segments)
+    segments = connection.execute("SELECT id, path FROM segments").fetchall()
+    lost = [(segment_id,) for segment_id, path in segments if not _is_there(f"{recording}/{path}")]
+    connection.executemany("DELETE FROM segments WHERE id = ?", lost)
+    return count + len(lost)
+
+
+def _is_there(path: str) -> bool:
+    """Whether a file is there; raises OSError where a disk or a right keeps it from being known."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _index_segments(connection: sqlite3.Connection, folder: Path, doomed: set[str]) -> int:
     recording = folder / deletion.RECORDING
     known = {row[0] for row in connection.execute("SELECT path FROM segments")}
     count = 0
-    for path in sorted(recording.glob("*/*/*")):
-        relative = path.relative_to(recording)
-        if relative.as_posix() in known or path.relative_to(folder).as_posix() in doomed:
-            continue
-        start = start_of(relative)
-        if start is None:
-            continue
-        about = path.stat()
-        # The file was last written when its last packet came.
-        end = about.st_mtime if start < about.st_mtime < start + LONGEST_SEGMENT_S else start + 10.0
-        segment = timeline.Segment(relative.parts[0], relative, start, end, 0.0, about.st_size, "")
-        if erased.is_erased(connection, segment.camera, start, end, time.time()):
-            deletion.doom(connection, [path.relative_to(folder).as_posix()])
-            continue
-        timeline.add_segment(connection, segment)
-        count += 1
+    # As text, and sorted once what has a row is out: a week of many cameras is half a million files, and no camera is
+    # watched before they are looked through.
+    found = set(glob.iglob("*/*/*", root_dir=recording)) - known
+    for name in sorted(found):
+        if f"{deletion.RECORDING}/{name}" not in doomed:
+            count += index_segment(connection, folder, Path(name))
     return count
+
+
+def index_segment(connection: sqlite3.Connection, folder: Path, path: Path) -> bool:
+    """Give a recorded file that has none a row, by its name and its time; where its time was deleted it is doomed instead.
+
+    Args:
+        connection: inside a transaction.
+        folder: the store's.
+        path: relative to the recording.
+
+    Returns:
+        Whether it has a row now.
+    """
+    start = start_of(path)
+    if start is None:
+        return False
+    about = (folder / deletion.RECORDING / path).stat()
+    # The file was last written when its last packet came.
+    end = about.st_mtime if start < about.st_mtime < start + LONGEST_SEGMENT_S else start + 10.0
+    segment = timeline.Segment(path.parts[0], path, start, end, 0.0, about.st_size, "")
+    if erased.is_erased(connection, segment.camera, start, end, time.time()):
+        deletion.doom(connection, [f"{deletion.RECORDING}/{path.as_posix()}"])
+        return False
+    timeline.add_segment(connection, segment)
+    return True
 
 
 def _move_orphans(connection: sqlite3.Connection, folder: Path, doomed: set[str]) -> int:
     known = set(doomed)
-    for column in ("snapshot", "heatmap", "normal", "clip", "preview"):
-        known |= {row[0] for row in connection.execute(f"SELECT {column} FROM events")}
+    known.update(*connection.execute(f"SELECT {_FILES} FROM {_SHOWN}"))
     known |= {
         row[0] for row in connection.execute("SELECT clip FROM misses UNION SELECT preview FROM misses")
     }
     moved = 0
     for kind in _MEDIA:
-        for path in sorted((folder / kind).rglob("*")):
-            name = path.relative_to(folder)
-            if path.is_file() and name.as_posix() not in known:
-                target = folder / ORPHANS / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(target)
-                moved += 1
+        found = (f"{where}/{name}" for where, _, names in os.walk(folder / kind) for name in names)
+        for name in sorted({path.removeprefix(f"{folder}/") for path in found} - known):
+            target = folder / ORPHANS / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).replace(target)
+            moved += 1
     return moved
