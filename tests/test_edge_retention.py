@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import pytest
+from clips import texture, write_clip
 
 import anomaly.edge.retention
 from anomaly.edge.retention import Clocks, Retention, RetentionSettings, estimate_disk
 from anomaly.edge.segment_name import mask_mark, segment_name
 from anomaly.edge.store import Store
 from anomaly.edge.store.durable import write_bytes
+from anomaly.edge.store.upkeep import delete_old_recording
 from anomaly.errors import StoreFullError
 
 NOW = 1_790_000_000.0
@@ -438,3 +442,56 @@ def test_a_store_that_cannot_be_written_keeps_no_recording_going_on_a_disk_that_
         retention.tidy()
         assert told == [False]
         assert [one.detail["stopped"] for one in store.health() if one.kind == "disk"] == ["recording"]
+
+
+def test_what_a_killed_process_left_is_taken_in_where_its_camera_is_gone(tmp_path: Path):
+    """No other process finishes it: it was never deleted, neither by age nor for the camera's privacy masks."""
+    clock = Clock()
+    with Store(tmp_path / "store") as store:
+        rest, empty, written = (begun(store, second) for second in (10, 20, 30))
+        with open(empty, "r+b") as file:
+            file.truncate(file.read().index(b"moof") - 4)
+        retention = Retention(store, clocks=clock.clocks)
+        retention.tidy()
+        clock.pass_(601)
+        written.write_bytes(written.read_bytes() + b"more")
+        retention.tidy()
+        assert [path.exists() for path in (rest, empty, written)] == [False, False, True]
+        (row,) = store.segments("press", 0, 9e9)
+        assert row.path == rest.with_suffix("")
+        with av.open(str(row.path)) as container:
+            assert sum(1 for _ in container.decode(video=0)) > 5
+        clock.pass_(25 * 3600)
+        retention.tidy()
+        assert not list((store.folder / "recording").rglob("*.mp4"))
+
+
+def begun(store: Store, second: int) -> Path:
+    """A segment as it is while it is written, of a camera that the site does not have."""
+    path = store.folder / "recording" / "press" / segment_name(NOW + second, "")
+    part = path.with_name(f"{path.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    write_clip(part, texture(10), container="mp4", muxer={"movflags": "frag_keyframe+empty_moov"})
+    os.utime(part, (NOW + second + 1, NOW + second + 1))
+    return part
+
+
+def test_cameras_are_watched_before_what_is_old_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """After a night off hours of recording are due: their deletion kept every camera unwatched for half a minute and more."""
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def slowly(store: Store, before_utc_s: float, after_utc_s: float) -> int:
+        begun.set()
+        assert may_go_on.wait(20)
+        return delete_old_recording(store, before_utc_s, after_utc_s)
+
+    monkeypatch.setattr(anomaly.edge.store.upkeep, "delete_old_recording", slowly)
+    with Store(tmp_path) as store:
+        old = add_segment(store, NOW - 25 * 3600)
+        retention = Retention(store, clocks=Clock().clocks)
+        retention.start()
+        assert retention.room.free_bytes > 0
+        assert begun.wait(20)
+        may_go_on.set()
+        wait_for(lambda: not old.exists())
+        retention.close()

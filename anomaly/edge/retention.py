@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from anomaly.edge.epochs import Epochs
 from anomaly.edge.helper import Helper
+from anomaly.edge.segment_name import LONGEST_SEGMENT_S
 from anomaly.edge.store import upkeep
 from anomaly.errors import StoreError, StoreFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
     from sqlite3 import Connection
     from types import TracebackType
 
@@ -131,6 +133,9 @@ class Retention:
         self._clocks = clocks or Clocks()
         self._epochs: Epochs | None = None
         self._looked_s = 0.0
+        # Segments that were begun, and when each was last written, as they were found last; and when that was.
+        self._begun: dict[Path, int] = {}
+        self._begun_s = float("-inf")
         self._room = Room(0)
         self._health: dict[str, int] = {}
         self._stop = threading.Event()
@@ -146,8 +151,14 @@ class Retention:
         self.close()
 
     def start(self) -> None:
-        """Tidy once, then go on in a thread; what fails keeps nobody from watching, and is told and tried again."""
-        self._turn()
+        """Look whether there is room, and tidy in a thread, from now on; what fails there is told and tried again.
+
+        After a night off hours of recording are due at once: no camera waits until they are deleted.
+        """
+        try:
+            self._act(self._look())
+        except Exception as error:
+            self._helper.failed(error)
         self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
         self._thread.start()
 
@@ -169,6 +180,7 @@ class Retention:
             StoreError: the store cannot be read or written.
         """
         now = self._clocks.wall()
+        self._take_in_left()
         self._delete_old(self._look_at_the_clock(now), now)
         self._delete_too_much()
         room = self._look()
@@ -184,6 +196,7 @@ class Retention:
         return room
 
     def _run(self) -> None:
+        self._turn()
         while not self._stop.wait(_EVERY_S):
             self._turn()
 
@@ -223,6 +236,18 @@ class Retention:
         except StoreFullError as error:
             _LOG.warning("%s", error)
         return self._epochs
+
+    def _take_in_left(self) -> None:
+        """Take in what was recorded by a process that was killed, where no other finishes it: its camera has left the site, or
+        is not recorded any more. Until it has a row it is not deleted by age, by bytes, nor for its privacy masks.
+        """
+        now_s = self._clocks.steady()
+        if now_s - self._begun_s < LONGEST_SEGMENT_S:
+            return
+        before, self._begun, self._begun_s = self._begun, upkeep.begun_segments(self._store), now_s
+        for part, written_ns in self._begun.items():
+            if before.get(part) == written_ns:
+                upkeep.take_in(self._store, part)
 
     def _delete_old(self, epochs: Epochs, now: float) -> None:
         settings, store = self._settings, self._store

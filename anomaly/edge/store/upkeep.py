@@ -7,7 +7,8 @@ import os
 from typing import TYPE_CHECKING
 
 from anomaly.edge.store import deletion, event, review
-from anomaly.edge.store.reconcile import ORPHANS
+from anomaly.edge.store.durable import publish
+from anomaly.edge.store.reconcile import ORPHANS, index_segment
 from anomaly.edge.store.schema import MEDIA
 
 if TYPE_CHECKING:
@@ -27,7 +28,37 @@ _BEFORE_A_CLIP_S = 60.0
 SCORE_BYTES = 32
 BATCH_BYTES = 180
 PICTURE_BYTES = 300_000
+#: A recorded file begins with a header of about a thousand bytes; the first of its fragments tells that a picture follows.
+_FRAGMENT, _HEADER_BYTES = b"moof", 2**16
 _MISS_MEDIA = "coalesce(clip, preview) IS NOT NULL"
+
+
+def begun_segments(store: Store) -> dict[Path, int]:
+    """Segments of the recording that are not finished, and when each was last written, in ns of the files' clock."""
+    found = {}
+    for part in (store.folder / deletion.RECORDING).glob("*/*/*.mp4.part"):
+        # It may have been finished just now.
+        with contextlib.suppress(OSError):
+            found[part] = part.stat().st_mtime_ns
+    return found
+
+
+def take_in(store: Store, part: Path) -> None:
+    """Give a begun segment that nobody writes any more its name and a row; one without a picture is removed."""
+    try:
+        with open(part, "rb") as file:
+            holds = _FRAGMENT in file.read(_HEADER_BYTES)
+        if not holds:
+            part.unlink()
+            return
+        path = part.with_suffix("")
+        publish(part, path)
+    except OSError:
+        # Gone, or it cannot be read now: it is looked at again.
+        return
+    relative = path.relative_to(store.folder / deletion.RECORDING)
+    store.write(lambda connection: index_segment(connection, store.folder, relative))
+    store.remove_doomed()
 
 
 def delete_old_recording(store: Store, before_utc_s: float, after_utc_s: float = _EVER) -> int:
