@@ -16,6 +16,7 @@ from rtsp_server import RtspServer, number_in
 from small_model import FIT, invoke, start, succeed
 
 from anomaly.edge.session import gaps_between
+from anomaly.edge.store import Store
 from anomaly.footage.source import find_sources, read_frames
 
 
@@ -132,3 +133,25 @@ def test_what_cannot_be_recorded_is_one_line(arguments: list[str], status: int, 
     done = invoke("record", "--out", tmp_path / "out", *arguments)
     assert done.status == status
     assert says in done.message
+
+
+def test_one_recording_at_a_time_into_a_folder(tmp_path: Path):
+    """The second took over the file that the first was writing: of eight hours "nothing was recorded"."""
+    clip = write_clip(tmp_path / "a.mp4", texture(100), fps=10, encoder={"g": "10", "bf": "0"})
+    out = tmp_path / "out"
+    first = start("record", "--source", clip, "--out", out, "record.segment_s=2", cwd=tmp_path)
+    wait_for(lambda: list(out.rglob("*.part")), 60)
+    done = invoke("record", "--source", clip, "--out", out)
+    assert done.status == 2
+    assert "record.camera=NAME" in done.message
+    said, problems = first.communicate(timeout=60)
+    assert first.returncode == 0, problems
+    assert "100 pictures" in said
+
+
+def test_footage_for_fit_is_not_laid_where_run_deletes(tmp_path: Path):
+    clip = write_clip(tmp_path / "a.mp4", texture(5), fps=10)
+    with Store(tmp_path / "store"):
+        done = invoke("record", "--source", clip, "--out", tmp_path / "store" / "recording")
+    assert done.status == 2
+    assert "give another folder" in done.message

@@ -24,7 +24,10 @@ from anomaly.edge.inspect import observe
 from anomaly.edge.retention import RetentionSettings, estimate_disk
 from anomaly.edge.session import Session, gaps_between
 from anomaly.edge.site import polygons
+from anomaly.edge.store.deletion import RECORDING
+from anomaly.edge.store.opening import DATABASE
 from anomaly.errors import AnomalyError, SourceError, UsageError
+from anomaly.locks import alone_in
 
 if TYPE_CHECKING:
     from anomaly.config import RecordConfig
@@ -37,11 +40,20 @@ def run(config: RecordConfig) -> None:
     """Record until the time is over, the file ends, or Ctrl-C."""
     settings = _settings(config)
     out = Path(config.out)
+    whole = out.resolve()
+    if whole.name == RECORDING and (whole.parent / DATABASE).exists():
+        raise UsageError(
+            f"--out {config.out} is the rolling recording of a store, of which `run` deletes what is old; give another folder"
+        )
     out.mkdir(parents=True, exist_ok=True)
     _tell_disk(config, settings, out)
     session = Session()
     begin_s = time.time()
-    with _stopping() as stop:
+    folder = out / settings.camera
+    folder.mkdir(exist_ok=True)
+    busy = f"{folder} is being recorded to already; name each camera with record.camera=NAME, or give another --out"
+    # It would take the file that another recording is writing for one that was left, and the cameras' footage would be mixed.
+    with alone_in(folder, busy), _stopping() as stop:
         _record(settings, config.hours * 3600, session, stop)
     _summary(config, session, begin_s, time.time())
     if session.over == "held":
