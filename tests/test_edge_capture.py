@@ -440,6 +440,12 @@ class _Camera(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(astray[self.path].encode())
             return
+        if self.path == "/snapshot.jpg":
+            self.send_response(200)
+            self.send_header("Content-Type", "image/jpeg")
+            self.end_headers()
+            self.wfile.write(cv2.imencode(".jpg", next(iter(numbered(1))))[1].tobytes())
+            return
         if self.path not in ("/video", "/flips"):
             self.send_error(404)
             return
@@ -574,10 +580,21 @@ def test_an_http_cameras_times_are_those_of_arrival_and_not_rounded_to_libavs_cl
         assert np.ptp(apart) < 0.002
 
 
+def test_a_camera_that_takes_the_connection_and_says_nothing_is_told_as_that():
+    """Not as one that sends invalid data, which its cable or its settings would be blamed for."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for kind in ("rtsp", "http"):
+            at = f"{kind}://127.0.0.1:{silent.getsockname()[1]}/live"
+            with watched(at, open_timeout_s=1.0) as watch:
+                reason = watch.until_told("disconnected").detail["reason"]
+                assert reason == "it gave no answer of use for 1 s"
+
+
 def test_a_page_in_place_of_a_camera_leads_nowhere_else(http_camera: str):
-    for path in ("/list.m3u8", "/list.ffconcat", "/garbage", "/elsewhere"):
+    for path in ("/list.m3u8", "/list.ffconcat", "/garbage", "/elsewhere", "/snapshot.jpg"):
         with watched(http_camera + path) as watch:
-            assert watch.until_told("disconnected").detail["reason"]
+            reason = watch.until_told("disconnected").detail["reason"]
+            assert "open it in a browser" in reason
     assert "/secret.ts" not in _Camera.opened
     with watched(http_camera + "/status/403", refused_wait_s=0.1) as watch:
         watch.until_told("held")

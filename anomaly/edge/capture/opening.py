@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,6 +97,7 @@ def opened(settings: CaptureSettings) -> Iterator[Opened]:
         with _opened_file(settings) as source:
             yield source
         return
+    began_s = time.monotonic()
     try:
         container = _connect(settings)
     except av.error.HTTPUnauthorizedError:
@@ -103,7 +105,7 @@ def opened(settings: CaptureSettings) -> Iterator[Opened]:
     except av.error.HTTPForbiddenError:
         raise Refused(403) from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise Lost(why(error, settings)) from None
+        raise Lost(_why_not_opened(error, settings, time.monotonic() - began_s)) from None
     with container:
         stream = next(iter(container.streams.video), None)
         if stream is None or stream.codec_context is None:
@@ -124,6 +126,21 @@ def why(error: Exception, settings: CaptureSettings) -> str:
         text += (
             "; its certificate may not be trusted: add #ca=/path/of/certificates.pem to the address, "
             "or #unverified"
+        )
+    return text
+
+
+def _why_not_opened(error: Exception, settings: CaptureSettings, after_s: float) -> str:
+    # Of silence libav's RTSP says that the data are invalid.
+    if after_s >= settings.open_timeout_s:
+        return f"it gave no answer of use for {settings.open_timeout_s:g} s"
+    text = why(error, settings)
+    unfit = isinstance(error, av.error.InvalidDataError | av.error.ArgumentError)
+    unfit = unfit or (not settings.address.verified and getattr(error, "errno", None) == errno.EIO)
+    if settings.address.kind == "http" and unfit:
+        text += (
+            "; where video is wanted it may send a web page or a single picture, or point to another address, which is "
+            "not followed: open it in a browser, and give the address of the camera's stream"
         )
     return text
 
