@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from anomaly.edge.capture import Report
-from anomaly.edge.health import CameraHealth, ClockWatch, Steadily, Trouble
+from anomaly.edge.health import CameraHealth, ClockWatch, StandstillWatch, Steadily, Trouble
 
 UTC = 1_790_000_000.0
 S = 1_000_000_000
@@ -270,3 +270,15 @@ def test_how_far_the_view_moved_is_told(health: CameraHealth):
     ]
     assert troubles[0].detail["view"]["right"] == pytest.approx(-0.1, abs=0.02)
     assert troubles[0].detail["view"]["down"] == 0.0
+
+
+def test_a_program_that_was_held_up_says_so():
+    watch = StandstillWatch()
+    # The first look of a model takes its time.
+    assert watch.tick(0, UTC, 0.0) == []
+    assert watch.tick(9 * S, UTC + 9, 8.0) == []
+    assert watch.tick(10 * S, UTC + 10, 8.5) == []
+    began, over = watch.tick(58 * S, UTC + 58, 8.75)
+    assert began == Trouble("standstill", True, UTC + 10, {"seconds": 48.0, "model_seconds": 0.2})
+    assert over == Trouble("standstill", False, UTC + 58)
+    assert watch.tick(59 * S, UTC + 59, 9.0) == []

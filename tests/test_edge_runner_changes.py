@@ -448,6 +448,22 @@ def test_a_frame_that_waited_through_a_stall_is_dropped_not_decided(
     assert told["captured"] - told["scored"] - told["dropped"] in (0, 1)
 
 
+def test_a_runner_that_was_held_up_says_so_and_when(small_model: SmallModel, loaded: Loaded, tmp_path: Path):
+    """Without a word the cameras' blind share alone told of it."""
+    with running(tmp_path / "s", loaded, looped(small_model)) as runner:
+        # For two seconds: the first look of a model takes its time, and is none.
+        scored(runner, "line", 20)
+        # As a disk that hangs does.
+        runner._do(lambda: time.sleep(6.0))
+        store = runner._ledger._store
+        until(lambda: [one for one in store.health("") if one.kind == "standstill" and one.end_utc_s])
+        (told,) = [one for one in store.health("") if one.kind == "standstill"]
+        assert 6.0 <= told.detail["seconds"] < 12.0
+        assert told.end_utc_s - told.utc_s == pytest.approx(told.detail["seconds"], abs=0.1)
+        assert told.detail["model_seconds"] < 3.0
+        assert scored(runner, "line", 2)
+
+
 def test_a_recipe_is_switched_within_a_second(small_model: SmallModel, loaded: Loaded, tmp_path: Path):
     other = Path(shutil.copytree(small_model.folder, tmp_path / "other"))
     second = replace(loaded)

@@ -375,3 +375,34 @@ class ClockWatch:
         if abs(step_s) <= self._step_s:
             return None
         return Trouble("clock", True, utc_s, {"step_s": round(step_s, 3)})
+
+
+class StandstillWatch:
+    """Notices when the thread that scores was held up, by a disk that hangs for one: no camera was looked at meanwhile.
+
+    Args:
+        least_s: seconds between two ticks; shorter ones are told as overload where they last.
+    """
+
+    def __init__(self, least_s: float = 5.0) -> None:
+        self._least_s = least_s
+        self._last: tuple[int, float] | None = None
+
+    def tick(self, now_ns: int, utc_s: float, model_s: float) -> list[Trouble]:
+        """A standstill since the last call, begun and over, with its `seconds` and those in which the model computed.
+
+        Args:
+            now_ns, utc_s: monotonic clock, and POSIX seconds.
+            model_s: for which the model has computed so far. A first look may take long, and holds nothing up.
+        """
+        last, self._last = self._last, (now_ns, model_s)
+        if last is None or not last[1]:
+            return []
+        seconds = (now_ns - last[0]) / 1e9
+        if seconds < self._least_s:
+            return []
+        detail = {"seconds": round(seconds, 1), "model_seconds": round(model_s - last[1], 1)}
+        return [
+            Trouble("standstill", True, utc_s - seconds, detail),
+            Trouble("standstill", False, utc_s),
+        ]

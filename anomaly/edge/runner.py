@@ -19,7 +19,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
-from anomaly.edge.health import ClockWatch, Trouble
+from anomaly.edge.health import ClockWatch, StandstillWatch, Trouble
 from anomaly.edge.loading import Loader
 from anomaly.edge.roster import Roster
 from anomaly.edge.state import known_state
@@ -86,6 +86,7 @@ class Runner:
         self._stopping = threading.Event()
         self._new = threading.Condition()
         self._clock = ClockWatch()
+        self._standstill = StandstillWatch()
         self._loading: threading.Thread | None = None
         # A signal may ask for a reload while this is held by the thread that it interrupts.
         self._reloading = threading.RLock()
@@ -175,6 +176,7 @@ class Runner:
         if step is not None:
             # It is over as soon as it is seen; the row says when and by how much.
             self._ledger.trouble("", "", [step, Trouble(step.kind, False, utc_s, {})])
+        self._ledger.trouble("", "", self._standstill.tick(now_ns, utc_s, self.model_s))
         for camera in self._cameras.values():
             camera.tick(now_ns, utc_s)
         self._roster.tick()

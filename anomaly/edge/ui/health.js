@@ -7,7 +7,7 @@ const MOST = 8;
 const WORDS = {
   disconnected: "disconnected", stalled: "no new frames", frozen: "picture frozen", black: "picture black",
   changed: "stream changed", overloaded: "overloaded: frames too far apart", held: "log-in at the camera refused",
-  timing: "the stream's clock jumped", recording: "recording has stopped", clock: "the clock was set", disk: "the disk is full",
+  timing: "the stream's clock jumped", recording: "recording has stopped", clock: "the clock was set", standstill: "the program was held up: no camera was looked at", disk: "the disk is full",
   device: "the device that scores failed", store: "nothing can be stored", page: "there was no page", metrics: "the port for figures was taken", retention: "old footage could not be tidied up",
   reload: "could not be changed over to the new site file", clips: "a clip could not be made", pictures: "a picture could not be made",
 };
