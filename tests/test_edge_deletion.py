@@ -206,6 +206,27 @@ def test_a_store_of_before_remembers_deletions_and_masks_too(tmp_path: Path):
         assert store.add_segment("cam", "cam/a.mp4", 1990.0, 2010.0, 0.0, 1, "h264") == 0
 
 
+def test_no_word_of_a_deleted_interval_is_left(tmp_path: Path):
+    def left() -> list[str]:
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        return [path.name for path in files if b"canary" in path.read_bytes()]
+
+    with Store(tmp_path) as store:
+        for i in range(30):
+            event = store.start_event(
+                camera="cam", model="m", start_utc_s=1.0, start_pts_s=1.0, score=2.0, threshold=1.0
+            )
+            store.describe_event(event.id, explanation={"text": f"canary {i}"})
+            store.add_verdict(event.id, "real", "ann", f"canary {i}")
+        alone = store.mark_miss("cam", 1.0, 2.0, "canary", "ann")
+        assert left()
+        store.delete_miss(alone.id)
+        store.mark_miss("cam", 1.0, 2.0, "canary", "ann")
+        store.delete("cam", 0.0, 10.0)
+        # Also while it is open, and in the log beside it.
+        assert left() == []
+
+
 def test_no_picture_of_a_deleted_event_is_left(small_model: SmallModel, tmp_path: Path):
     model = load_model(small_model.folder, offline=True)
     loaded = Loaded.of(model, load_threshold(model, fps=5.0))

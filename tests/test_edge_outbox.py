@@ -232,6 +232,20 @@ def test_a_deleted_event_is_forgotten_once_it_was_told(tmp_path: Path):
         assert [row[0] for row in left] == [waiting.id]
 
 
+def test_what_was_told_is_kept_no_longer(tmp_path: Path):
+    """Also of an event that was deleted before it was told."""
+    with Receiver() as receiver:
+        receiver.answer = lambda content: 503
+        hook = WebhookSettings(receiver.url, (SECRET,), name="hook", backoff=QUICK)
+        with told_site(tmp_path, [hook]) as site:
+            event = site.start(doubt="canary")
+            site.store.delete_event(event.id)
+            receiver.answer = lambda content: 204
+            until(lambda: site.status("hook")["sent"] == 1)
+    assert "canary" in receiver.contents()[-1]["doubt"]
+    assert all(b"canary" not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
 def test_an_event_that_cannot_be_stored_is_told_all_the_same(tmp_path: Path):
     with Receiver() as receiver:
         hook = WebhookSettings(receiver.url, (SECRET,), name="hook", backoff=QUICK)

@@ -229,11 +229,11 @@ def waits(
 
 
 def mark_sent(connection: sqlite3.Connection, sink: str, ids: Iterable[int], utc_s: float) -> None:
-    """These rows have been taken over by the other side."""
+    """These rows have been taken over by the other side; what they told is kept no longer, their event may be gone."""
     count = 0
     for one in ids:
         count += connection.execute(
-            "UPDATE outbox SET state = 'sent', done_utc_s = ? WHERE id = ? AND state = 'pending'",
+            "UPDATE outbox SET state = 'sent', body = '', bytes = 0, done_utc_s = ? WHERE id = ? AND state = 'pending'",
             (utc_s, one),
         ).rowcount
     _count(connection, sink, "sent", count)

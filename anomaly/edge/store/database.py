@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 BUSY_S = 5.0
 #: And how long where that was not enough, until it has finished.
 BUSY_AGAIN_S = 0.05
+#: And who empties the write-ahead log, for those who read in it.
+_WIPE_MS = 500
 #: A write-ahead log that once grew is cut back to this at the next checkpoint.
 _WAL_BYTES = 8 * 2**20
 
@@ -50,6 +52,8 @@ def connect(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute("PRAGMA temp_store=MEMORY")
+            # What is deleted is overwritten, however SQLite was built: the words that were said of an event are gone with it.
+            connection.execute("PRAGMA secure_delete=ON")
             connection.execute(f"PRAGMA journal_size_limit={_WAL_BYTES}")
         except BaseException:
             if connection is not None:
@@ -124,6 +128,18 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         if connection.in_transaction:
             connection.rollback()
         raise
+
+
+def wipe_log(connection: sqlite3.Connection) -> None:
+    """Empty the write-ahead log, which holds what was deleted until it is written anew.
+
+    Where somebody reads for longer, it stays until then: no writer is to wait for that.
+    """
+    connection.execute(f"PRAGMA busy_timeout={_WIPE_MS}")
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={round(BUSY_S * 1000)}")
 
 
 def rows(connection: sqlite3.Connection, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from anomaly.edge.segment_name import mask_mark
-from anomaly.edge.store import deletion, erased, event, leftovers, review, timeline
+from anomaly.edge.store import database, deletion, erased, event, leftovers, review, timeline
 from anomaly.edge.store.opening import OpenFolder
 from anomaly.errors import EventGoneError
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Mapping, Sequence
 
     from anomaly.edge.store.deletion import Deleted
@@ -187,7 +188,7 @@ class Store(OpenFolder):
             return True
 
         done = self.write(write)
-        self.remove_doomed()
+        self._wipe()
         return done
 
     def delete(self, camera: str, start_utc_s: float, end_utc_s: float) -> Deleted:
@@ -208,8 +209,15 @@ class Store(OpenFolder):
             return replace(done, leftovers=len(left))
 
         done = self.write(write)
-        self.remove_doomed()
+        self._wipe()
         return done
+
+    def _wipe(self) -> None:
+        """Remove the files of what was deleted, and what the log still holds of it."""
+        self.remove_doomed()
+        # It is deleted, whether the log can be emptied now or not.
+        with contextlib.suppress(sqlite3.Error):
+            database.wipe_log(self.connection())
 
     def is_erased(self, camera: str, start_utc_s: float, end_utc_s: float) -> bool:
         """Whether a camera's time from start to end reaches into what was deleted."""
@@ -261,7 +269,7 @@ class Store(OpenFolder):
             return bool(found)
 
         done = self.write(write)
-        self.remove_doomed()
+        self._wipe()
         return done
 
     # What fills a camera's time
