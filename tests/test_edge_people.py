@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,47 @@ def test_one_message_that_is_not_taken_blocks_no_others(tmp_path: Path):
             receiver.answer = lambda content: 200
             assert site.delivery.send_again("people") == 1
             until(lambda: site.status("people")["sent"] == 4)
+
+
+def test_a_service_that_never_ends_its_answer_is_left_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("anomaly.edge.notify.people._LONGEST_S", 1.0)
+    over, hangs, given = threading.Event(), [True], []
+
+    class Trickle(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            given.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["title"])
+            self.send_response(200)
+            slow = hangs[0]
+            self.send_header("Content-Length", "1000" if slow else "0")
+            self.end_headers()
+            while slow and not over.wait(0.3):
+                self.wfile.write(b"x")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Trickle)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    settings = PeopleSettings(
+        f"json://127.0.0.1:{server.server_port}/", enabled=True, backoff=QUICK, bounds=Bounds(late_s=0.8)
+    )
+    trouble = []
+    with told_site(
+        tmp_path, [settings], tend_every_s=0.1, on_trouble=lambda *told: trouble.append(told)
+    ) as site:
+        site.start()
+        # That its messages wait is told while it hangs.
+        until(lambda: [told[:2] for told in trouble] == [("people", "down")])
+        until(lambda: "did not answer within 1 s" in site.status("people")["last_error"])
+        until(lambda: "hangs" in site.status("people")["last_error"])
+        assert len(given) == 3
+        hangs[0] = False
+        over.set()
+        until(lambda: site.status("people")["sent"] == 1)
+    server.shutdown()
+    server.server_close()
 
 
 def test_after_an_outage_nothing_is_set_aside(tmp_path: Path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 _MOST_SUMMED = 100_000
 #: So many are enough to know whose messages wait.
 _MOST_LOOKED = 1000
+#: An exchange with a service takes no longer; one that hangs is left alone, and so many of them at most.
+_LONGEST_S = 60.0
+_MOST_HANGING = 3
+_LOOK_S = 0.25
+_GRACE_S = 3.0
 #: Where a message was not taken so often, another one is tried.
 _TRIES = 4
 
@@ -39,6 +45,34 @@ class _Turn(NamedTuple):
     rows: Sequence[Row]
     messages: Sequence[Sequence[Row]]
     plan: Plan
+
+
+class _Exchange(threading.Thread):
+    """One message to a service. Its time-outs start anew with each byte that comes, hence a thread that can be left.
+
+    Attributes:
+        taken: whether the service took it; False before that.
+    """
+
+    def __init__(self, send: Callable[[], bool], what: tuple[str, str]) -> None:
+        super().__init__(name="people", daemon=True)
+        self.what = what
+        self.taken = False
+        self._send = send
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        """Called by the thread."""
+        try:
+            self.taken = self._send()
+        except Exception as error:
+            self._error = error
+
+    def outcome(self) -> bool:
+        """Whether it was taken, once it is over; raises what sending raised."""
+        if self._error is not None:
+            raise self._error
+        return self.taken
 
 
 class PeopleSink:
@@ -57,6 +91,8 @@ class PeopleSink:
         self._picture = picture if settings.pictures else None
         #: What people were told of health, and of all else, by this process: the store may take nothing for a while.
         self._told: dict[bool, list[Told]] = {False: [], True: []}
+        #: Exchanges that took too long and may be going on still.
+        self._left: list[_Exchange] = []
 
     def run(self, queue: SinkQueue) -> None:
         """Deliver until stopped."""
@@ -81,9 +117,9 @@ class PeopleSink:
                 if single:
                     # It may be the picture that is not taken: every other try is without.
                     picture = self._picture_of(queue, told[-1]) if failures % 2 == 0 else None
-                    self._send(*_words_of(told), picture)
+                    self._tell(queue, _words_of(told), picture)
                 else:
-                    self._send(*_summary_words(queue, told), None)
+                    self._tell(queue, _summary_words(queue, told), None)
             except (OSError, AnomalyError) as error:
                 failures += 1
                 if reached and single:
@@ -136,7 +172,7 @@ class PeopleSink:
         )
 
     def interrupt(self) -> None:
-        """Apprise ends by its own timeouts."""
+        """Nothing here waits longer than seconds for a service once the sink is to stop."""
 
     def _picture_of(self, queue: SinkQueue, row: Row) -> Path | None:
         if self._picture is None or row.event_id is None:
@@ -151,7 +187,30 @@ class PeopleSink:
             queue.pause(0.1)
         return found if found is not None and found.is_file() else None
 
-    def _send(self, title: str, body: str, picture: Path | None) -> None:
+    def _tell(self, queue: SinkQueue, what: tuple[str, str], picture: Path | None) -> None:
+        """Send a message; raises OSError or AnomalyError where it was not taken, or not within `_LONGEST_S`."""
+        late = [one for one in self._left if one.what == what and one.taken]
+        self._left = [one for one in self._left if one.is_alive()]
+        if late:
+            # It was taken after all.
+            return
+        if len(self._left) >= _MOST_HANGING:
+            raise OSError(f"the service has not ended {len(self._left)} exchanges; it hangs")
+        exchange = _Exchange(lambda: self._send(*what, picture), what)
+        exchange.start()
+        until = time.monotonic() + _LONGEST_S
+        while exchange.is_alive() and time.monotonic() < until and not queue.stopping():
+            exchange.join(_LOOK_S)
+            queue.turn()
+        # One that is given up at the end is sent again by the next start: mostly it is about to be taken.
+        exchange.join(_GRACE_S if queue.stopping() else 0.0)
+        if exchange.is_alive():
+            self._left.append(exchange)
+            raise OSError(f"the service did not answer within {_LONGEST_S:g} s")
+        if not exchange.outcome():
+            raise OSError("the service did not take the message")
+
+    def _send(self, title: str, body: str, picture: Path | None) -> bool:
         try:
             import apprise
         except ImportError:
@@ -167,15 +226,15 @@ class PeopleSink:
             raise AnomalyError(
                 f"sinks.people.{self.name}: Apprise cannot read the address; see its list of services"
             )
-        told = sender.notify(
-            body=body,
-            title=title,
-            notify_type=apprise.NotifyType.WARNING,
-            body_format=apprise.NotifyFormat.TEXT,
-            attach=None if picture is None else str(picture),
+        return bool(
+            sender.notify(
+                body=body,
+                title=title,
+                notify_type=apprise.NotifyType.WARNING,
+                body_format=apprise.NotifyFormat.TEXT,
+                attach=None if picture is None else str(picture),
+            )
         )
-        if not told:
-            raise OSError("the service did not take the message")
 
 
 def words(message: dict[str, Any]) -> tuple[str, str]:
