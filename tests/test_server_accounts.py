@@ -289,6 +289,9 @@ def test_accounts_from_the_terminal_open_the_running_server(tmp_path: Path):
         headers = {"Authorization": f"Bearer {token}"}
         assert httpx.get(f"{case.url}/api/cameras", headers=headers).status_code == 200
         assert httpx.get(f"{case.url}/api/events", headers=headers).status_code == 403
+        told = succeed(*users(tmp_path, "passwd", "bert", password="a new long password"))
+        assert f"tokens still open the API ({token.split('_')[1]})" in " ".join(told.split())
+        assert httpx.get(f"{case.url}/api/cameras", headers=headers).status_code == 200
         listed = succeed(*users(tmp_path, "list"))
         assert "wall 3" in listed
         assert token not in listed
@@ -298,7 +301,8 @@ def test_accounts_from_the_terminal_open_the_running_server(tmp_path: Path):
         succeed(*users(tmp_path, "remove", "bert"))
         lines = case.server.door.audit.lines()
         assert [line.action for line in lines] == [
-            "user removed", "role", "token removed", "token added", "user added", "password", "log-in", "user added",
+            "user removed", "role", "token removed", "password", "token added", "user added", "password", "log-in",
+            "user added",
         ]  # fmt: skip
         assert lines[0].who.startswith("command line of ")
         assert PASSWORD not in str(lines)

@@ -98,6 +98,12 @@ class _Users:
             self._sessions.end_all(account)
             self._note("password", account.name)
         console.say(f"{account.name} has a new password; all sessions of that account have ended")
+        # Who resets a password that somebody else knew would take what they made with it for closed.
+        kept = [token.id for token in self._accounts.tokens() if token.owner == account.name]
+        if kept:
+            console.say(
+                f"Its tokens still open the API ({', '.join(kept)}); `users revoke ID` ends one, `users list` tells what each is for"
+            )
 
     def _remove(self) -> None:
         with self._vault.writing():

@@ -14,7 +14,7 @@ export function showAccount(view, context) {
   const problem = el("p", { className: "problem", role: "alert" });
   const form = el("form", { className: "card login" },
     el("h1", {}, "My account"),
-    el("p", { className: "quiet" }, `${context.who.name}, ${context.who.role}. A new password signs you out everywhere else.`),
+    el("p", { className: "quiet" }, `${context.who.name}, ${context.who.role}. A new password signs you out everywhere else; tokens for programs go on.`),
     oldLabel, freshLabel, againLabel, problem, el("button", { className: "primary" }, "Change the password"));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
