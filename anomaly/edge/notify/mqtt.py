@@ -313,6 +313,8 @@ class MqttSink:
 
 
 def _one_line(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS failed: the broker's certificate is not accepted ({error.verify_message})"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed ({error.reason or error.strerror or error})"
     text = str(error) or type(error).__name__

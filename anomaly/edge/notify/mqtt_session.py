@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _WINDOW = 20
 _CONNECT_S = 5.0
 _OFFLINE = json.dumps({"online": False})
+_LOST = "the connection was lost"
+_UNANSWERED = "the broker closed the connection without an answer; look whether it wants TLS, or a certificate of ours (sinks.mqtt.tls)"
 #: Of a PUBLISH, beside topic and body: lengths, packet number, properties.
 _FRAMING = 16
 
@@ -74,7 +76,7 @@ class MqttSession:
         self.acknowledged: deque[tuple[int, int]] = deque()
         self.unheard: deque[tuple[str, str]] = deque()
         self.lost = threading.Event()
-        self.loss = "the connection was lost"
+        self.loss = _LOST
         self.largest: int | None = None
         self.answered_any = False
         self._answered = threading.Event()
@@ -101,7 +103,7 @@ class MqttSession:
         if self._refusal:
             raise OSError(f"the broker refused the connection: {self._refusal}")
         if self.lost.is_set():
-            raise OSError(self.loss)
+            raise OSError(_UNANSWERED if self.loss == _LOST else self.loss)
 
     @property
     def room(self) -> int:

@@ -36,9 +36,10 @@ _SOON_S = 0.003
 _EXPECTED_S = 0.5
 #: Otherwise the table is looked at this often: another process may have written.
 _LOOK_S = 0.25
-#: A connection that broke off so often within a minute is in trouble, though each message gets its turn.
+#: A connection that broke off so often within this is in trouble, though each message gets its turn. A broker that
+#: acknowledges nothing is left every twenty seconds or so.
 _BREAKS = 4
-_BREAKS_S = 60.0
+_BREAKS_S = 120.0
 #: After a store that could not be written, so long until the next try: each may wait long for a lock.
 _WRITE_AGAIN_S = 10.0
 #: Messages that could not be stored (a full disk) and are told all the same.
