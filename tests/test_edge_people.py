@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import re
+import socketserver
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from broker import Receiver, until
@@ -204,6 +206,61 @@ def test_a_service_that_never_ends_its_answer_is_left_and_told(
         until(lambda: site.status("people")["sent"] == 1)
     server.shutdown()
     server.server_close()
+
+
+class Mails(socketserver.StreamRequestHandler):
+    """A mail server that knows not everybody."""
+
+    unknown: ClassVar[set[str]] = set()
+    got: ClassVar[list[str]] = []
+
+    def handle(self) -> None:
+        def say(line: str) -> None:
+            self.wfile.write(f"{line}\r\n".encode())
+
+        say("220 mail")
+        whom = ""
+        while line := self.rfile.readline().decode().strip():
+            word = line.split()[0].upper()
+            if word == "RCPT":
+                whom = line.partition("<")[2].partition(">")[0]
+                say("550 unknown" if whom in self.unknown else "250 ok")
+            elif word == "DATA":
+                say("354 go on")
+                while self.rfile.readline().strip() != b".":
+                    pass
+                self.got.append(whom)
+                say("250 taken")
+            elif word == "QUIT":
+                say("221 bye")
+                return
+            else:
+                say("250 ok")
+
+
+def test_who_has_a_message_does_not_hear_it_again_because_of_another_recipient(tmp_path: Path):
+    Mails.unknown, Mails.got = {"left@plant.org"}, []
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mails) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"mailto://127.0.0.1:{server.server_address[1]}/?from=box@plant.org&mode=insecure"
+        settings = PeopleSettings(
+            f"{address}&to=ann@plant.org,left@plant.org,bob@plant.org", enabled=True, backoff=QUICK
+        )
+        with told_site(tmp_path, [settings]) as site:
+            for _ in range(2):
+                site.start()
+            until(lambda: site.status("people")["set_aside"] == 2)
+            assert sorted(Mails.got) == ["ann@plant.org"] * 2 + ["bob@plant.org"] * 2
+            assert "all recipients" in site.status("people")["last_error"]
+            # While nobody takes it all wait.
+            Mails.unknown = {"ann@plant.org", "bob@plant.org", "left@plant.org"}
+            site.start()
+            time.sleep(2.0)
+            assert site.status("people")["pending"] == 1
+            Mails.unknown, Mails.got = set(), []
+            until(lambda: site.status("people")["sent"] == 1)
+            assert len(Mails.got) == 3
+        server.shutdown()
 
 
 def test_after_an_outage_nothing_is_set_aside(tmp_path: Path):
