@@ -170,7 +170,7 @@ def test_one_message_that_is_not_taken_blocks_no_others(tmp_path: Path):
 def test_a_service_that_never_ends_its_answer_is_left_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("anomaly.edge.notify.people._LONGEST_S", 1.0)
+    monkeypatch.setattr("anomaly.edge.notify.service._LONGEST_S", 1.0)
     over, hangs, given = threading.Event(), [True], []
 
     class Trickle(BaseHTTPRequestHandler):

@@ -6,10 +6,7 @@ counted apart. One address is one sink, so that an address that fails does not m
 
 from __future__ import annotations
 
-import copy
 import json
-import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from anomaly.edge import outbox
 from anomaly.edge.notify.flood import Plan, Told, plan
 from anomaly.edge.notify.message import summary_message
-from anomaly.edge.secrets import resolve
+from anomaly.edge.notify.service import PartlyTakenError, Service
 from anomaly.errors import AnomalyError
 
 if TYPE_CHECKING:
@@ -30,13 +27,6 @@ if TYPE_CHECKING:
 _MOST_SUMMED = 100_000
 #: So many are enough to know whose messages wait.
 _MOST_LOOKED = 1000
-#: An exchange with a service takes no longer; one that hangs is left alone, and so many of them at most.
-_LONGEST_S = 60.0
-_MOST_HANGING = 3
-_LOOK_S = 0.25
-_GRACE_S = 3.0
-#: Of so many messages it is known who has them already.
-_MOST_KEPT = 8
 #: Where a message was not taken so often, another one is tried.
 _TRIES = 4
 
@@ -48,39 +38,6 @@ class _Turn(NamedTuple):
     rows: Sequence[Row]
     messages: Sequence[Sequence[Row]]
     plan: Plan
-
-
-class _PartlyTaken(OSError):
-    """Some of an address's recipients have the message, and others do not take it."""
-
-
-class _Exchange(threading.Thread):
-    """One message to a service. Its time-outs start anew with each byte that comes, hence a thread that can be left.
-
-    Attributes:
-        ids: of the messages.
-        taken: whether the service took it; False before that.
-    """
-
-    def __init__(self, send: Callable[[], bool], ids: tuple[str, ...]) -> None:
-        super().__init__(name="people", daemon=True)
-        self.ids = ids
-        self.taken = False
-        self._send = send
-        self._error: Exception | None = None
-
-    def run(self) -> None:
-        """Called by the thread."""
-        try:
-            self.taken = self._send()
-        except Exception as error:
-            self._error = error
-
-    def outcome(self) -> bool:
-        """Whether it was taken, once it is over; raises what sending raised."""
-        if self._error is not None:
-            raise self._error
-        return self.taken
 
 
 class PeopleSink:
@@ -99,10 +56,7 @@ class PeopleSink:
         self._picture = picture if settings.pictures else None
         #: What people were told of health, and of all else, by this process: the store may take nothing for a while.
         self._told: dict[bool, list[Told]] = {False: [], True: []}
-        #: Exchanges that took too long and may be going on still.
-        self._left: list[_Exchange] = []
-        #: Of messages that not all recipients took, by their ids: who has them, as places in the address.
-        self._have: dict[tuple[str, ...], set[int]] = {}
+        self._service = Service(settings.name, settings.address)
 
     def run(self, queue: SinkQueue) -> None:
         """Deliver until stopped."""
@@ -132,7 +86,7 @@ class PeopleSink:
                     self._tell(queue, told, _summary_words(queue, told), None)
             except (OSError, AnomalyError) as error:
                 failures += 1
-                if isinstance(error, _PartlyTaken) and failures >= _TRIES and not beyond:
+                if isinstance(error, PartlyTakenError) and failures >= _TRIES and not beyond:
                     # Who has it is not to hear it for ever, nor to wait for the next until a recipient is set right.
                     for row in told:
                         queue.refused(row, f"{error}, in {failures} tries")
@@ -187,6 +141,12 @@ class PeopleSink:
             )
         )
 
+    def _tell(
+        self, queue: SinkQueue, rows: Sequence[Row], words: tuple[str, str], picture: Path | None
+    ) -> None:
+        ids = tuple(row.message_id for row in rows)
+        self._service.tell(ids, *words, picture, meanwhile=queue.turn, stopping=queue.stopping)
+
     def interrupt(self) -> None:
         """Nothing here waits longer than seconds for a service once the sink is to stop."""
 
@@ -202,88 +162,6 @@ class PeopleSink:
         ):
             queue.pause(0.1)
         return found if found is not None and found.is_file() else None
-
-    def _tell(
-        self, queue: SinkQueue, rows: Sequence[Row], what: tuple[str, str], picture: Path | None
-    ) -> None:
-        """Send a message; raises OSError or AnomalyError where it was not taken, or not within `_LONGEST_S`."""
-        ids = tuple(row.message_id for row in rows)
-        late = [one for one in self._left if one.ids == ids and one.taken]
-        self._left = [one for one in self._left if one.is_alive()]
-        if late:
-            # It was taken after all.
-            return
-        if len(self._left) >= _MOST_HANGING:
-            raise OSError(f"the service has not ended {len(self._left)} exchanges; it hangs")
-        have = self._have.setdefault(ids, set())
-        exchange = _Exchange(lambda: self._send(*what, picture, have), ids)
-        exchange.start()
-        until = time.monotonic() + _LONGEST_S
-        while exchange.is_alive() and time.monotonic() < until and not queue.stopping():
-            exchange.join(_LOOK_S)
-            queue.turn()
-        # One that is given up at the end is sent again by the next start: mostly it is about to be taken.
-        exchange.join(_GRACE_S if queue.stopping() else 0.0)
-        if exchange.is_alive():
-            self._left.append(exchange)
-            raise OSError(f"the service did not answer within {_LONGEST_S:g} s")
-        if not exchange.outcome():
-            # Of others that are tried meanwhile it is kept too, of few.
-            for oldest in list(self._have)[:-_MOST_KEPT]:
-                del self._have[oldest]
-            if have:
-                raise _PartlyTaken("the service did not take the message for all recipients of the address")
-            raise OSError("the service did not take the message")
-        del self._have[ids]
-
-    def _send(self, title: str, body: str, picture: Path | None, have: set[int]) -> bool:
-        """Send to the recipients that are not in `have`, which those join who took it; whether all have it then."""
-        try:
-            import apprise
-        except ImportError:
-            raise AnomalyError(
-                "messages to people need Apprise, which is not installed; pip install 'anomaly[live]'"
-            ) from None
-        # Their log lines hold addresses, and addresses hold passwords.
-        for name in ("apprise", "requests", "urllib3"):
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-        asset = apprise.AppriseAsset(app_id="anomaly", async_mode=False)
-        address = apprise.Apprise(asset=asset)
-        if not address.add(resolve(self._settings.address)):
-            raise AnomalyError(
-                f"sinks.people.{self.name}: Apprise cannot read the address; see its list of services"
-            )
-        recipients = _recipients(address)
-        for place, recipient in enumerate(recipients):
-            if place in have:
-                continue
-            sender = apprise.Apprise(recipient, asset=asset)
-            if sender.notify(
-                body=body,
-                title=title,
-                notify_type=apprise.NotifyType.WARNING,
-                body_format=apprise.NotifyFormat.TEXT,
-                attach=None if picture is None else str(picture),
-            ):
-                have.add(place)
-        return len(have) >= len(recipients)
-
-
-def _recipients(address: Any) -> list[Any]:
-    """Each recipient of an Apprise address by itself, as far as its services tell them apart (mail, most of SMS and chat).
-
-    A service only says whether all of its recipients took a message.
-    """
-    found: list[Any] = []
-    for service in address:
-        targets = getattr(service, "targets", None)
-        if isinstance(targets, list) and len(service) == len(targets) > 1:
-            for target in targets:
-                found.append(copy.copy(service))
-                found[-1].targets = [target]
-        else:
-            found.append(service)
-    return found
 
 
 def words(message: dict[str, Any]) -> tuple[str, str]:
