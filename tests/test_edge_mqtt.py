@@ -252,13 +252,14 @@ def test_one_channel_s_heartbeat_reports_that_another_does_not_drain(tmp_path: P
 
 def test_a_state_set_over_mqtt_arrives_and_nonsense_does_not(tmp_path: Path):
     told = []
-    with Broker(tmp_path / "broker") as broker, Listener(broker.port, topic="nothing") as listener:
+    with Broker(tmp_path / "broker") as broker, Listener(broker.port, topic=f"{BASE}/status") as listener:
         topic = f"{BASE}/cameras/cam%2F1/state/set"
         # Meant long ago: a retained command must not be obeyed at each connection.
         listener.client.publish(topic, "stopped", qos=1, retain=True).wait_for_publish(10)
         settings = mqtt(broker.port, commands=True)
-        with told_site(tmp_path / "site", [settings], on_state=lambda *given: told.append(given)) as site:
-            until(lambda: site.status("mqtt")["connected"])
+        with told_site(tmp_path / "site", [settings], on_state=lambda *given: told.append(given)):
+            # Who is online listens.
+            until(listener.statuses)
             for payload in ("open the door", b"\xff\xfe", "", "maintenance"):
                 listener.client.publish(topic, payload, qos=1).wait_for_publish(10)
             until(lambda: told)

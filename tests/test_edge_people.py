@@ -249,7 +249,7 @@ def test_who_has_a_message_does_not_hear_it_again_because_of_another_recipient(t
         with told_site(tmp_path, [settings]) as site:
             for _ in range(2):
                 site.start()
-            until(lambda: site.status("people")["set_aside"] == 2)
+            until(lambda: site.status("people")["set_aside"] == 2, 60)
             assert sorted(Mails.got) == ["ann@plant.org"] * 2 + ["bob@plant.org"] * 2
             assert "all recipients" in site.status("people")["last_error"]
             # While nobody takes it all wait.
@@ -258,7 +258,7 @@ def test_who_has_a_message_does_not_hear_it_again_because_of_another_recipient(t
             time.sleep(2.0)
             assert site.status("people")["pending"] == 1
             Mails.unknown, Mails.got = set(), []
-            until(lambda: site.status("people")["sent"] == 1)
+            until(lambda: site.status("people")["sent"] == 1, 60)
             assert len(Mails.got) == 3
         server.shutdown()
 

@@ -150,10 +150,11 @@ class MqttSink:
         return session.loss
 
     def _greet(self, session: MqttSession) -> None:
-        now = utc_text(time.time())
-        session.publish(f"{self._base}/status", json.dumps({"online": True, "since_utc": now}), retain=True)
+        # First, so that who is told that we are here can send commands.
         if self._on_state is not None:
             session.listen(f"{self._base}/cameras/+/state/set")
+        now = utc_text(time.time())
+        session.publish(f"{self._base}/status", json.dumps({"online": True, "since_utc": now}), retain=True)
         with self._states_lock:
             self._untold = set(self._states)
 
