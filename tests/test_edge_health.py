@@ -198,6 +198,11 @@ def test_a_pause_of_the_camera_is_no_overload(health: CameraHealth):
     assert not any(health.on_scored(number * 6 * S, UTC, number * 6 * S) for number in range(20))
 
 
+def test_a_machine_that_takes_many_seconds_for_a_frame_is_overloaded(health: CameraHealth):
+    told = [one for at in range(0, 60, 6) for one in health.on_scored(at * S, UTC, (at + 6) * S)]
+    assert kinds(told) == [("overloaded", True)]
+
+
 def test_looking_at_a_frame_takes_under_a_millisecond(health: CameraHealth):
     random = np.random.default_rng(0)
     images = [noisy(random, scene()) for _ in range(10)]

@@ -647,7 +647,8 @@ def test_a_camera_that_is_looked_at_every_ten_seconds_is_silent_after_three_fram
         ended = []
         monkeypatch.setattr(camera, "finish", lambda: ended.append(True))
         for after_s, silent in ((12, False), (29, False), (31, True)):
-            camera.tick(now_ns + after_s * 10**9, time.time() + after_s)
+            camera._asked_ns = now_ns + after_s * 10**9
+            camera.tick(camera._asked_ns, time.time() + after_s)
             assert (camera._health.present, bool(ended)) == ((("stalled",), True) if silent else ((), False))
 
 
@@ -1126,3 +1127,20 @@ def test_a_full_disk_stops_the_recording_and_the_clips_and_no_alarm(small_model:
         child.kill()
         child.communicate()
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_camera_that_waits_for_a_slow_machine_is_not_told_as_stalled(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path
+):
+    """It sends all the time; whoever is told that it stalled looks for its cable."""
+
+    class Slow(Loaded):
+        def look(self, *arguments: Any) -> list[Any]:
+            time.sleep(6)
+            return super().look(*arguments)
+
+    slow = Slow(loaded.model, loaded.threshold, loaded.exemplars)
+    with running(tmp_path / "s", slow, looped(small_model)) as runner:
+        scored(runner, "line", 2)
+        with Store(tmp_path / "s", owner=False) as store:
+            assert store.health() == []

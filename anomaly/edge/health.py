@@ -173,9 +173,9 @@ class CameraHealth:
         last, self._scored_ns = self._scored_ns, received_ns
         if last is None or not self.interval_s:
             return []
-        gap_s = (received_ns - last) / 1e9
-        if gap_s >= self._stalled_after_s:
-            # No frames came: that is no overload.
+        gap_s, behind_s = (received_ns - last) / 1e9, (now_ns - received_ns) / 1e9
+        if gap_s >= self._stalled_after_s and behind_s < gap_s / 2:
+            # No frames came, and one that came was scored at once: that is no overload.
             self._slow = self._well = 0
             return []
         if gap_s > _SLACK * self.interval_s:
@@ -189,14 +189,20 @@ class CameraHealth:
                 {
                     "gap_s": round(gap_s, 3),
                     "certified_s": round(self.interval_s, 3),
-                    "behind_s": round((now_ns - received_ns) / 1e9, 3),
+                    "behind_s": round(behind_s, 3),
                 },
             )
         return self._over(("overloaded",), utc_s) if self._well >= _WELL_FRAMES else []
 
-    def tick(self, now_ns: int, utc_s: float) -> list[Trouble]:
-        """Called about once a second: what is told by time alone."""
-        silent_s = (now_ns - self._frame_ns) / 1e9
+    def tick(self, asked_ns: int, utc_s: float) -> list[Trouble]:
+        """Called about once a second: what is told by time alone.
+
+        Args:
+            asked_ns: monotonic clock when the camera was last asked for a frame. What came since is not known yet, and the
+                scoring of what came before may have taken long.
+            utc_s: POSIX seconds now.
+        """
+        silent_s = (asked_ns - self._frame_ns) / 1e9
         if self._connected and silent_s > self._stalled_after_s:
             return self._begin("stalled", utc_s, {"silent_s": round(silent_s, 3)})
         return []

@@ -124,7 +124,7 @@ class LiveCamera:
         self._scores_full = False
         self._arrivals: deque[float] = deque(maxlen=_RECENT_FRAMES)
         self._latencies: deque[float] = deque(maxlen=_RECENT_FRAMES)
-        self._last_ns = time.monotonic_ns()
+        self._last_ns = self._asked_ns = time.monotonic_ns()
         # From the stream's time to this machine's clock, by the last frame.
         self._offset_s = 0.0
         self.scored = 0
@@ -211,6 +211,11 @@ class LiveCamera:
             if report.kind == "segment":
                 self._ledger.segment(self.site.name, report.detail)
 
+    def newest(self) -> Frame | None:
+        """Its newest frame that was not taken yet; None if there is none."""
+        self._asked_ns = time.monotonic_ns()
+        return self.capture.newest()
+
     def fresh(self, frame: Frame) -> bool:
         """Whether a frame is new enough to be decided; one that waited too long counts as dropped.
 
@@ -266,7 +271,7 @@ class LiveCamera:
     def tick(self, now_ns: int, utc_s: float) -> None:
         """About once a second: what time itself changes."""
         state = self._state()
-        self._tell(self._health.tick(now_ns, utc_s))
+        self._tell(self._health.tick(self._asked_ns, utc_s))
         self._ledger.trouble(self.site.name, state, self._steadily.tick(now_ns))
         # By hand, by schedule or by a reload: whoever watches from outside is told of the change.
         stands = {"state": state, "recipe": self.recipe, "certified": self.threshold.certified}

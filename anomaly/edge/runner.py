@@ -138,7 +138,7 @@ class Runner:
         for camera in cameras:
             for report in camera.capture.reports():
                 camera.hear(report)
-            frame = camera.capture.newest()
+            frame = camera.newest()
             if frame is not None and camera.fresh(frame):
                 camera.before(frame)
                 # Cameras with regions of their own share the network all the same.
