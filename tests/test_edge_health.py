@@ -287,3 +287,6 @@ def test_a_program_that_was_held_up_says_so():
     assert began == Trouble("standstill", True, UTC + 10, {"seconds": 48.0, "model_seconds": 0.2})
     assert over == Trouble("standstill", False, UTC + 58)
     assert watch.tick(59 * S, UTC + 59, 9.0) == []
+    # A machine that is far too slow stands still without end: each word is a row, and messages.
+    told = [watch.tick(at * S, UTC + at, at / 2.0) for at in range(65, 665, 6)]
+    assert sum(map(bool, told)) == 10

@@ -486,6 +486,27 @@ def test_a_recipe_is_switched_within_a_second(small_model: SmallModel, loaded: L
         assert runner.status()["cameras"]["line"]["recipe"] == "b"
 
 
+def test_an_event_that_is_on_ends_where_the_next_model_is_not_calibrated(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path
+):
+    """Nothing alarms from then on, nor ends what did: it was on for as long as the program ran, for whoever was told."""
+    fresh = Path(shutil.copytree(small_model.folder, tmp_path / "fresh"))
+    shutil.rmtree(fresh / "thresholds")
+    model = load_model(fresh, offline=True)
+    uncalibrated = Loaded.of(model, load_threshold(model, fps=5.0))
+    source = parse_address(str(small_model.footage.test / "test_01.mp4"))
+    camera = looped(small_model, address=source, recipes={"new": fresh})
+    by_path = {fresh: uncalibrated, small_model.folder: loaded}
+    with running(tmp_path / "s", loaded, camera, load=lambda path, fps: by_path[path]) as runner:
+        until(lambda: runner.status()["cameras"]["line"]["event"])
+        runner.switch_recipe("line", "new")
+        until(lambda: runner.status()["cameras"]["line"]["recipe"] == "new")
+        scored(runner, "line", 2)
+        assert runner.status()["cameras"]["line"]["event"] is None
+        with Store(tmp_path / "s", owner=False) as store:
+            assert [one.status for one in store.events()] == ["ended"]
+
+
 def test_a_recipe_that_was_chosen_holds_over_a_restart_until_the_site_says_another(
     small_model: SmallModel, loaded: Loaded, tmp_path: Path
 ):
@@ -1143,4 +1164,4 @@ def test_a_camera_that_waits_for_a_slow_machine_is_not_told_as_stalled(
     with running(tmp_path / "s", slow, looped(small_model)) as runner:
         scored(runner, "line", 2)
         with Store(tmp_path / "s", owner=False) as store:
-            assert store.health() == []
+            assert store.health("line") == []

@@ -386,6 +386,8 @@ class ClockWatch:
 class StandstillWatch:
     """Notices when the thread that scores was held up, by a disk that hangs for one: no camera was looked at meanwhile.
 
+    Where that goes on, as on a machine that is far too slow, it is told once a minute: each word is a row for a year.
+
     Args:
         least_s: seconds between two ticks; shorter ones are told as overload where they last.
     """
@@ -393,6 +395,7 @@ class StandstillWatch:
     def __init__(self, least_s: float = 5.0) -> None:
         self._least_s = least_s
         self._last: tuple[int, float] | None = None
+        self._not_before_ns = 0
 
     def tick(self, now_ns: int, utc_s: float, model_s: float) -> list[Trouble]:
         """A standstill since the last call, begun and over, with its `seconds` and those in which the model computed.
@@ -405,8 +408,9 @@ class StandstillWatch:
         if last is None or not last[1]:
             return []
         seconds = (now_ns - last[0]) / 1e9
-        if seconds < self._least_s:
+        if seconds < self._least_s or now_ns < self._not_before_ns:
             return []
+        self._not_before_ns = now_ns + round(_STEADY_S * 1e9)
         detail = {"seconds": round(seconds, 1), "model_seconds": round(model_s - last[1], 1)}
         return [
             Trouble("standstill", True, utc_s - seconds, detail),

@@ -111,9 +111,11 @@ class Incidents:
     def change(self, threshold: Threshold) -> tuple[Event, ...]:
         """Go on under another threshold; returns the incidents that this ends.
 
-        Under the same decider the smoothed score, and an alarm that is on, go on as they are.
+        Under the same decider the smoothed score, and an alarm that is on, go on as they are; without a value nothing alarms,
+        and nothing would end what is on.
         """
-        ended = () if threshold.decider == self.threshold.decider else self.finish()
+        goes_on = threshold.decider == self.threshold.decider and threshold.value is not None
+        ended = () if goes_on else self.finish()
         self.threshold = threshold
         self._decider = Decider(threshold.decider, threshold.value)
         return ended
