@@ -96,6 +96,8 @@ def test_what_cannot_be_read_is_one_line(source: str, status: int, says: str, tm
     done = invoke("check", source)
     assert done.status == status
     assert says in done.message
+    # No network is to blame for a file.
+    assert ("network" in done.message) == (source.startswith("rtsp"))
 
 
 @pytest.mark.parametrize("arguments", [["check.seconds=0"], ["--shortest", "-1"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import select
 import subprocess
 import sys
@@ -188,7 +189,9 @@ class ClipMaker:
     def _unfinished(self, camera: str) -> list[float]:
         """When the segments of a camera began that are still being written, or were left by a process that died."""
         if camera not in self._begun:
-            parts = (self._store.folder / RECORDING / camera).glob("*/*.part")
+            # Each second, among a day's 8,640 files and more, in the process that scores.
+            found = os.walk(self._store.folder / RECORDING / camera)
+            parts = [Path(day, name) for day, _, names in found for name in names if name.endswith(".part")]
             began = [start_of(part.with_suffix("")) for part in parts]
             self._begun[camera] = [one for one in began if one is not None]
         return self._begun[camera]

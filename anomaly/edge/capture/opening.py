@@ -178,7 +178,7 @@ def _tls(address: Address) -> dict[str, str]:
 def _opened_file(settings: CaptureSettings) -> Iterator[Opened]:
     path = Path(settings.address.path).expanduser()
     if not path.is_file():
-        raise Lost(f"{settings.address.shown} is no file that can be read")
+        raise Lost(f"{settings.address.shown} is no file that can be read; give the path of a video")
     try:
         video_file = open_video(path)
         with video_file as video:

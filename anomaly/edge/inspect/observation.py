@@ -100,9 +100,8 @@ def observe(
             "set them right in the variable or file that the address names"
         ) from None
     except Lost as lost:
-        raise SourceError(
-            f"{settings.address.shown} cannot be read: {lost}; check address, power and network"
-        ) from None
+        advice = "" if settings.address.kind == "file" else "; check address, power and network"
+        raise SourceError(f"{settings.address.shown} cannot be read: {lost}{advice}") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise SourceError(
             f"{settings.address.shown} broke off: {why(error, settings)}; try again, then check the network"
