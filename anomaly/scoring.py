@@ -184,7 +184,10 @@ def score_sources(
 
 
 def _cache_path(model: Model, digest: str, fps: float | None) -> Path:
-    key = f"{model.scoring_digest} {model.runtime} {model.device} {fps!r} {digest}"
+    export = model.choice.export
+    # Another export of that name is another graph, and another version may answer otherwise.
+    graph = "" if export is None else f" {export.document['digest']} {export.installed_version()}"
+    key = f"{model.scoring_digest} {model.runtime} {model.device} {fps!r} {digest}{graph}"
     name = hashlib.sha256(key.encode()).hexdigest()
     return cache_folder() / model.scoring_digest[:16] / f"{name}.npz"
 

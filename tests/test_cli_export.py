@@ -12,6 +12,7 @@ import sys
 import venv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from anomaly.artifact import read_signed, write_json
 from anomaly.evidence import load_evidence, save_evidence
 from anomaly.gate import raw_thresholds
 from anomaly.model import load_model
+from anomaly.scoring import look_at
 from export import TOLERANCE, compare
 
 #: As where torch is not installed: it is neither found nor imported.
@@ -181,6 +183,31 @@ def test_a_certificate_is_of_one_export_and_no_other(copy: Path, small_model: Sm
     write_json(index, {**read_signed(index), "tolerance": 10.0})
     said = succeed(*line)
     assert "UNCERTIFIED: it was certified for another export than the openvino-fp32 that runs" in said
+
+
+def test_scores_of_an_earlier_export_are_not_told_as_those_of_its_successor(
+    copy: Path, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As of int8 whose scales were learned anew: it was certified and evaluated on the scores of the graph before."""
+    index = copy / "graph" / "openvino-fp32" / "export.json"
+    line = (
+        "score", "--model", copy, "--source", small_model.footage.test / "test_01.mp4", "--out", tmp_path / "s.csv",
+        FPS, "runtime=openvino",
+    )  # fmt: skip
+    looked: list[str] = []
+
+    def counted(*arguments: Any) -> Any:
+        looked.append("once")
+        return look_at(*arguments)
+
+    monkeypatch.setenv("ANOMALY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("anomaly.scoring.look_at", counted)
+    succeed(*line)
+    succeed(*line)
+    assert looked == ["once"]
+    write_json(index, {**read_signed(index), "compared_on": "other frames"})
+    succeed(*line)
+    assert looked == ["once"] * 2
 
 
 def test_what_an_export_was_calibrated_with_alarms_in_every_runtime(
