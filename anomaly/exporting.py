@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly.artifact import replace_subfolder
+from anomaly.artifact import replace_subfolder, write_file
 from anomaly.detector import Detector
 from anomaly.errors import ModelError
 from anomaly.evidence import has_evidence, load_evidence
@@ -66,6 +66,8 @@ class Exported:
         before_ms, graph_ms: a frame's patch features, median.
         megabytes: of the graphs.
         left_out: why a search in the graph was not compared, and so not kept; each frame is then searched beside it.
+        scaled_on: normal frames that int8 learned its scales on.
+        judged_on: others that told whether it alarms on what is normal; 0 = they were too few to be kept apart.
     """
 
     name: str
@@ -79,6 +81,8 @@ class Exported:
     graph_ms: float
     megabytes: float
     left_out: tuple[str, ...] = ()
+    scaled_on: int = 0
+    judged_on: int = 0
 
 
 def export_model(
@@ -112,11 +116,16 @@ def export_model(
     pictures, frames, described = _pictures(model, evidence)
     thresholds = raw_thresholds(model, frames)
     size = source_size or pictures[0].shape[:2]
-    normal = [evidence.image(one.files[0]) for one in evidence.normal] if evidence is not None else []
     # Its pictures are as good as any; what was seen in them is not what this model should see.
     seen = evidence if evidence is not None and evidence.scoring_digest == model.scoring_digest else None
+    scaled_on: list[Stretch] = []
+    judged_on: list[Stretch] = []
+    normal: list[ImageArray] = []
     if precision == "int8":
-        _check_int8(model, seen)
+        seen = _check_int8(model, seen)
+        scaled_on, judged_on = _apart(seen.normal)
+        normal = [seen.image(one.files[0]) for one in scaled_on]
+        seen = replace(seen, stretches=(*seen.events, *judged_on))
     usual = TOLERANCE.get(precision, float("inf"))
     limit = usual if tolerance is None else tolerance
     # int8 has no difference that is too small to count: every label that changes is told.
@@ -214,11 +223,13 @@ def export_model(
         graph_ms,
         sum(map(len, files.values())) / 1e6,
         tuple(left_out),
+        len(scaled_on),
+        len(judged_on) if judged_on != scaled_on else 0,
     )
 
 
-def _check_int8(model: Model, evidence: Evidence | None) -> None:
-    """Refuse int8 where its scales cannot be learned, or whether it still catches every event cannot be told."""
+def _check_int8(model: Model, evidence: Evidence | None) -> Evidence:
+    """The evidence; refuse int8 where its scales cannot be learned, or whether it still catches every event cannot be told."""
     normal = 0 if evidence is None else len(evidence.normal)
     again = f"run `python -m anomaly calibrate --model {model.folder} --labeled LABELS"
     if evidence is None or normal < _LEAST_NORMAL:
@@ -236,6 +247,31 @@ def _check_int8(model: Model, evidence: Evidence | None) -> None:
             "int8 is kept only where it still catches the calibrated events; the evidence of "
             f"{str(model.folder)!r} has no pictures of {evidence.left_out}: {again} evidence.max_mb=MORE` first"
         )
+    return evidence
+
+
+def _apart(normal: Sequence[Stretch]) -> tuple[list[Stretch], list[Stretch]]:
+    """Normal frames to learn int8's scales on, and others to tell whether it alarms on what is normal.
+
+    Every camera gives about half of its own to each: whole clips, or where it has no two, the earlier and the later
+    time. All serve both where they are too few: scales learned on a handful fit nothing else.
+    """
+    scaled_on: list[Stretch] = []
+    judged_on: list[Stretch] = []
+    for camera in dict.fromkeys(one.camera for one in normal):
+        own = sorted(
+            (one for one in normal if one.camera == camera), key=lambda one: (one.source, one.times[0])
+        )
+        half = (len(own) + 1) // 2
+        between = [at for at in range(1, len(own)) if own[at - 1].source != own[at].source]
+        cut = min(between, key=lambda at: abs(at - half), default=half)
+        if abs(cut - half) > len(own) // 4:
+            cut = half
+        scaled_on += own[:cut]
+        judged_on += own[cut:]
+    if len(scaled_on) < _LEAST_NORMAL or not judged_on:
+        return list(normal), list(normal)
+    return scaled_on, judged_on
 
 
 @contextlib.contextmanager
@@ -357,7 +393,7 @@ def _write_graphs(
 
             convert(data, place, f"{branch.name}.{kind}")
         else:
-            (place / f"{branch.name}.{kind}.onnx").write_bytes(data)
+            write_file(place / f"{branch.name}.{kind}.onnx", data)
 
 
 def _in_float32(model: Model, place: Path, runtime: str) -> Branch:

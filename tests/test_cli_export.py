@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import venv
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from small_model import FPS, ROOT, Done, SmallModel, environment, invoke, succee
 
 from anomaly.artifact import read_signed, write_json
 from anomaly.evidence import load_evidence, save_evidence
+from anomaly.exporting import _apart
 from anomaly.gate import raw_thresholds
 from anomaly.model import load_model
 from anomaly.scoring import look_at
@@ -340,6 +343,39 @@ def test_int8_whose_recall_cannot_be_told_is_refused(copy: Path, change: dict[st
     assert not (copy / "graph" / "onnxruntime-int8").exists()
 
 
+@pytest.mark.parametrize(
+    ("clips", "apart"),
+    [
+        # The spread frames and those that score highest, as evidence holds them: not in the order of time.
+        ({"a.mp4": 10, "b.mp4": 12}, ({"a.mp4": 10}, {"b.mp4": 12})),
+        ({"a.mp4": 20}, ({"a.mp4": 10}, {"a.mp4": 10})),
+        ({"a.mp4": 2, "b.mp4": 20}, ({"a.mp4": 2, "b.mp4": 9}, {"b.mp4": 11})),
+        ({"left/a.mp4": 4, "left/b.mp4": 4, "right/a.mp4": 8},
+         ({"left/a.mp4": 4, "right/a.mp4": 4}, {"left/b.mp4": 4, "right/a.mp4": 4})),
+        ({"a.mp4": 8, "b.mp4": 4}, ({"a.mp4": 8}, {"b.mp4": 4})),
+        ({"a.mp4": 12}, ({"a.mp4": 12}, {"a.mp4": 12})),
+    ],
+)  # fmt: skip
+def test_int8_learns_its_scales_on_other_frames_than_it_is_judged_on(
+    exported: Path, clips: dict[str, int], apart: tuple[dict[str, int], dict[str, int]]
+):
+    (one, *_) = load_evidence(exported).normal
+    normal = [
+        replace(one, source=name, camera=name.partition("/")[0], times=np.array([float(second)]))
+        if "/" in name
+        else replace(one, source=name, times=np.array([float(second)]))
+        for name, count in clips.items()
+        for second in [*range(0, count, 2), *range(1, count, 2)]
+    ]
+    scaled, judged = _apart(normal)
+    assert tuple(Counter(one.source for one in part) for part in (scaled, judged)) == apart
+    if len(normal) > 12:
+        assert not set(map(id, scaled)) & set(map(id, judged))
+        for name in clips:
+            times = [[float(one.times[0]) for one in part if one.source == name] for part in (scaled, judged)]
+            assert max(times[0], default=-1) < min(times[1], default=99), "apart in time, too"
+
+
 @pytest.mark.slow
 def test_int8_that_loses_an_event_is_not_kept(copy: Path):
     """As of a network that scores its events a third lower in int8 than the reference did."""
@@ -492,6 +528,9 @@ def test_bench_tells_each_stage_of_each_runtime(exported: Path, tmp_path: Path):
 def test_int8_that_keeps_every_event_is_kept(copy: Path):
     said = succeed("export", "--model", copy, "--runtime", "openvino", "--precision", "int8")
     assert "int8 keeps all 3 calibrated events" in said
+    found = re.search(r"int8 learned its scales on (\d+) normal frames .* was judged on (\d+) others", said)
+    assert found is not None
+    assert int(found[1]) + int(found[2]) == len(load_evidence(copy).normal)
     assert "labels flipped" in said
     assert "openvino-fp32" in said
     assert (copy / "graph" / "openvino-int8" / "export.json").is_file()
