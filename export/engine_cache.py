@@ -7,19 +7,29 @@ its bytes are the ones that were written. Anything else is built anew.
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import hashlib
 import json
+import logging
 import os
 import pwd
+import shutil
 import stat
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from export.errors import EngineError
 
-#: Engines that are kept: those of a few models in a few precisions.
-_KEPT = 16
+_LOG = logging.getLogger(__name__)
+_DAY_S = 86_400.0
+#: Engines are kept for so long after their last use. A site may change over between dozens of recipes: no count bounds them.
+_KEPT_S = 365 * _DAY_S
+#: Bytes that all engines may take; never more than half of what they and the disk's free room come to.
+_KEPT_BYTES = 16 * 2**30
+#: One that was used so lately will be missed.
+_MISSED_S = 30 * _DAY_S
 #: Bytes of a sha256, which stand before the timings.
 _DIGEST = 32
 
@@ -102,17 +112,42 @@ def _own_group(group: int) -> bool:
 def write_engine(facts: EngineFacts, plan: bytes) -> Path:
     """Keep an engine, readable to this user alone; the note beside it is written last.
 
-    Of all engines those that were used last are kept.
+    Engines that were not used for a year, and of too many for the disk those that were not used for longest, make room.
     """
     path = cache_folder() / f"{facts.key}.plan"
     _write(path, plan)
     note = {**asdict(facts), "sha256": hashlib.sha256(plan).hexdigest()}
     _write(path.with_suffix(".json"), json.dumps(note, indent=1).encode())
-    by_use = sorted(path.parent.glob("*.plan"), key=lambda one: one.stat().st_mtime, reverse=True)
-    for old in by_use[_KEPT:]:
-        old.with_suffix(".json").unlink(missing_ok=True)
-        old.unlink(missing_ok=True)
+    _make_room(path)
     return path
+
+
+def _make_room(new: Path) -> None:
+    """Remove engines that are old or too many, and what writes that were killed left."""
+    now, found = time.time(), []
+    for left in new.parent.glob(".*.partial"):
+        with contextlib.suppress(FileNotFoundError):  # by another process that has just finished
+            if left.stat().st_mtime < now - _DAY_S:
+                left.unlink()
+    for path in new.parent.glob("*.plan"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path.stat().st_mtime, path.stat().st_size, path))
+    taken = sum(size for _, size, _ in found)
+    room = min(_KEPT_BYTES, (taken + shutil.disk_usage(new.parent).free) // 2)
+    for used, size, path in sorted(found):
+        if path == new or (taken <= room and used >= now - _KEPT_S):
+            continue
+        if used >= now - _MISSED_S:
+            _LOG.warning(
+                "the engine cache %s has room for %.1f GiB: an engine that was last used %.0f days ago was removed, and is built "
+                "anew, in minutes, when it is next needed; free some of the disk, or let ANOMALY_CACHE name a larger one",
+                new.parent,
+                room / 2**30,
+                (now - used) / _DAY_S,
+            )
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        taken -= size
 
 
 def read_engine(facts: EngineFacts) -> bytes | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -93,17 +95,48 @@ def test_a_cache_that_others_may_put_another_in_place_of_is_refused(home: Path):
     assert read_engine(FACTS) is None
 
 
-def test_engines_that_were_not_used_for_longest_make_room():
-    first, used = replace(FACTS, batch=100), replace(FACTS, batch=101)
-    for age, facts in enumerate((used, first)):
-        path = write_engine(facts, b"plan")
-        os.utime(path, (age, age))
-    read_engine(used)
-    for batch in range(15):
+def test_engines_of_dozens_of_recipes_are_kept():
+    """Each changeover rebuilt one for minutes where more than sixteen were in use."""
+    for batch in range(60):
         write_engine(replace(FACTS, batch=batch), b"plan")
+    assert all(read_engine(replace(FACTS, batch=batch)) == b"plan" for batch in range(60))
+
+
+def test_engines_that_were_not_used_for_longest_make_room(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("export.engine_cache._KEPT_BYTES", 10)
+    first, used, long_ago = (replace(FACTS, batch=batch) for batch in (100, 101, 102))
+    write_engine(first, b"plan")
+    for days, facts in ((3, first), (40, used)):
+        path = write_engine(facts, b"plan")
+        os.utime(path, (time.time() - 86_400 * days,) * 2)
+    read_engine(used)
+    write_engine(FACTS, b"plan")
     assert read_engine(first) is None
     assert read_engine(used) == b"plan"
-    assert len(list(cache_folder().iterdir())) == 2 * 16
+    assert "an engine that was last used 3 days ago was removed, and is built anew" in caplog.text
+    path = write_engine(long_ago, b"pl")
+    os.utime(path, (time.time() - 86_400 * 400,) * 2)
+    left = path.with_name(f".{path.name}.77.partial")
+    left.write_bytes(b"pla")
+    os.utime(left, (time.time() - 86_400 * 2,) * 2)
+    caplog.clear()
+    write_engine(FACTS, b"plan")
+    assert sorted(one.suffix for one in cache_folder().iterdir()) == [".json", ".json", ".plan", ".plan"]
+    assert read_engine(used) == b"plan"
+    assert not caplog.text, "nobody misses it"
+
+
+def test_engines_leave_the_disk_half_of_its_room(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=4))
+    for batch in range(4):
+        path = write_engine(replace(FACTS, batch=batch), b"plan")
+        os.utime(path, (time.time() - 100 + batch,) * 2)
+    assert [read_engine(replace(FACTS, batch=batch)) for batch in range(4)] == [None, None, None, b"plan"]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    write_engine(FACTS, b"a plan for which there is no room")
+    assert read_engine(FACTS), "the one that is needed now stays"
 
 
 def test_damaged_timings_are_measured_again():
