@@ -293,7 +293,11 @@ def replace_subfolder(
             path = partial / name
             path.parent.mkdir(parents=True, exist_ok=True)
             # Not synced one by one, there may be thousands: what a power cut takes, the digests show.
-            path.write_bytes(data)
+            try:
+                path.write_bytes(data)
+            except OSError as error:
+                name_file(error, folder / name)
+                raise
         listed = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
         write_json(partial / index, {**document, "files": listed})
 

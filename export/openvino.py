@@ -6,6 +6,9 @@ in bfloat16.
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,12 +44,17 @@ def convert(model: bytes, folder: Path, name: str) -> list[Path]:
         UnsupportedError: OpenVINO does not know an operator.
     """
     source = folder / f".{name}.onnx.partial"
-    source.write_bytes(model)
     try:
+        source.write_bytes(model)
         # Not `convert_model`: it reports its use over the network.
         converted = openvino.Core().read_model(source)
         openvino.save_model(converted, folder / f"{name}.xml", compress_to_fp16=False)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
     except Exception as error:
+        # It tells of a full disk as of an "iostream error"; the weights come to about as many bytes again.
+        if shutil.disk_usage(folder).free < len(model):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise UnsupportedError(
             f"openvino cannot convert {name}: {reason(error)}; use runtime onnxruntime"
         ) from error

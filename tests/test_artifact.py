@@ -22,6 +22,7 @@ from anomaly.artifact import (
     read_description,
     read_signed,
     recover,
+    replace_subfolder,
     save_folder,
     scoring_digest,
     write_json,
@@ -341,6 +342,11 @@ def test_a_full_disk_is_told_with_the_file_that_was_being_written(
     assert str(tmp_path / "a.json") in describe(caught.value)[0]
     assert read_signed(tmp_path / "a.json")["threshold"] == 1.5
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    # As of a graph or a picture of the evidence: these are not synced one by one.
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        replace_subfolder(tmp_path / "graph", {"a.onnx": b"graph"}, "export.json", {})
+    assert str(tmp_path / "graph" / "a.onnx") in describe(caught.value)[0]
 
 
 def test_a_write_that_fails_leaves_the_old_model(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -292,6 +293,21 @@ def test_a_runtimes_version_is_that_of_whichever_package_brought_it(
     about.parent.mkdir()
     about.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 9.8.7\n")
     assert runtime_version("onnxruntime") == "9.8.7"
+
+
+def test_a_full_disk_is_told_and_no_graph_blamed_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    data = features_graph(parts())
+
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")  # what OpenVINO tells of it
+
+    monkeypatch.setattr("openvino.save_model", full)
+    with pytest.raises(UnsupportedError, match="iostream error"):
+        convert(data, tmp_path, "features")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(OSError, match="No space left") as caught:
+        convert(data, tmp_path, "features")
+    assert caught.value.filename == str(tmp_path)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
