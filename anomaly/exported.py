@@ -116,15 +116,13 @@ def read_export(folder: Path, name: str, scoring_digest: str) -> Export:
         CorruptModelError: a file missing or changed.
     """
     place = folder / FOLDER / name
+    runtime, _, precision = name.partition("-")
+    command = f"`python -m anomaly export --model {folder} --runtime {runtime} --precision {precision}`"
     if not (place / INDEX).is_file():
         there = ", ".join(exports(folder)) or "none"
-        runtime = name.split("-")[0]
-        raise ModelError(
-            f"{str(folder)!r} holds no export {name!r} (there: {there}); "
-            f"make it with `python -m anomaly export --model {folder} --runtime {runtime}`"
-        )
-    document = read_signed(place / INDEX)
-    again = f"export again with `python -m anomaly export --model {folder} --runtime {document['runtime']}`"
+        raise ModelError(f"{str(folder)!r} holds no export {name!r} (there: {there}); make it with {command}")
+    again = f"export again with {command}"
+    document = read_signed(place / INDEX, again)
     for file, digest in document["files"].items():
         path = place / file
         # A name in a signed list cannot lead out of the folder either.
@@ -154,7 +152,7 @@ def choose(folder: Path, scoring_digest: str, runtime: str = "auto") -> Choice:
     if runtime in ("torch", TORCH) or (runtime == "auto" and torch_here):
         if not torch_here:
             raise ModelError(
-                "runtime=torch: torch is not installed; pip install 'anomaly[train]', or use an exported graph"
+                "runtime=torch: torch is not installed; use an exported graph, or an environment of its own with 'anomaly[train]'"
             )
         return Choice(None, "as asked for" if runtime != "auto" else "torch is installed")
     wanted, _, precision = runtime.partition("-")

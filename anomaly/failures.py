@@ -20,9 +20,15 @@ def describe(error: BaseException, command: str = "") -> tuple[str, int]:
     if module in {"memory_bank", "export"}:
         return _one_line(str(error)), 1
     if isinstance(error, ModuleNotFoundError):
+        from importlib.util import find_spec
+
         extra = _EXTRAS.get((error.name or "").split(".")[0])
         if extra:
-            return f"{error.name} is not installed; pip install 'anomaly[{extra}]'", 1
+            told = f"{error.name} is not installed; pip install 'anomaly[{extra}]'"
+            if extra == "train" and find_spec("torch") is None and find_spec("faiss") is not None:
+                # As beside the extra `edge`: two packages of FAISS overwrite each other.
+                told += " in an environment of its own, not in this one, which is for running without torch"
+            return told, 1
     if isinstance(error, OSError) and error.strerror:
         where = f" {error.filename!r}" if error.filename else ""
         remedy = _REMEDIES.get(error.errno or 0, "see to it, then run the command again")

@@ -123,7 +123,9 @@ def test_torch_runs_where_it_is_unless_told_otherwise(
     assert "Runtime torch-fp32 on cpu (torch is installed)" in succeed(*line)
     assert "Runtime openvino-fp32" in succeed(*line, "runtime=openvino")
     assert invoke(*line, "runtime=tensorrt").message.startswith("runtime tensorrt is not installed")
-    assert "holds no export 'openvino-int8'" in invoke(*line, "runtime=openvino-int8").message
+    absent = invoke(*line, "runtime=openvino-int8").message
+    assert "holds no export 'openvino-int8'" in absent
+    assert "--runtime openvino --precision int8`" in absent
     assert "'abacus' is not known" in invoke(*line, "runtime=abacus").message
     assert "npu" in invoke(*line, "runtime=openvino", "device=npu").message
 
@@ -137,6 +139,20 @@ def test_a_model_without_exports_says_what_to_do(small_model: SmallModel, tmp_pa
     assert "python -m anomaly export" in done.message
 
 
+def test_what_needs_torch_says_where_to_do_it(exported: Path, small_model: SmallModel, tmp_path: Path):
+    """The extra `train` beside `edge` would bring a second FAISS, and scoring takes hours before figures need it."""
+    labeled = ("--labeled", small_model.footage.labeled_csv, "--videos", small_model.footage.labeled)
+    for line, told in (
+        (("export", "--model", exported, "--runtime", "openvino"), "run it where the model was fitted"),
+        (("evaluate", "--model", exported, *labeled), "sklearn is not installed; pip install 'anomaly[train]' in an"),
+        (("fit", "--normal-videos", small_model.footage.normal, "--model", tmp_path / "m"), "in an environment of its own"),
+    ):  # fmt: skip
+        done = without_torch(*line, cwd=tmp_path)
+        assert done.status == 1
+        assert told in done.message
+        assert "scoring" not in done.out + done.err
+
+
 def test_a_graph_whose_bytes_changed_is_refused(copy: Path, small_model: SmallModel, tmp_path: Path):
     path = copy / "graph" / "onnxruntime-fp32" / "appearance.features.onnx"
     data = bytearray(path.read_bytes())
@@ -147,7 +163,8 @@ def test_a_graph_whose_bytes_changed_is_refused(copy: Path, small_model: SmallMo
         "runtime=onnxruntime",
     )  # fmt: skip
     assert done.status == 1
-    assert "was changed after it was exported" in done.message
+    assert "was changed after it was exported; export again with `python -m anomaly export" in done.message
+    assert "--runtime onnxruntime --precision fp32`" in done.message
 
 
 def test_a_graph_of_another_fit_is_refused(copy: Path, small_model: SmallModel, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from dataclasses import replace
@@ -30,6 +31,7 @@ def run(config: EvaluateConfig) -> None:
     """Measure, print, and write what was asked for."""
     page = page_beside(config.model, "evaluation", config.html)
     check_output("--html", page, folder=False)
+    importlib.import_module("sklearn")  # missing, it would be told after all the footage was scored
     model = load_model(
         Path(config.model), device=config.device, offline=config.weights.offline, runtime=config.runtime
     )

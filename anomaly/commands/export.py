@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomaly.commands import console
-from anomaly.errors import UsageError
+from anomaly.errors import ModelError, UsageError
 from anomaly.exporting import export_model
 from anomaly.model import load_model
 from export import PRECISIONS, check_runtime
@@ -19,6 +20,10 @@ def run(config: ExportConfig) -> None:
     """Export into the model folder, and say what came of it."""
     precision = config.precision or PRECISIONS.get(config.runtime, ("",))[0]
     check_runtime(config.runtime, precision)
+    if importlib.util.find_spec("torch") is None:
+        raise ModelError(
+            "export needs torch, to write a graph and to compare it; run it where the model was fitted, and copy the model's folder here"
+        )
     size = config.source_size
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise UsageError(f"source_size={size} is not [height, width]; give two numbers of pixels")
