@@ -2,7 +2,8 @@
 
     AnomalyError            exit status 1
     ├── UsageError          exit status 2: a flag, an override, a configuration value
-    │   └── AddressTakenError   an address to listen on that another program has, or this machine has not (yet)
+    │   ├── AddressTakenError   an address to listen on that another program has, or this machine has not (yet)
+    │   └── CertificateError    a TLS certificate or key that cannot be used (yet)
     ├── FootageError        video or image input
     │   ├── NoFootageError      a path that holds nothing readable
     │   ├── DamagedFootageError a file that cannot be decoded (to the end)
@@ -39,6 +40,10 @@ class UsageError(AnomalyError):
 
 class AddressTakenError(UsageError):
     """An address to listen on that another program has, or that this machine does not have (yet)."""
+
+
+class CertificateError(UsageError):
+    """A TLS certificate, or its key, that cannot be read or used (yet)."""
 
 
 class FootageError(AnomalyError):

@@ -13,7 +13,7 @@ PUBLIC = {
         Frame Interval
     """,
     "anomaly.errors": """
-        AddressTakenError AnomalyError CalibrationError CorruptModelError DamagedFootageError EventGoneError FootageError
+        AddressTakenError AnomalyError CalibrationError CertificateError CorruptModelError DamagedFootageError EventGoneError FootageError
         LabelsError ModelError NoFootageError SchemaError SourceError StoreError StoreFullError StoreReplacedError
         UsageError WeightsError
     """,

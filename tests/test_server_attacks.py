@@ -16,10 +16,22 @@ import httpx
 import pytest
 import websockets
 from broker import until
-from server_case import PASSWORD, Case, running
+from server_case import PASSWORD, Case, SmallRunner, running
 from starlette.responses import Response
 
-from anomaly.edge.server import access, app, attempts, guard, media, session_routes, sessions
+from anomaly.edge.health import Trouble
+from anomaly.edge.server import (
+    ServeSettings,
+    access,
+    app,
+    attempts,
+    guard,
+    media,
+    serve,
+    session_routes,
+    sessions,
+)
+from anomaly.edge.store import Store
 
 EVIL = "http://evil.example"
 BOTH = pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "guard taken out"])
@@ -372,6 +384,31 @@ def test_a_renewed_certificate_needs_no_restart(
         subprocess.run([*openssl, str(certificate[1]), "-out", str(key)], check=True)
         until(lambda: "is encrypted" in caplog.text)
         assert ssl.get_server_certificate((host, int(port))) == served
+
+
+def test_a_certificate_that_cannot_be_used_costs_the_page_alone_and_until_it_can(
+    tmp_path: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+):
+    """After a power cut, with a key that was renewed in between and that its user may not read, no camera was watched."""
+    monkeypatch.setattr("anomaly.edge.server.serving._TRY_AGAIN_S", 0.05)
+    told: list[Trouble] = []
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    shutil.copy(certificate[0], cert)
+    with Store(tmp_path / "store") as store:
+        server = serve(SmallRunner(), store, ServeSettings(port=0, tls_cert=cert, tls_key=key))
+        try:
+            assert not server.start_when_free(told.append)
+            assert server.problem.startswith(f"the TLS file {key} cannot be read (No such file")
+            assert [(one.kind, one.begins, one.detail["reason"]) for one in told] == [
+                ("page", True, server.problem)
+            ]
+            shutil.copy(certificate[1], key)
+            until(lambda: len(told) == 2)
+            assert not told[1].begins
+            with httpx.Client(base_url=server.url, verify=trusting(cert)) as client:
+                assert client.get("/healthz").status_code == 200
+        finally:
+            server.stop()
 
 
 def trusting(cert: Path) -> ssl.SSLContext:

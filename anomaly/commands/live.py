@@ -166,8 +166,7 @@ def run(config: RunConfig) -> None:
                 console.say(f"The page: {server.url}")
             else:
                 console.say(
-                    f"No page yet: another program has --serve {config.serve}, or this machine has no such address; stop "
-                    "it, or give another. Cameras are watched all the same."
+                    f"No page yet: {server.problem}. It is tried again; cameras are watched all the same."
                 )
         if config.run.metrics is not None:
             probes = stack.enter_context(Probes(runner, config.run.metrics, token, accounts))

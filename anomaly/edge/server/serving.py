@@ -19,7 +19,7 @@ from anomaly.edge.server.connections import Connections, Listening
 from anomaly.edge.server.door import Controls, open_door
 from anomaly.edge.server.guard import Guard
 from anomaly.edge.server.settings import check_binding
-from anomaly.errors import AddressTakenError, AnomalyError, UsageError
+from anomaly.errors import AddressTakenError, AnomalyError, CertificateError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _START_S = 20.0
 _STOP_S = 5.0
-#: An address that is not to be had is tried again so often.
+#: What is not to be had now, and may be later.
+_NOT_YET = (AddressTakenError, CertificateError)
+#: It is tried again so often.
 _TRY_AGAIN_S = 10.0
 #: Whether certificate and key have changed is looked at so often.
 _RENEW_S = 10.0
@@ -50,10 +52,12 @@ class Server:
     Attributes:
         door: as given.
         app: the routes, without the guard in front of them.
+        problem: why it did not listen when that was first tried; "" where it did.
     """
 
     def __init__(self, door: Door, settings: ServeSettings) -> None:
         self.door = door
+        self.problem = ""
         self.app: FastAPI = build_app(door)
         self._settings = settings
         self._socket: socket.socket | None = None
@@ -75,7 +79,8 @@ class Server:
 
         Raises:
             AddressTakenError: another program has the address, or this machine has not.
-            UsageError: there can be no such address, or the certificate cannot be used.
+            CertificateError: the certificate or its key cannot be used.
+            UsageError: there can be no such address.
             AnomalyError: it did not come up in time.
         """
         settings = self._settings
@@ -120,15 +125,17 @@ class Server:
             certificate.renew()
 
     def start_when_free(self, on_trouble: Callable[[Trouble], None]) -> bool:
-        """Listen; False where the address is not to be had now. That is told as trouble, and it is tried again until it is.
+        """Listen; False where address or certificate are not to be had now. That is told as trouble, and tried again until
+        they are; `problem` tells which.
 
         Raises:
             UsageError, AnomalyError: as `start`, at the first try.
         """
         try:
             self.start()
-        except AddressTakenError as error:
-            on_trouble(Trouble("page", True, time.time(), {"reason": str(error)}))
+        except _NOT_YET as error:
+            self.problem = str(error)
+            on_trouble(Trouble("page", True, time.time(), {"reason": self.problem}))
             self._waiting = threading.Thread(
                 target=self._wait, args=(on_trouble,), name="server waits", daemon=True
             )
@@ -140,7 +147,7 @@ class Server:
         while not self._closing.wait(_TRY_AGAIN_S):
             try:
                 self.start()
-            except AddressTakenError:
+            except _NOT_YET:
                 continue
             except AnomalyError as error:
                 _LOG.error("no page: %s", error)
@@ -179,12 +186,21 @@ def serve(runner: Runner, store: Store, settings: ServeSettings, controls: Contr
 def _certificate(settings: ServeSettings) -> Certificate | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
+    for file in (settings.tls_cert, settings.tls_key):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise CertificateError(
+                f"the TLS file {file} cannot be read ({error.strerror}); give a PEM file that this user may read"
+            ) from None
     try:
         return Certificate(settings.tls_cert, settings.tls_key)
     except (ssl.SSLError, OSError) as error:
-        raise UsageError(
+        raise CertificateError(
             f"the TLS certificate {settings.tls_cert} cannot be used ({error}); give a PEM certificate and its key"
         ) from None
+    except UsageError as error:
+        raise CertificateError(str(error)) from None
 
 
 def _listening(settings: ServeSettings, connections: Connections) -> Listening:

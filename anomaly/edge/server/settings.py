@@ -87,9 +87,6 @@ def check_binding(settings: ServeSettings) -> None:
         raise UsageError(f"port {settings.port} does not exist; choose 1 to 65535")
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise UsageError("a TLS certificate and its key go together; give both or neither")
-    for file in (settings.tls_cert, settings.tls_key):
-        if file is not None and not file.is_file():
-            raise UsageError(f"TLS file {str(file)!r} does not exist; give a PEM file")
     for proxy in (settings.trusted_proxy, *settings.outer_proxies):
         if proxy is not None and not is_address(proxy):
             raise UsageError(f"trusted proxy {proxy!r} is not an IP address; give the one it connects from")
