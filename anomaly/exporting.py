@@ -25,7 +25,7 @@ from anomaly.gate import gate, gate_whole, raw_thresholds
 from anomaly.model import software
 from anomaly.reissue import MOST_LOWERED, Rescored, reissue, rescore, withdraw
 from anomaly.resize import resize, resize_matrix
-from export import ENDINGS, TOLERANCE, MemoryShortError, check_runtime, open_graph
+from export import ENDINGS, PRECISIONS, QUANTISED, TOLERANCE, MemoryShortError, check_runtime, open_graph
 from memory_bank import EXACT
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 #: Frames of the evidence that an export is compared on before its certificate is checked on all of them.
 _FRAMES = 16
-#: Pictures that int8 needs to learn its scales.
+#: Pictures that int8 and fp8 need to learn their scales.
 _LEAST_NORMAL = 8
 #: A score may move by this much (1 = an ordinary frame) without a word about the certificate.
 _LEAST_TOLERANCE = 0.01
@@ -62,11 +62,11 @@ class Exported:
         pictures: what it was compared on, in words.
         rescored: all evidence scored again, or None without evidence.
         certificate: what became of the certificate, in words.
-        before: what `before_ms` was measured with: torch, or for int8 the same runtime in float32.
+        before: what `before_ms` was measured with: torch, or for int8 and fp8 the same runtime's first precision.
         before_ms, graph_ms: a frame's patch features, median.
         megabytes: of the graphs.
         left_out: why a search in the graph was not compared, and so not kept; each frame is then searched beside it.
-        scaled_on: normal frames that int8 learned its scales on.
+        scaled_on: normal frames that int8 or fp8 learned its scales on.
         judged_on: others that told whether it alarms on what is normal; 0 = they were too few to be kept apart.
     """
 
@@ -100,14 +100,14 @@ def export_model(
         model: loaded with torch on the processor.
         runtime, precision: see `export.PRECISIONS`.
         tolerance: allowed relative difference; None = `export.TOLERANCE`, beyond which an export is kept but never
-            certified. int8 has none: it is judged by its recall.
+            certified. int8 and fp8 have none: they are judged by their recall.
         source_size: (H, W) of the frames that the whole graph takes; None = as the evidence's, else the
             network's input size. Other sizes are resized on the host by the same matrices.
         tell: progress, called with (stage, done, total).
 
     Raises:
         ModelError: the graph does not answer as torch does (the step at which they part is named), or int8
-            without evidence of every event, or int8 that loses an event.
+            or fp8 without evidence of every event, or one that loses an event.
         ExportError: the runtime is not installed, or cannot run the graph.
     """
     check_runtime(runtime, precision)
@@ -121,14 +121,14 @@ def export_model(
     scaled_on: list[Stretch] = []
     judged_on: list[Stretch] = []
     normal: list[ImageArray] = []
-    if precision == "int8":
-        seen = _check_int8(model, seen)
+    if precision in QUANTISED:
+        seen = _check_quantised(model, seen, precision)
         scaled_on, judged_on = _apart(seen.normal)
         normal = [seen.image(one.files[0]) for one in scaled_on]
         seen = replace(seen, stretches=(*seen.events, *judged_on))
     usual = TOLERANCE.get(precision, float("inf"))
     limit = usual if tolerance is None else tolerance
-    # int8 has no difference that is too small to count: every label that changes is told.
+    # int8 and fp8 have no difference that is too small to count: every label that changes is told.
     margin = min(limit, TOLERANCE.get(precision, 0.0))
     folder = model.folder / FOLDER / name
     with TemporaryDirectory(prefix="anomaly-export-") as place, _earlier_is_told(folder):
@@ -187,16 +187,17 @@ def export_model(
                 lowering=min(limit, usual, MOST_LOWERED),
                 progress=advance,
             )
-        if precision == "int8" and found is not None and found.recheck.lost:
+        if precision in QUANTISED and found is not None and found.recheck.lost:
             lost = found.recheck.lost
             raise ModelError(
-                f"int8 loses {len(lost)} of {found.recheck.n_events} calibrated events, the first is {lost[0]}; "
+                f"{precision} loses {len(lost)} of {found.recheck.n_events} calibrated events, the first is {lost[0]}; "
                 "it is not kept: use another precision"
             )
         before, reference = TORCH, model.detector.branches[0]
-        if precision == "int8":
-            before = f"{runtime}-fp32"
-            reference = _in_float32(model, Path(place), runtime)
+        if precision in QUANTISED:
+            unquantised = PRECISIONS[runtime][0]
+            before = f"{runtime}-{unquantised}"
+            reference = _first_branch(model, Path(place), runtime, unquantised)
         before_ms, graph_ms = (_milliseconds(one, pictures) for one in (reference, branches[0]))
         files = {path.name: path.read_bytes() for path in sorted(Path(place).iterdir()) if path.is_file()}
         document = {
@@ -228,30 +229,30 @@ def export_model(
     )
 
 
-def _check_int8(model: Model, evidence: Evidence | None) -> Evidence:
-    """The evidence; refuse int8 where its scales cannot be learned, or whether it still catches every event cannot be told."""
+def _check_quantised(model: Model, evidence: Evidence | None, precision: str) -> Evidence:
+    """The evidence; refuse int8 and fp8 where their scales, or whether they still catch every event, cannot be known."""
     normal = 0 if evidence is None else len(evidence.normal)
     again = f"run `python -m anomaly calibrate --model {model.folder} --labeled LABELS"
     if evidence is None or normal < _LEAST_NORMAL:
         raise ModelError(
-            f"int8 learns its scales on the evidence's normal frames, at least {_LEAST_NORMAL}; {str(model.folder)!r} "
+            f"{precision} learns its scales on the evidence's normal frames, at least {_LEAST_NORMAL}; {str(model.folder)!r} "
             f"holds {normal} of its own: {again}` first"
         )
     if not any(one.caught(evidence.decider) for one in evidence.stretches):
         raise ModelError(
-            "int8 is kept only where it still catches the calibrated events; the evidence of "
+            f"{precision} is kept only where it still catches the calibrated events; the evidence of "
             f"{str(model.folder)!r} holds 0 that were caught: {again}` with labelled events first"
         )
     if evidence.left_out:
         raise ModelError(
-            "int8 is kept only where it still catches the calibrated events; the evidence of "
+            f"{precision} is kept only where it still catches the calibrated events; the evidence of "
             f"{str(model.folder)!r} has no pictures of {evidence.left_out}: {again} evidence.max_mb=MORE` first"
         )
     return evidence
 
 
 def _apart(normal: Sequence[Stretch]) -> tuple[list[Stretch], list[Stretch]]:
-    """Normal frames to learn int8's scales on, and others to tell whether it alarms on what is normal.
+    """Normal frames to learn the scales of int8 or fp8 on, and others to tell whether those alarm on what is normal.
 
     Every camera gives about half of its own to each: whole clips, or where it has no two, the earlier and the later
     time. All serve both where they are too few: scales learned on a handful fit nothing else.
@@ -370,13 +371,21 @@ def _write_graphs(
     from export.onnx import ResizeMatrices, features_graph, whole_graph
 
     models: dict[str, bytes] = {}
-    # OpenVINO's bf16 is chosen when the graph is loaded, and int8 is made from float32.
+    # OpenVINO's bf16 is chosen when the graph is loaded; int8 and fp8 are made from what a runtime is exported in first.
     typed: Any = precision if runtime == "tensorrt" or precision == "fp16" else "fp32"
+    if precision in QUANTISED:
+        typed = PRECISIONS[runtime][0]
     models["features"] = features_graph(parts, typed)
-    if precision == "int8":
-        from export.quantise import quantised
+    if precision in QUANTISED:
+        learned_on = [resize(one, parts.input_size) for one in normal]
+        if runtime == "tensorrt":
+            from export.explicit import explicit
 
-        models["features"] = quantised(models["features"], [resize(one, parts.input_size) for one in normal])
+            models["features"] = explicit(models["features"], learned_on, precision)
+        else:
+            from export.quantise import quantised
+
+            models["features"] = quantised(models["features"], learned_on)
     elif typed == precision and branch.index in EXACT:
         # Elsewhere the distance would be measured in half precision too, or rows be found that the index passes
         # over: there the search stays beside the graph.
@@ -396,14 +405,14 @@ def _write_graphs(
             write_file(place / f"{branch.name}.{kind}.onnx", data)
 
 
-def _in_float32(model: Model, place: Path, runtime: str) -> Branch:
-    """The first branch with its features graph in float32, to tell what int8 gains."""
+def _first_branch(model: Model, place: Path, runtime: str, precision: str) -> Branch:
+    """The first branch with its features graph in another precision, to tell what int8 and fp8 gain."""
     branch = model.detector.branches[0]
-    folder = place / "fp32"
+    folder = place / precision
     folder.mkdir()
     parts = parts_of(model.detector, branch)
-    _write_graphs(folder, parts, branch, runtime, "fp32", parts.input_size, ())
-    graph = open_graph(runtime, folder / f"{branch.name}.features{ENDINGS[runtime][0]}", "fp32")
+    _write_graphs(folder, parts, branch, runtime, precision, parts.input_size, ())
+    graph = open_graph(runtime, folder / f"{branch.name}.features{ENDINGS[runtime][0]}", precision)
     return _through(branch, graph)
 
 

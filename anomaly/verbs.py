@@ -173,7 +173,7 @@ COMMANDS: dict[str, Command] = {
             (
                 _MODEL,
                 Flag("--runtime", "runtime", "onnxruntime, openvino or tensorrt", required=True, metavar="NAME"),
-                Flag("--precision", "precision", "fp32, fp16, bf16 or int8 (default: fp32; tensorrt: fp16)", metavar="NAME"),
+                Flag("--precision", "precision", "fp32, fp16, bf16, int8 or fp8 (default: fp32; tensorrt: fp16)", metavar="NAME"),
             ),
             "  python -m anomaly export --model models/line1 --runtime openvino\n"
             "  python -m anomaly export --model models/line1 --runtime onnxruntime --precision int8\n"

@@ -16,12 +16,13 @@ from export.errors import (
 from export.memory import available_bytes, check_room, search_bytes
 from export.nvidia import nvidia_facts
 from export.parity import MAP_FACTOR, TOLERANCE, Parity, compare, map_difference, parting
-from export.runtime import ENDINGS, PRECISIONS, Graph, check_runtime, installed, open_graph
+from export.runtime import ENDINGS, PRECISIONS, QUANTISED, Graph, check_runtime, installed, open_graph
 
 __all__ = [
     "ENDINGS",
     "MAP_FACTOR",
     "PRECISIONS",
+    "QUANTISED",
     "TOLERANCE",
     "DeviceMissingError",
     "EngineError",

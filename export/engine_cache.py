@@ -42,7 +42,7 @@ class EngineFacts:
         gpu: name of the GPU, with its compute capability: "NVIDIA L4, 8.9".
         driver: version of its driver.
         libraries: version of TensorRT.
-        precision: "fp32", "fp16" or "bf16".
+        precision: "fp32", "fp16", "bf16", "int8" or "fp8".
         graph: sha256 of the ONNX file.
         batch: largest number of frames together.
         least_rows, most_rows: of the bank, where the graph searches one.

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 PRECISIONS: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "bf16", "int8"),
-    "tensorrt": ("fp16", "bf16", "fp32"),
+    "tensorrt": ("fp16", "bf16", "fp32", "int8", "fp8"),
 }
+#: Precisions whose scales are learned on pictures, and which are judged by the events that they still catch.
+QUANTISED = ("int8", "fp8")
 #: File name endings of each runtime's graphs; the first one is opened.
 ENDINGS: dict[str, tuple[str, ...]] = {
     "onnxruntime": (".onnx",),

@@ -1,7 +1,7 @@
 """TensorRT 10 and 11: a strongly typed engine, built on the machine that runs it and kept in the user's cache.
 
-Precision is the types inside the graph (`export.onnx` writes layer norms and softmax in float32), so the builder
-is not free to choose. Written against NVIDIA's documented API. It was NOT run on hardware: no NVIDIA GPU was at hand.
+Precision is the types inside the graph (`export.onnx` writes layer norms and softmax in float32, `export.explicit` says
+what is in int8 or fp8), so the builder is not free to choose. Written against NVIDIA's documented API. It was NOT run on hardware: no NVIDIA GPU was at hand.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ _LOG = logging.getLogger(__name__)
 #: patches * rows numbers of it.
 _BATCH = 16
 _BATCH_SEARCHED = 4
+#: The first compute capability that multiplies in fp8.
+_FP8_FROM = (8, 9)
 
 
 class TensorRtGraph:
@@ -38,13 +40,13 @@ class TensorRtGraph:
 
     Args:
         path: the `.onnx` file, typed for `precision`.
-        precision: "fp16", "bf16" or "fp32".
+        precision: "fp16", "bf16" or "fp32"; "int8" or "fp8" of a graph by `export.explicit`.
         rows: of a whole graph, the least and the most rows of the bank that it will be run with; the engine is built
             for the most. None = a graph without a bank.
 
     Raises:
         DeviceMissingError: no NVIDIA GPU.
-        UnsupportedError: no engine can be built of the graph.
+        UnsupportedError: no engine can be built of the graph, or not for this GPU.
         MemoryShortError: the GPU has not the memory to run it.
         EngineError: the engine does not load, or its cache is open to other users.
     """
@@ -149,6 +151,11 @@ def _facts(cuda: Any, version: str, precision: str, graph: str, rows: tuple[int,
         )
     about = _checked(cuda, cuda.cudaGetDeviceProperties(0), "ask for the GPU's name")
     gpu = f"{about.name.decode().rstrip(chr(0))}, {about.major}.{about.minor}"
+    if precision == "fp8" and (about.major, about.minor) < _FP8_FROM:
+        raise UnsupportedError(
+            f"fp8 needs a GPU of compute capability {_FP8_FROM[0]}.{_FP8_FROM[1]} or more, Ada or Hopper, and this one is "
+            f"{gpu}; use precision int8 or fp16"
+        )
     # The same library may run under two drivers; the CUDA version that the driver brings is told everywhere.
     version_of_cuda = _checked(cuda, cuda.cudaDriverGetVersion(), "ask for the version")
     driver = f"CUDA {version_of_cuda} {driver_version()}".strip()

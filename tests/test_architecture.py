@@ -109,7 +109,7 @@ def test_only_making_a_graph_needs_torch():
         for name in MODULES
         if name.split(".")[0] == "export" and {"torch", "onnx"} & {one.split(".")[0] for one in imports(name)}
     }
-    assert users == {"export.onnx", "export.quantise"}
+    assert users == {"export.explicit", "export.onnx", "export.quantise"}
 
 
 @pytest.mark.parametrize(

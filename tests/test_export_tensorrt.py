@@ -30,6 +30,7 @@ class Machine:
         profile: (least, usual, most) shape by input.
         refuse: names of what fails.
         builds: how many engines were built.
+        gpu: what CUDA says of it.
         freed: addresses given back, and streams.
     """
 
@@ -37,6 +38,7 @@ class Machine:
         self.profile: dict[str, tuple[Any, ...]] = {}
         self.refuse: set[str] = set()
         self.builds = 0
+        self.gpu = SimpleNamespace(name=b"NVIDIA L4\0", major=8, minor=9)
         self.freed: list[Any] = []
         self._memory: list[Any] = []
 
@@ -103,10 +105,9 @@ class Machine:
             ctypes.memmove(to, what, size)
             return (0,)
 
-        about = SimpleNamespace(name=b"NVIDIA L4\0", major=8, minor=9)
         made.cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
         made.cudaGetDeviceCount = lambda: (0, 1)
-        made.cudaGetDeviceProperties = lambda index: (0, about)
+        made.cudaGetDeviceProperties = lambda index: (0, self.gpu)
         made.cudaDriverGetVersion = lambda: (0, 13000)
         made.cudaStreamCreate = lambda: (0, 0)
         made.cudaStreamSynchronize = lambda stream: (0,)
@@ -204,3 +205,13 @@ def test_what_tensorrt_refuses_is_told(
     machine.refuse = {refused}
     with pytest.raises(error, match=message):
         TensorRtGraph(path, "fp16", (5, 20_000)).run(inputs())
+
+
+def test_fp8_is_refused_by_name_where_the_gpu_does_not_multiply_in_it(machine: Machine, path: Path):
+    assert TensorRtGraph(path, "fp8").device == "NVIDIA L4, 8.9"
+    machine.gpu = SimpleNamespace(name=b"NVIDIA A2\0", major=8, minor=6)
+    with pytest.raises(
+        UnsupportedError, match=r"capability 8\.9 or more.*NVIDIA A2, 8\.6; use precision int8"
+    ):
+        TensorRtGraph(path, "fp8")
+    assert TensorRtGraph(path, "int8").device == "NVIDIA A2, 8.6"

@@ -61,7 +61,7 @@ PUBLIC = {
         Exported export_model operations_of parts_of
     """,
     "export": """
-        DeviceMissingError ENDINGS EngineError ExportError Graph MAP_FACTOR MemoryShortError PRECISIONS Parity
+        DeviceMissingError ENDINGS EngineError ExportError Graph MAP_FACTOR MemoryShortError PRECISIONS Parity QUANTISED
         RuntimeMissingError TOLERANCE UnsupportedError available_bytes bank_inputs check_room check_runtime compare
         installed map_difference nvidia_facts open_graph parting search_bytes
     """,

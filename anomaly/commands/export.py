@@ -10,7 +10,7 @@ from anomaly.commands import console
 from anomaly.errors import ModelError, UsageError
 from anomaly.exporting import export_model
 from anomaly.model import load_model
-from export import PRECISIONS, check_runtime
+from export import PRECISIONS, QUANTISED, check_runtime
 
 if TYPE_CHECKING:
     from anomaly.config import ExportConfig
@@ -44,16 +44,18 @@ def run(config: ExportConfig) -> None:
     console.say(
         f"Patch features of a frame: {done.graph_ms:.1f} ms, {done.before} {done.before_ms:.1f} ms on this machine."
     )
-    if precision == "int8" and done.rescored is not None:
+    if precision in QUANTISED and done.rescored is not None:
         others = (
             f"whether it alarms on normal footage was judged on {done.judged_on} others"
             if done.judged_on
             else "on the same ones it was judged whether it alarms on normal footage, for they are too few to be kept apart: "
             "calibrate with more normal footage to know that better"
         )
-        console.say(f"int8 learned its scales on {done.scaled_on} normal frames of the evidence; {others}.")
         console.say(
-            f"int8 keeps all {done.rescored.recheck.n_events} calibrated events; scores move by up to "
+            f"{precision} learned its scales on {done.scaled_on} normal frames of the evidence; {others}."
+        )
+        console.say(
+            f"{precision} keeps all {done.rescored.recheck.n_events} calibrated events; scores move by up to "
             f"{done.rescored.recheck.largest_difference:.2g} (an ordinary frame scores 1)."
         )
     console.say(f"Written to {done.folder}, {done.megabytes:.1f} MB.")
