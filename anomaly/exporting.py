@@ -378,14 +378,14 @@ def _write_graphs(
     models["features"] = features_graph(parts, typed)
     if precision in QUANTISED:
         learned_on = [resize(one, parts.input_size) for one in normal]
-        if runtime == "tensorrt":
-            from export.explicit import explicit
-
-            models["features"] = explicit(models["features"], learned_on, precision)
-        else:
+        if runtime == "onnxruntime":
             from export.quantise import quantised
 
             models["features"] = quantised(models["features"], learned_on)
+        else:
+            from export.explicit import explicit
+
+            models["features"] = explicit(models["features"], learned_on, precision)
     elif typed == precision and branch.index in EXACT:
         # Elsewhere the distance would be measured in half precision too, or rows be found that the index passes
         # over: there the search stays beside the graph.

@@ -1,7 +1,8 @@
-"""int8 and fp8 for TensorRT: quantise and dequantise nodes that say where, on a graph in half precision.
+"""int8 and fp8 for TensorRT, int8 for OpenVINO: quantise and dequantise nodes that say where, at the inputs of products.
 
-TensorRT takes symmetric scales only, and honours the nodes that it finds (its guide, "Explicit Quantization"). What is
-between them stays as it is typed: layer norms, softmax, attention's own products and the projection in half or float32.
+TensorRT takes symmetric scales only, and honours the nodes that it finds (its guide, "Explicit Quantization"). OpenVINO takes
+others too, and answered a vision transformer's wrongly. What is between them stays as it is typed: layer norms, softmax,
+attention's own products and the projection in half or float32.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def explicit(model: bytes, pictures: Sequence[NDArray[np.float32]], precision: s
     """A features graph with products in int8 or fp8.
 
     Args:
-        model: from `export.onnx.features_graph`, in half precision.
+        model: from `export.onnx.features_graph`, in float32 or half precision.
         pictures: each (h, w, 3) float32 in 0..255, of normal footage; 16 or more. Scales are learned from the largest
             values that they give.
         precision: "int8": convolutions and products with weights, weights scaled per channel; or "fp8" (E4M3): those

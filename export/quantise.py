@@ -1,4 +1,4 @@
-"""int8 by ONNX Runtime's static quantiser; the quantised graph also runs in OpenVINO.
+"""int8 for ONNX Runtime by its own static quantiser: it computes in int8 only what is quantised on both sides of a product.
 
 Convolutions and products with weights are quantised, scales learned on given pictures (weights per channel).
 Attention's own products, normalisation and the projection stay in float32.

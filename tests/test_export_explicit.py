@@ -1,4 +1,4 @@
-"""int8 and fp8 graphs for TensorRT, computed by ONNX Runtime on a CPU as they are written: no NVIDIA GPU is at hand."""
+"""int8 and fp8 graphs: for OpenVINO in it, for TensorRT by ONNX Runtime on a CPU as they are written, for want of a GPU."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from anomaly.exporting import export_model
 from anomaly.model import load_model
 from export.explicit import explicit
 from export.onnx import BranchParts, features_graph
+from export.openvino import convert
+from export.runtime import open_graph
 
 SIZE, GRID, CHANNELS, DIMS = (64, 48), (8, 6), 32, 8
 
@@ -94,6 +96,16 @@ def test_a_graph_answers_as_torch_but_for_its_smaller_numbers(parts: BranchParts
 
     # More than half precision alone: something is in eight bits, and no more than those cost.
     assert 3 * off(half) < off(explicit(half, learned, precision)) < 0.01
+
+
+def test_openvino_answers_as_torch_in_int8(parts: BranchParts, tmp_path: Path):
+    """By the quantiser of ONNX Runtime, a vision transformer's features were further off than they are large."""
+    learned, seen = pictures(20)[:16], np.stack(pictures(20)[16:])
+    convert(explicit(features_graph(parts, "fp32"), learned, "int8"), tmp_path, "small")
+    found = open_graph("openvino", tmp_path / "small.xml", "int8").run({"pictures": seen})["patches"]
+    with torch.no_grad():
+        wanted = (parts.features(torch.from_numpy(seen)).numpy() - parts.mean) @ parts.components
+    assert 1e-4 < np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 0.01
 
 
 @pytest.mark.parametrize(
