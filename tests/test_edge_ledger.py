@@ -232,6 +232,19 @@ def test_a_file_of_events_that_cannot_be_read_keeps_nobody_from_watching(
     assert not (site.store.folder / UNSTORED).exists()
 
 
+def test_of_an_event_that_is_stored_only_the_end_is_lost(
+    site: Site, ledger: Ledger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """A disk that turned read-only while an event was on: it is in the store, and was called lost."""
+    event = begun(ledger)
+    monkeypatch.setattr("anomaly.edge.waiting.write_bytes", _no_disk)
+    with unwritable(site.store):
+        ledger.ends(event, 1005.0, 6.0, 3.0)
+        ledger.end()
+    assert f"event {event.id} is stored, but not that it is over: cam" in caplog.text
+    assert "lost" not in caplog.text
+
+
 def test_what_is_lost_at_the_end_is_said(
     site: Site, ledger: Ledger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):

@@ -487,7 +487,7 @@ def test_a_recipe_is_switched_within_a_second(small_model: SmallModel, loaded: L
 
 
 def test_an_event_that_is_on_ends_where_the_next_model_is_not_calibrated(
-    small_model: SmallModel, loaded: Loaded, tmp_path: Path
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Nothing alarms from then on, nor ends what did: it was on for as long as the program ran, for whoever was told."""
     fresh = Path(shutil.copytree(small_model.folder, tmp_path / "fresh"))
@@ -497,14 +497,20 @@ def test_an_event_that_is_on_ends_where_the_next_model_is_not_calibrated(
     source = parse_address(str(small_model.footage.test / "test_01.mp4"))
     camera = looped(small_model, address=source, recipes={"new": fresh})
     by_path = {fresh: uncalibrated, small_model.folder: loaded}
+    shots: list[Shot] = []
+    monkeypatch.setattr(Pictures, "offer", lambda _, shot: shots.append(shot))
     with running(tmp_path / "s", loaded, camera, load=lambda path, fps: by_path[path]) as runner:
         until(lambda: runner.status()["cameras"]["line"]["event"])
+        scored(runner, "line", 1)
         runner.switch_recipe("line", "new")
         until(lambda: runner.status()["cameras"]["line"]["recipe"] == "new")
         scored(runner, "line", 2)
         assert runner.status()["cameras"]["line"]["event"] is None
         with Store(tmp_path / "s", owner=False) as store:
             assert [one.status for one in store.events()] == ["ended"]
+    # Its pictures show what was above the threshold that it was found by.
+    assert {shot.threshold for shot in shots} == {loaded.threshold_of("line").value}
+    assert len(shots) >= 2
 
 
 def test_a_recipe_that_was_chosen_holds_over_a_restart_until_the_site_says_another(

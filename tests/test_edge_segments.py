@@ -318,6 +318,21 @@ def test_a_folder_that_could_not_be_looked_through_is_recorded_to_all_the_same(t
         watch.until_told("recording_resumed")
 
 
+def test_a_disk_that_still_fails_is_told_again_after_recording_was_switched_off(tmp_path: Path):
+    """Switched off, it is no trouble any more; on again, nobody would hear that nothing is recorded."""
+    clip = write_clip(tmp_path / "a.mp4", texture(30, (96, 160)), fps=10, encoder={"g": "10"})
+    # No folder can be made below a file.
+    folder = tmp_path / "recording"
+    folder.write_text("")
+    with recording(str(clip), folder, loop=True) as capture:
+        watch = Watch(capture)
+        watch.until_told("recording_stopped")
+        capture.record_to(None)
+        watch.more_frames(5)
+        capture.record_to(folder)
+        watch.until_told("recording_stopped", 2)
+
+
 def test_a_full_disk_stops_the_recording_and_not_the_frames(tmp_path: Path):
     place = tmp_path / "small"
     place.mkdir()

@@ -220,8 +220,11 @@ class Ledger:
             for event_id in sorted(events):
                 one = events[event_id]
                 _LOG.error(
-                    "event %s is lost, it could not be stored: %s, %s, score %.3g",
+                    "event %s %s: %s, %s, score %.3g",
                     event_id,
+                    "is lost, it could not be stored"
+                    if event_id in self._unstored
+                    else "is stored, but not that it is over",
                     one.camera,
                     datetime.fromtimestamp(one.start_utc_s, UTC).isoformat(timespec="seconds"),
                     one.score,

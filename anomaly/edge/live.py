@@ -475,7 +475,8 @@ class LiveCamera:
                     start_s,
                     end_s,
                     score,
-                    float(self.threshold.value or 0.0),
+                    # Not that of now: the event may end because another model looks from here on.
+                    float(self._peak_loaded.threshold_of(self.site.name).value or 0.0),
                     self._peak_loaded,
                     told,
                 )

@@ -68,7 +68,7 @@ class Recorder:
         # What came did not fit: until the disk has caught up, and a keyframe comes, nothing is taken.
         self._passing = False
         self._closed = False
-        # As told last; None = the process before this one may have told that it stopped.
+        # As told last; None = nothing was told since it records there, though the process before may have told that it stopped.
         self._goes_on: bool | None = None
         # Used by the thread only.
         self._writer: SegmentWriter | None = None
@@ -85,6 +85,8 @@ class Recorder:
         with self._changed:
             if folder != self._folder and not self._closed:
                 self._folder = folder
+                # Whoever had it recorded no more was told that its trouble is over: it is told anew where it goes on.
+                self._goes_on = None
                 self._add(partial(self._switch, folder))
 
     def write(self, packet: Packet[Any], template: Template, utc_s: float) -> None:
