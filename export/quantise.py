@@ -51,7 +51,9 @@ def quantised(model: bytes, pictures: Sequence[NDArray[np.float32]]) -> bytes:
             result,
             Reader(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "MatMul"],
+            # With the limit behind a convolution, whose scale is then that of what is left by it: else the scale covers what
+            # is cut off next, and the limit itself is computed in float32.
+            op_types_to_quantize=["Conv", "MatMul", "Clip", "Relu"],
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ from anomaly.model import load_model
 from export.explicit import explicit
 from export.onnx import BranchParts, features_graph
 from export.openvino import convert
+from export.quantise import quantised
 from export.runtime import open_graph
 
 SIZE, GRID, CHANNELS, DIMS = (64, 48), (8, 6), 32, 8
@@ -38,7 +40,7 @@ class Network(torch.nn.Module):
         self.matrix = torch.nn.Linear(CHANNELS, CHANNELS)
 
     def forward_intermediates(self, pictures: torch.Tensor, **options: Any) -> list[torch.Tensor]:
-        maps = torch.relu(self.each(torch.relu(self.first(pictures))))
+        maps = torch.nn.functional.relu6(self.each(torch.relu(self.first(pictures))))
         return [self.matrix(self.all(maps).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)]
 
 
@@ -98,14 +100,27 @@ def test_a_graph_answers_as_torch_but_for_its_smaller_numbers(parts: BranchParts
     assert 3 * off(half) < off(explicit(half, learned, precision)) < 0.01
 
 
-def test_openvino_answers_as_torch_in_int8(parts: BranchParts, tmp_path: Path):
-    """By the quantiser of ONNX Runtime, a vision transformer's features were further off than they are large."""
-    learned, seen = pictures(20)[:16], np.stack(pictures(20)[16:])
-    convert(explicit(features_graph(parts, "fp32"), learned, "int8"), tmp_path, "small")
-    found = open_graph("openvino", tmp_path / "small.xml", "int8").run({"pictures": seen})["patches"]
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_int8_answers_as_torch_on_a_processor(parts: BranchParts, runtime: str, tmp_path: Path):
+    """By ONNX Runtime's quantiser a vision transformer's features were further off in OpenVINO than they are large; and its
+    scales covered, for its own runtime, what a ReLU6 cuts off next.
+    """
+    cut = copy.deepcopy(parts)
     with torch.no_grad():
-        wanted = (parts.features(torch.from_numpy(seen)).numpy() - parts.mean) @ parts.components
-    assert 1e-4 < np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 0.01
+        # Six at most is left of numbers that are far larger.
+        cut.features.network.each.weight *= 400
+    learned, seen = pictures(20)[:16], np.stack(pictures(20)[16:])
+    graph = features_graph(cut, "fp32")
+    if runtime == "openvino":
+        path = convert(explicit(graph, learned, "int8"), tmp_path, "small")[0]
+    else:
+        path = tmp_path / "small.onnx"
+        path.write_bytes(quantised(graph, learned))
+    found = open_graph(runtime, path, "int8").run({"pictures": seen})["patches"]
+    with torch.no_grad():
+        wanted = (cut.features(torch.from_numpy(seen)).numpy() - cut.mean) @ cut.components
+    off = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+    assert 1e-4 < off < 0.03
 
 
 @pytest.mark.parametrize(
