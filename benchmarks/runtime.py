@@ -52,6 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--threads", type=int, default=2, metavar="N", help="processor threads of every runtime"
     )
     parser.add_argument("--network", choices=tuple(INPUT), help="this backbone alone")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="of the bank (quick: 1000, else 1000 10000 20000 50000)",
+    )
     options = parser.parse_args(arguments)
     import torch
 
@@ -64,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
             [options.network] if options.network else ["efficientnet_lite0"] if options.quick else INPUT
         )
         for network in networks:
-            for rows in (1_000,) if options.quick else (1_000, 10_000, 20_000, 50_000):
+            for rows in options.rows or ((1_000,) if options.quick else (1_000, 10_000, 20_000, 50_000)):
                 found = compare(network, rows, footage, options.threads, work, quick=options.quick)
                 report.show(f"{network}, {rows} rows, {footage.name}", found)
                 figures |= {f"{network}_{rows}_{name}": value for name, value in found.items()}
