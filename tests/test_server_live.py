@@ -26,11 +26,11 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
         yield one
 
 
-def watch(case: Case, camera: str = "cam", role: str = "viewer", **settings: Any) -> Any:
+def watch(case: Case, camera: str = "cam", role: str = "viewer", query: str = "", **settings: Any) -> Any:
     """A browser's WebSocket, signed in."""
     cookie = f"anomaly_session={case.signed_in(role).cookies['anomaly_session']}"
     return websockets.connect(
-        f"{case.url.replace('http', 'ws', 1)}/api/cameras/{camera}/live",
+        f"{case.url.replace('http', 'ws', 1)}/api/cameras/{camera}/live{query}",
         origin=case.url,
         additional_headers={"Cookie": cookie},
         max_size=2**24,
@@ -135,6 +135,48 @@ def test_a_slow_watcher_misses_frames_and_holds_nobody_up(case: Case):
             await slow.close()
 
     asyncio.run(main())
+
+
+def test_a_paced_watcher_gets_the_newest_frame_once_it_has_answered(case: Case):
+    """However much the way to it takes: what queues up on a slow link is old when it arrives."""
+
+    async def main() -> None:
+        case.runner.show("cam")
+        async with asyncio.timeout(30), watch(case, query="?paced=true") as paced, watch(case) as other:
+            for answer in ("", b"", "more"):
+                await paced.recv()
+                for _ in range(5):
+                    last = case.runner.show("cam").sequence
+                    while parts(await other.recv())[0]["sequence"] < last:
+                        pass
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(paced.recv(), 0.3)
+                await paced.send(answer)
+                assert parts(await paced.recv())[0]["sequence"] == last
+                await paced.send("")
+                case.runner.show("cam")
+
+    asyncio.run(main())
+
+
+def test_a_paced_watcher_that_does_not_answer_leaves_with_its_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(camera_routes, "_RECHECK_S", 0.05)
+    monkeypatch.setattr(camera_routes, "WAKE_S", 0.1)
+    with running(tmp_path) as case:
+
+        async def main() -> None:
+            case.runner.show("cam")
+            async with asyncio.timeout(30), watch(case, query="?paced=true") as socket:
+                await socket.recv()
+                case.server.door.sessions.end_all(case.server.door.accounts.named(case.account("viewer")))
+                with pytest.raises(websockets.ConnectionClosed) as closed:
+                    await socket.recv()
+                assert closed.value.rcvd is not None
+                assert closed.value.rcvd.code == 4401
+
+        asyncio.run(main())
 
 
 @asynccontextmanager

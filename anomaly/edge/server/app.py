@@ -56,7 +56,8 @@ Live frames also come over the WebSocket `/api/cameras/{camera}/live` (viewer, s
 4 bytes with the length of the header, unsigned, big-endian; the header, JSON in UTF-8 (`camera sequence utc_s utc score
 decision_score threshold alarm size grid grid_range jpeg_bytes`); the heatmap as `grid` = [rows, columns] of one byte a
 cell (0 = `grid_range[0]`, 255 = `grid_range[1]`); the picture as JPEG. It closes with 4401 when the session ends, 4404
-when the camera is gone, 4429 when too many streams are open."""
+when the camera is gone, 4429 when too many streams are open. With `?paced=true` the next one comes once the one before
+was answered, by any message: over a slow link the newest frame then, and none that has become old on the way."""
 _ROUTERS = (
     session_routes.router,
     camera_routes.router,

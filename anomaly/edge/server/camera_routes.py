@@ -18,7 +18,7 @@ from anomaly.edge.segment_name import mark_of, mask_mark
 from anomaly.edge.server.access import TheDoor, Visitor, WhoOperates, WhoReads, WhoWatches, check
 from anomaly.edge.server.answers import plain, scores_out, segment_out
 from anomaly.edge.server.door import Door, door_of
-from anomaly.edge.server.live import TooManyStreams
+from anomaly.edge.server.live import WAKE_S, TooManyStreams
 from anomaly.edge.server.picture import Picture
 from anomaly.edge.server.schemas import (
     Cameras,
@@ -155,11 +155,15 @@ class _Stream(StreamingResponse):
 
 
 @router.websocket("/{camera}/live")
-async def live_socket(camera: str, websocket: WebSocket, door: TheDoor, who: WhoWatches) -> None:
+async def live_socket(
+    camera: str, websocket: WebSocket, door: TheDoor, who: WhoWatches, paced: bool = False
+) -> None:
     """The scored frames as they come, one binary message each (`live.Picture.message`).
 
-    Nothing is read from the client. Closed with 4401 when the session ends, 4404 when the camera is gone, 4429
-    when too many streams are open.
+    Where it is `paced`, the client answers each message with one of its own, whatever is in it, and gets no other before:
+    what lies on the way of a slow link, however much of it takes, would be old when it arrives. Otherwise nothing is
+    read from the client. Closed with 4401 when the session ends, 4404 when the camera is gone, 4429 when too many
+    streams are open.
     """
     existing(door, camera)
     await asyncio.to_thread(_tell_taken, door, who, camera)
@@ -170,8 +174,11 @@ async def live_socket(camera: str, websocket: WebSocket, door: TheDoor, who: Who
         except HTTPException:
             await websocket.close(4429, "too many live streams are open")
             return
-        sending = asyncio.create_task(_send_pictures(websocket, camera, pictures))
-        gone = asyncio.create_task(_until_gone(websocket))
+        answered = asyncio.Event()
+        sending = asyncio.create_task(
+            _send_pictures(websocket, camera, pictures, answered if paced else None)
+        )
+        gone = asyncio.create_task(_until_gone(websocket, answered))
         try:
             await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -180,20 +187,42 @@ async def live_socket(camera: str, websocket: WebSocket, door: TheDoor, who: Who
             await asyncio.gather(sending, gone, return_exceptions=True)
 
 
-async def _send_pictures(websocket: WebSocket, camera: str, pictures: AsyncIterator[Picture | None]) -> None:
+async def _send_pictures(
+    websocket: WebSocket,
+    camera: str,
+    pictures: AsyncIterator[Picture | None],
+    answered: asyncio.Event | None,
+) -> None:
+    """Send them until the watcher may not watch any more; with `answered` each once the one before was answered."""
     checked = time.monotonic()
+
+    async def turned_away() -> bool:
+        nonlocal checked
+        if time.monotonic() - checked <= _RECHECK_S:
+            return False
+        checked = time.monotonic()
+        if await asyncio.to_thread(_still_welcome, websocket, camera):
+            return False
+        here = camera in door_of(websocket).cameras()
+        await websocket.close(4401 if here else 4404, "signed out" if here else "camera gone")
+        return True
+
     async for picture in pictures:
-        if time.monotonic() - checked > _RECHECK_S:
-            checked = time.monotonic()
-            if not await asyncio.to_thread(_still_welcome, websocket, camera):
-                here = camera in door_of(websocket).cameras()
-                await websocket.close(4401 if here else 4404, "signed out" if here else "camera gone")
+        if await turned_away():
+            return
+        if picture is None:
+            continue
+        message = picture.made("message")
+        if message is None:
+            message = await asyncio.to_thread(picture.message)
+        if answered is not None:
+            answered.clear()
+        await asyncio.wait_for(websocket.send_bytes(message), _SEND_S)
+        while answered is not None and not answered.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(answered.wait(), WAKE_S)
+            if await turned_away():
                 return
-        if picture is not None:
-            message = picture.made("message")
-            if message is None:
-                message = await asyncio.to_thread(picture.message)
-            await asyncio.wait_for(websocket.send_bytes(message), _SEND_S)
     await websocket.close(1001, "the server stops")
 
 
@@ -226,10 +255,11 @@ def _tell_taken(door: Door, who: Visitor, camera: str, every_s: float = 0.0) -> 
         door.taken[key] = now
 
 
-async def _until_gone(websocket: WebSocket) -> None:
+async def _until_gone(websocket: WebSocket, answered: asyncio.Event) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):
         while websocket.client_state is WebSocketState.CONNECTED:
             await websocket.receive()
+            answered.set()
 
 
 def _still_welcome(connection: HTTPConnection, camera: str) -> bool:

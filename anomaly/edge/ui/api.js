@@ -110,13 +110,15 @@ export function watch(camera, onframe, onlink, deaf_ms = () => 0) {
   const decode = new TextDecoder();
   const open = () => {
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const mine = socket = new WebSocket(`${scheme}://${location.host}${cameraPath(camera)}/live`);
+    const mine = socket = new WebSocket(`${scheme}://${location.host}${cameraPath(camera)}/live?paced=true`);
     heard_ms = performance.now();
     socket.binaryType = "arraybuffer";
     socket.onopen = () => { wait = 500; };
     socket.onmessage = ({ data }) => {
       if (mine !== socket) return;
       heard_ms = performance.now();
+      // The next one is sent now, the newest there is then; what queued up on a slow link would be old.
+      mine.send("");
       const length = new DataView(data).getUint32(0);
       const header = JSON.parse(decode.decode(new Uint8Array(data, 4, length)));
       const cells = header.grid[0] * header.grid[1];
