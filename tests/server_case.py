@@ -105,8 +105,9 @@ class SmallRunner:
         size: tuple[int, int] = (90, 160),
         hot: tuple[int, int] = (4, 8),
         image: np.ndarray | None = None,
+        utc_s: float | None = None,
     ) -> View:
-        """A new frame, unlike the one before unless an image is given, with a hot spot."""
+        """A new frame, unlike the one before unless an image is given, with a hot spot; of now unless a time is given."""
         with self._news:
             last = self._views[camera]
             sequence = 1 if last is None else last.sequence + 1
@@ -114,7 +115,7 @@ class SmallRunner:
                 image = np.full((*size, 3), (sequence * 40) % 256, np.uint8)
             heatmap = np.ones((9, 16), np.float32)
             heatmap[hot] = 3.0
-            view = View(image, heatmap, score, score, 1.5, score >= 1.5, time.time(), sequence)
+            view = View(image, heatmap, score, score, 1.5, score >= 1.5, utc_s or time.time(), sequence)
             self._views[camera] = view
             self._news.notify_all()
             return view

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -863,6 +864,43 @@ def test_an_alarm_is_told_once_to_who_does_not_see_it(open_page: Any, case: Case
         lamp.get_by_text(sign).wait_for()
     assert len(page.evaluate("window.heard")) == 1
     assert page.evaluate("window.heard[0]").startswith("Alarm: cam, ")
+
+
+def test_a_clock_that_was_set_back_leaves_nothing_of_the_time_ahead_in_the_chart(open_page: Any, case: Case):
+    page = open_page()
+    page.evaluate(
+        """() => {
+            const right = Path2D.prototype.lineTo;
+            window.ahead = 0;
+            Path2D.prototype.lineTo = function (x, y) { if (x > 3000) window.ahead += 1; right.call(this, x, y); };
+        }"""
+    )
+    for number in range(5):
+        case.runner.show("cam", utc_s=time.time() + 3600 + number)
+        page.wait_for_timeout(100)
+    until(lambda: page.evaluate("window.ahead") > 0)
+    for _ in range(2):
+        case.runner.show("cam")
+        page.wait_for_timeout(200)
+    page.evaluate("window.ahead = 0")
+    page.wait_for_timeout(2500)
+    assert page.evaluate("window.ahead") == 0
+
+
+def test_nothing_is_asked_of_a_camera_that_left_the_site(open_page: Any, tmp_path: Path):
+    with running(tmp_path, cameras=("stays", "leaves")) as case:
+        case.account("operator")
+        page = open_page(at=case)
+        page.get_by_role("article", name="leaves").wait_for()
+        case.runner.remove("leaves")
+        page.get_by_role("article", name="leaves").wait_for(state="detached")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        # As after the tab was hidden for a while, when all that is asked now and then is asked at once.
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        until(lambda: any("/stays/scores" in url for url in asked))
+        page.wait_for_timeout(300)
+        assert not [url for url in asked if "/leaves/" in url]
 
 
 def test_the_timeline_goes_on_with_time_but_not_under_who_marks_a_miss(open_page: Any, case: Case):

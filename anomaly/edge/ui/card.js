@@ -57,7 +57,7 @@ export function cameraCard(name, context, onalarm) {
     gaps = told.gaps;
   }, () => {});
   // Scores come with the pictures; time that is blind meanwhile has to be asked for.
-  context.every(10, () => before(1).then((told) => { gaps = told.gaps; }, () => {}));
+  const askNoMore = context.every(10, () => before(1).then((told) => { gaps = told.gaps; }, () => {}));
 
   const interval_s = () => (status.fps > 0 ? 1 / status.fps : status.fps_asked > 0 ? 1 / status.fps_asked : 0);
   /** For how many seconds no new picture came, where that is too long; else 0. */
@@ -98,13 +98,15 @@ export function cameraCard(name, context, onalarm) {
     }
     drawing = false;
   };
-  const stop = watch(name, (header, grid, blob) => {
+  const unwatch = watch(name, (header, grid, blob) => {
     newest = [header, grid, blob];
     // A frame that was old when it came says so itself; clocks that differ by less than that do not count.
     if (header.utc_s !== told_s) frame_s = now() - header.utc_s > OLD_S ? header.utc_s : now();
     told_s = header.utc_s;
     alarm = header.alarm;
     status.threshold = header.threshold ?? status.threshold;
+    // The machine's clock was set back: what was drawn ahead of it has no place any more.
+    while (points.length && points.at(-1)[0] > header.utc_s) points.pop();
     points.push([header.utc_s, header.decision_score ?? header.score]);
     while (points.length && points[0][0] < header.utc_s - SPAN_S - 5) points.shift();
     score.textContent = `${number(header.decision_score ?? header.score)} ${header.alarm ? "▲" : ""}`;
@@ -115,7 +117,8 @@ export function cameraCard(name, context, onalarm) {
     lampNow();
   }, () => DEAF_FRAMES * interval_s() * 1000);
   const card = {
-    root, heat, stop,
+    root, heat,
+    stop: () => { unwatch(); askNoMore(); },
     ringing: () => ringing,
     tell(told) {
       status = told;

@@ -71,7 +71,10 @@ function context(rest, title) {
     },
     /** Marks the tab, which may be behind others. */
     mark: (sign) => { if (!over) document.title = `${sign}${title} · anomaly`; },
-    /** Acts every so many seconds while somebody can see it, and at once when somebody can again; never twice at a time. */
+    /**
+     * Acts every so many seconds while somebody can see it, and at once when somebody can again; never twice at a time.
+     * @returns what ends it; leaving the view does too
+     */
     every: (seconds, act) => {
       let busy = false;
       const tick = async () => {
@@ -81,7 +84,9 @@ function context(rest, title) {
       };
       const timer = setInterval(tick, seconds * 1000);
       document.addEventListener("visibilitychange", tick);
-      onLeave(() => { clearInterval(timer); document.removeEventListener("visibilitychange", tick); });
+      const end = () => { clearInterval(timer); document.removeEventListener("visibilitychange", tick); };
+      onLeave(end);
+      return end;
     },
   };
 }
