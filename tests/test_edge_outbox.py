@@ -346,6 +346,36 @@ def test_what_could_not_be_stored_holds_its_camera_up_no_longer_than_messages_ar
     assert ("hook", "expired", {"count": 1, "cameras": {"top": 1}}) in trouble
 
 
+def test_a_heartbeat_stops_while_what_could_not_be_stored_waits_too_long(tmp_path: Path):
+    def beats() -> int:
+        return sum(content["kind"] == "heartbeat" for content in receiver.contents())
+
+    trouble: list[str] = []
+    with Receiver() as receiver:
+        receiver.answer = lambda content: 204 if content["kind"] == "heartbeat" else 500
+        settings = WebhookSettings(
+            receiver.url,
+            (SECRET,),
+            name="hook",
+            backoff=QUICK,
+            heartbeat_s=0.05,
+            bounds=Bounds(late_s=0.3),
+        )
+        with told_site(
+            tmp_path, [settings], tend_every_s=0.05, on_trouble=lambda _, kind, __: trouble.append(kind)
+        ) as site:
+            until(lambda: beats() >= 2)
+            unstored(site, "top")
+            until(lambda: not site.status("hook")["draining"])
+            time.sleep(0.1)
+            before = beats()
+            time.sleep(0.4)
+            assert beats() == before
+            receiver.answer = lambda content: 204
+            until(lambda: beats() > before and len(trouble) > 1)
+    assert trouble == ["down", "up"]
+
+
 @needs_mosquitto
 def test_over_mqtt_too_what_could_not_be_stored_is_told_in_its_cameras_order(tmp_path: Path):
     with (

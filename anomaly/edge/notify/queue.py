@@ -384,10 +384,13 @@ class SinkQueue:
         return gone
 
     def _waited_s(self, now: float) -> float | None:
-        """How long the oldest message that is not done with has waited, as of now; None where none waits."""
+        """How long the oldest message that is not done with has waited, stored or not, as of now; None where none waits."""
         done = self._sent.keys() | self._refused
-        waited = outbox.waiting_s(self.connection, self.sink, without=done)
-        return None if waited is None else waited + now - self._tended
+        stored = outbox.waiting_s(self.connection, self.sink, without=done)
+        waits = [] if stored is None else [stored + now - self._tended]
+        with self._memory_lock:
+            waits += [now - one.came_s for one in self._memory]
+        return max(waits, default=None)
 
     def draining(self) -> bool:
         """Whether no message has waited too long, as of now."""
