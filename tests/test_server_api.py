@@ -15,7 +15,7 @@ from server_case import PASSWORD, Case, running
 from anomaly.edge.segment_name import mask_mark
 from anomaly.edge.server.accounts import ROLES, SCOPES
 from anomaly.edge.server.region_routes import regions_file
-from anomaly.errors import StoreFullError
+from anomaly.errors import StoreError, StoreFullError
 from anomaly.regions import Regions
 
 EVENT = "0" * 26
@@ -321,6 +321,24 @@ def test_accounts_and_tokens_change_with_their_line_in_the_audit_or_not_at_all(
         with door.vault.reading() as connection:
             assert connection.execute("SELECT count(*) FROM sessions").fetchone() == (1,)
         assert admin.get("/api/users").status_code == 200
+
+
+@pytest.mark.parametrize(("error", "status"), [(StoreFullError, 507), (StoreError, 503)])
+def test_who_is_not_signed_in_learns_no_path_from_a_disk_that_fails(
+    case: Case, monkeypatch: pytest.MonkeyPatch, error: type[StoreError], status: int
+):
+    operator = case.signed_in("operator")
+
+    def fails(*_: object, **__: object) -> None:
+        raise error("/srv/line 3/accounts.db: it cannot be written")
+
+    monkeypatch.setattr(case.server.door.audit, "add", fails)
+    given = {"name": "the-operator", "password": PASSWORD}
+    for password in (PASSWORD, "another one, wrong"):
+        answer = case.client().post("/api/session", json={**given, "password": password})
+        assert (answer.status_code, "/srv" in answer.text) == (status, False)
+    told = operator.post("/api/cameras/cam/state", json={"state": "maintenance"})
+    assert (told.status_code, "/srv/line 3/accounts.db" in told.text) == (status, True)
 
 
 def test_an_open_page_that_nobody_touches_is_signed_out(tmp_path: Path):

@@ -104,6 +104,7 @@ def check(connection: HTTPConnection, role: str, scope: str | None) -> Visitor:
         raise HTTPException(403, "the header X-CSRF-Token is missing or not this session's; reload the page")
     if not enough(role, scope, who):
         raise HTTPException(403, f"this takes the role {role} (and of a token the scope {scope})")
+    connection.state.known = True
     return who
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
+_LOG = logging.getLogger(__name__)
 _DESCRIPTION = """Sign in with `POST /api/session` (a cookie; changes then need `X-CSRF-Token` and the page's own `Origin`),
 or send a token as `Authorization: Bearer ...`. `x-role` is the least role that may, `x-scope` the scope that a token
 needs. Times ending in `_utc_s` are POSIX seconds.
@@ -168,7 +170,13 @@ async def _failed(request: Request, error: Exception) -> JSONResponse:
         status = 404
     elif isinstance(error, StoreError):
         status = 507 if isinstance(error, StoreFullError) else 503
-    return JSONResponse({"detail": str(error)}, status)
+    detail = str(error)
+    if isinstance(error, StoreError) and not getattr(request.state, "known", False):
+        # It names a file: of those, who is not signed in learns nothing.
+        _LOG.error("%s %s: %s", request.method, request.url.path, detail)
+        why = "the disk is full" if status == 507 else "the accounts cannot be read or written now"
+        detail = f"nobody can sign in: {why}; the program's log says which file"
+    return JSONResponse({"detail": detail}, status)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
