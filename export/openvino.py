@@ -99,6 +99,10 @@ class OpenVinoGraph:
                 f"{name} computes in {pinned.get_type_name()}, not {_HINTS[precision]}; choose another precision"
             )
         self.device = str(core.get_property(name, "FULL_DEVICE_NAME"))
+        # Answers of a GPU or NPU hang on its driver; the processor has none.
+        told = f"{name}_DRIVER_VERSION"
+        if told in core.get_property(name, "SUPPORTED_PROPERTIES"):
+            self.device += f", driver {core.get_property(name, told)}"
         self._request = self._compiled.create_infer_request()
         self._outputs = [one.get_any_name() for one in self._compiled.outputs]
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 import torch
 
@@ -270,6 +271,28 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path: Path):
         open_graph("onnxruntime", path, "bf16")
     with pytest.raises(UnsupportedError, match="quantum"):
         open_graph("quantum", path, "fp32")
+
+
+def test_openvinos_device_is_told_with_its_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """What was found on a GPU or NPU holds for the driver that it had, and none is at hand: a stand-in tells it."""
+    known = {"FULL_DEVICE_NAME": "Intel Arc", "SUPPORTED_PROPERTIES": {"GPU_DRIVER_VERSION": "RO"}}
+
+    def core(driver: str) -> Any:
+        answers = {**known, "GPU_DRIVER_VERSION": driver}
+        compiled = SimpleNamespace(
+            get_property=lambda _: openvino.Type.f32, create_infer_request=lambda: None, outputs=[]
+        )
+        return SimpleNamespace(
+            available_devices=["CPU", "GPU.0", "GPU.1"], read_model=lambda _: None,
+            compile_model=lambda *_: compiled, get_property=lambda _, name: answers[name],
+        )  # fmt: skip
+
+    for driver in ("25.18.33578", "25.40.35563"):
+        monkeypatch.setattr("openvino.Core", lambda driver=driver: core(driver))
+        assert (
+            open_graph("openvino", tmp_path / "g.xml", "fp32", device="gpu").device
+            == f"Intel Arc, driver {driver}"
+        )
 
 
 def test_too_little_memory_is_told_with_how_much():
