@@ -139,8 +139,8 @@ def load_model(folder: Path, *, device: str = "auto", offline: bool = False, run
 
     Args:
         folder: the model folder.
-        device: "cpu", "cuda", or "auto": torch takes the GPU where there is one, an export the processor
-            (see `export.open_graph` for the devices that it knows).
+        device: "cpu", "cuda", or "auto": torch takes the GPU where there is one, an export the processor, but
+            TensorRT its GPU (see `export.open_graph` for the devices that it knows).
         offline: do not ask the model hub for missing weights.
         runtime: "auto", "torch", or an exported graph (see `anomaly.exported.choose`).
 
@@ -160,8 +160,7 @@ def load_model(folder: Path, *, device: str = "auto", offline: bool = False, run
         if choice.export is None:
             backbone = _torch_backbone(spec, entry["weights"]["digest"], size, device, offline)
         else:
-            place = "cpu" if device == "auto" else device
-            backbone = graph_backbone(choice.export, entry["name"], spec, size, grid, place)
+            backbone = graph_backbone(choice.export, entry["name"], spec, size, grid, device)
         bank = load_bank(folder, entry)
         branches.append(
             Branch(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Protocol
 
-from export.errors import RuntimeMissingError, UnsupportedError
+from export.errors import DeviceMissingError, RuntimeMissingError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +82,7 @@ def open_graph(
     path: Path,
     precision: str,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     threads: int | None = None,
     rows: tuple[int, int] | None = None,
 ) -> Graph:
@@ -92,7 +92,8 @@ def open_graph(
         runtime: "onnxruntime", "openvino" or "tensorrt".
         path: the graph's file; its digest is the caller's to check.
         precision: what the graph is to compute in, one of `PRECISIONS[runtime]`.
-        device: "cpu"; for onnxruntime also "cuda", "tensorrt" or "tensorrt-rtx"; for openvino also "gpu", "npu".
+        device: "cpu"; for onnxruntime also "cuda", "tensorrt" or "tensorrt-rtx"; for openvino also "gpu", "npu"; for tensorrt
+            only "cuda", its first NVIDIA GPU. "auto" = the processor, for tensorrt that GPU.
         threads: processor threads; None = as many as the runtime takes by itself.
         rows: of a graph with the search inside, the least and most rows of the bank; only tensorrt must know.
 
@@ -100,14 +101,20 @@ def open_graph(
         RuntimeMissingError, DeviceMissingError, UnsupportedError, EngineError, MemoryShortError: see there.
     """
     check_runtime(runtime, precision)
+    place = "cpu" if device == "auto" else device
     if runtime == "onnxruntime":
         from export.ort import OnnxRuntimeGraph
 
-        return OnnxRuntimeGraph(path, precision, device, threads)
+        return OnnxRuntimeGraph(path, precision, place, threads)
     if runtime == "openvino":
         from export.openvino import OpenVinoGraph
 
-        return OpenVinoGraph(path, precision, device, threads)
+        return OpenVinoGraph(path, precision, place, threads)
+    if device not in ("auto", "cuda"):
+        raise DeviceMissingError(
+            f"device {device!r} is not tensorrt's, which runs on the first NVIDIA GPU that it sees; use device=cuda, with "
+            "CUDA_VISIBLE_DEVICES for another GPU, or runtime=openvino or onnxruntime for the processor"
+        )
     from export.tensorrt import TensorRtGraph
 
     return TensorRtGraph(path, precision, rows)

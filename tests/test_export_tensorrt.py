@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.errors import EngineError, MemoryShortError, UnsupportedError
+from export import open_graph
+from export.errors import DeviceMissingError, EngineError, MemoryShortError, UnsupportedError
 from export.tensorrt import TensorRtGraph
 
 INPUTS = {"frames": (-1, 8, 10, 3), "bank": (-1, 4), "half_norms": (-1,)}
@@ -154,6 +155,20 @@ def test_an_engine_is_built_for_the_models_own_bank_and_kept(machine: Machine, p
     assert machine.builds == 1
     TensorRtGraph(path, "fp16", (5, 30_000))
     assert machine.builds == 2, "an engine has memory for as many rows as it was built for"
+
+
+def test_a_device_that_is_not_tensorrts_is_refused(
+    machine: Machine, path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """device=cpu ran on the GPU, and cuda:1 on the first one."""
+    monkeypatch.setattr("export.runtime.installed", lambda _: True)
+    for device in ("cpu", "cuda:1", "gpu"):
+        with pytest.raises(
+            DeviceMissingError, match=f"device '{device}' is not tensorrt's, which runs on the first"
+        ):
+            open_graph("tensorrt", path, "fp16", device=device, rows=(2, 2))
+    for device in ("auto", "cuda"):
+        assert open_graph("tensorrt", path, "fp16", device=device, rows=(2, 2)).device == "NVIDIA L4, 8.9"
 
 
 def test_without_timings_an_engine_is_built_all_the_same(machine: Machine, path: Path):
