@@ -161,7 +161,9 @@ def read_engine(facts: EngineFacts) -> bytes | None:
     # The key could only collide on purpose; the note and the bytes are compared all the same.
     if note != {**asdict(facts), "sha256": hashlib.sha256(plan).hexdigest()}:
         return None
-    os.utime(path)
+    # It is as good where the disk is read-only; and another process may just have removed it.
+    with contextlib.suppress(OSError):
+        os.utime(path)
     return plan
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -93,6 +94,17 @@ def test_a_cache_that_others_may_put_another_in_place_of_is_refused(home: Path):
     # As /tmp is: others may write there, and not rename what is not theirs.
     (home / "anomaly").chmod(0o1777)
     assert read_engine(FACTS) is None
+
+
+def test_an_engine_in_a_cache_that_may_only_be_read_is_used(monkeypatch: pytest.MonkeyPatch):
+    """As in an image of a container: each start built it anew, for minutes, for want of a time of its last use."""
+    write_engine(FACTS, b"plan")
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("os.utime", read_only)
+    assert read_engine(FACTS) == b"plan"
 
 
 def test_engines_of_dozens_of_recipes_are_kept():
