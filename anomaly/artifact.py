@@ -303,7 +303,18 @@ def replace_subfolder(
 
 
 def recover(folder: Path) -> None:
-    """Finish a replacement that was cut off between its two renames."""
+    """Finish replacements of a model folder, or of folders inside it, that were cut off between or after their two renames."""
+    _put_back(folder)
+    for old in [*folder.glob(".*.replaced"), *folder.glob("*/.*.replaced")]:
+        inside = old.with_name(old.name.removeprefix(".").removesuffix(".replaced"))
+        with contextlib.suppress(OSError):  # a disk that may only be read: the model is as good without
+            _put_back(inside)
+        # Who removes an export, or the pictures in the evidence, does not want those of before.
+        if inside.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_back(folder: Path) -> None:
     old = _old_name(folder)
     if old.is_dir() and not folder.exists():
         os.replace(old, folder)

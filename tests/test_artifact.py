@@ -102,6 +102,24 @@ def test_a_replacement_cut_off_between_its_renames_is_finished(tmp_path: Path):
     assert read_description(folder)["name"] == "old"
 
 
+def test_a_replacement_inside_a_model_cut_off_between_its_renames_is_finished(tmp_path: Path):
+    """As of an export killed there: the one of before was gone, and its runner did not start any more."""
+    folder = saved(tmp_path / "model")
+    for name in ("graph/onnxruntime-fp32", "evidence"):
+        place = folder / name
+        replace_subfolder(place, {"a.json": b"old"}, "index.json", {})
+        old = place.with_name(f".{place.name}.replaced")
+        place.rename(old)
+        read_description(folder)
+        assert (place / "a.json").read_bytes() == b"old"
+        shutil.copytree(place, old)
+        read_description(folder)
+        assert not old.exists()
+        shutil.rmtree(place)
+        read_description(folder)
+        assert not place.exists(), "who removed it does not want the one of before"
+
+
 def test_what_a_cut_off_removal_left_is_in_nobodys_way(tmp_path: Path):
     folder = saved(tmp_path / "model", b"old", "old")
     left = tmp_path / ".model.replaced"
