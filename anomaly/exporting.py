@@ -7,10 +7,11 @@ labels at the threshold.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from time import perf_counter
+from tempfile import TemporaryDirectory, gettempdir
+from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,17 @@ from anomaly.gate import gate, gate_whole, raw_thresholds
 from anomaly.model import software
 from anomaly.reissue import MOST_LOWERED, Rescored, reissue, rescore, withdraw
 from anomaly.resize import resize, resize_matrix
-from export import ENDINGS, PRECISIONS, QUANTISED, TOLERANCE, MemoryShortError, check_runtime, open_graph
+from export import (
+    ENDINGS,
+    PRECISIONS,
+    QUANTISED,
+    TOLERANCE,
+    MemoryShortError,
+    check_room,
+    check_runtime,
+    frame_bytes,
+    open_graph,
+)
 from memory_bank import EXACT
 
 if TYPE_CHECKING:
@@ -37,16 +48,24 @@ if TYPE_CHECKING:
     from anomaly.detector import Branch
     from anomaly.evidence import Evidence, Stretch
     from anomaly.model import Model
+    from anomaly.recertification import Recheck
     from anomaly.types import ImageArray
     from export import Graph, Parity
     from export.onnx import BranchParts
 
     Tell = Callable[[str, float, float | None], None]
 
+#: Begins the name of the folder that an export works in.
+_PLACE = "anomaly-export-"
+#: No export takes so long: what is older was left by one that was killed.
+_LEFT_S = 86_400.0
 #: Frames of the evidence that an export is compared on before its certificate is checked on all of them.
 _FRAMES = 16
 #: Pictures that int8 and fp8 need to learn their scales.
 _LEAST_NORMAL = 8
+#: Share of the judged normal frames that may reach the threshold in int8 or fp8 and did not before: those are frames apart,
+#: not smoothed, and the evidence holds the ones that score highest; one that just crosses it is told, not refused.
+_MOST_NEW_ALARMS = 0.1
 #: A score may move by this much (1 = an ordinary frame) without a word about the certificate.
 _LEAST_TOLERANCE = 0.01
 
@@ -107,8 +126,8 @@ def export_model(
 
     Raises:
         ModelError: the graph does not answer as torch does (the step at which they part is named), or int8
-            or fp8 without evidence of every event, or one that loses an event.
-        ExportError: the runtime is not installed, or cannot run the graph.
+            or fp8 without evidence of every event, or one that loses an event or alarms on what is normal.
+        ExportError: the runtime is not installed, or cannot run the graph, or frames of `source_size` do not fit into memory.
     """
     check_runtime(runtime, precision)
     name = f"{runtime}-{precision}"
@@ -116,6 +135,12 @@ def export_model(
     pictures, frames, described = _pictures(model, evidence)
     thresholds = raw_thresholds(model, frames)
     size = source_size or pictures[0].shape[:2]
+    if source_size is not None:
+        check_room(
+            frame_bytes(size[0], size[1]),
+            f"a graph for frames of source_size=[{size[0]},{size[1]}]",
+            "give that of the camera's frames, or a smaller one: frames of other sizes are resized beside the graph",
+        )
     # Its pictures are as good as any; what was seen in them is not what this model should see.
     seen = evidence if evidence is not None and evidence.scoring_digest == model.scoring_digest else None
     scaled_on: list[Stretch] = []
@@ -131,7 +156,8 @@ def export_model(
     # int8 and fp8 have no difference that is too small to count: every label that changes is told.
     margin = min(limit, TOLERANCE.get(precision, 0.0))
     folder = model.folder / FOLDER / name
-    with TemporaryDirectory(prefix="anomaly-export-") as place, _earlier_is_told(folder):
+    _remove_left_over()
+    with TemporaryDirectory(prefix=_PLACE) as place, _earlier_is_told(folder):
         branches, operations, left_out = [], 0, []
         parity: dict[str, Parity] = {}
         for index, branch in enumerate(model.detector.branches):
@@ -193,6 +219,8 @@ def export_model(
                 f"{precision} loses {len(lost)} of {found.recheck.n_events} calibrated events, the first is {lost[0]}; "
                 "it is not kept: use another precision"
             )
+        if precision in QUANTISED and found is not None:
+            _check_alarms(found.recheck, precision)
         before, reference = TORCH, model.detector.branches[0]
         if precision in QUANTISED:
             unquantised = PRECISIONS[runtime][0]
@@ -229,6 +257,14 @@ def export_model(
     )
 
 
+def _remove_left_over() -> None:
+    """Remove what exports left that were killed: graphs of hundreds of megabytes."""
+    for left in Path(gettempdir()).glob(f"{_PLACE}*"):
+        with contextlib.suppress(FileNotFoundError):  # by another process that has just finished
+            if left.stat().st_mtime < time() - _LEFT_S:
+                shutil.rmtree(left, ignore_errors=True)
+
+
 def _check_quantised(model: Model, evidence: Evidence | None, precision: str) -> Evidence:
     """The evidence; refuse int8 and fp8 where their scales, or whether they still catch every event, cannot be known."""
     normal = 0 if evidence is None else len(evidence.normal)
@@ -249,6 +285,16 @@ def _check_quantised(model: Model, evidence: Evidence | None, precision: str) ->
             f"{str(model.folder)!r} has no pictures of {evidence.left_out}: {again} evidence.max_mb=MORE` first"
         )
     return evidence
+
+
+def _check_alarms(found: Recheck, precision: str) -> None:
+    """Refuse int8 or fp8 that keeps the events because it alarms on much of what is normal, too."""
+    if found.new_alarms > max(1.0, _MOST_NEW_ALARMS * found.n_normal):
+        raise ModelError(
+            f"{precision} alarms on {found.new_alarms} of {found.n_normal} normal frames that did not alarm with "
+            f"{found.reference}, where {found.alarmed} did; it is not kept: use another precision, or calibrate with more "
+            "normal footage for its scales"
+        )
 
 
 def _apart(normal: Sequence[Stretch]) -> tuple[list[Stretch], list[Stretch]]:

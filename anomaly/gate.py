@@ -164,32 +164,33 @@ def gate_whole(
     Raises:
         ModelError: they differ by more than `limit`, or `MAP_FACTOR` times that; the outputs that do are named.
     """
-    frames = [
-        one if one.shape[:2] == size else np.clip(np.round(resize(one, size)), 0, 255).astype(np.uint8)
-        for one in pictures
-    ]
-    ours = _looks(model, branch, frames)
-    theirs = [graph.run(whole_inputs(branch, frame[None])) for frame in frames]
-    distances = np.stack([look.distances for look in ours])
-    to_nearest = [
-        np.where(look.counts, _distances_to(branch, frame, one["nearest"][0]), np.float32(0))
-        for look, frame, one in zip(ours, frames, theirs, strict=True)
-    ]
-    heatmaps = np.stack([look.heatmap(size).ravel() for look in ours])
-    answers = {
-        "distances": np.concatenate([one["distances"] for one in theirs]).astype(np.float32),
-        "nearest": np.stack(to_nearest),
-        "heatmap": np.stack([one["heatmap"].ravel() for one in theirs]).astype(np.float32),
-    }
-    off = {
-        name: map_difference(heatmaps if name == "heatmap" else distances, answer)
-        for name, answer in answers.items()
-    }
+    ours: list[Look] = []
+    scores: list[float] = []
+    found_distances: list[NDArray[Any]] = []
+    off = dict.fromkeys(("distances", "nearest", "heatmap"), 0.0)
+    # One after the other: heatmaps of all together would take gigabytes of frames of a large camera.
+    for one in pictures:
+        frame = (
+            one if one.shape[:2] == size else np.clip(np.round(resize(one, size)), 0, 255).astype(np.uint8)
+        )
+        (look,) = _looks(model, branch, [frame])
+        answers = graph.run(whole_inputs(branch, frame[None]))
+        to_nearest = np.where(look.counts, _distances_to(branch, frame, answers["nearest"][0]), np.float32(0))
+        for name, wanted, answer in (
+            ("distances", look.distances, answers["distances"]),
+            ("nearest", look.distances, to_nearest),
+            ("heatmap", look.heatmap(size), answers["heatmap"]),
+        ):
+            differs = map_difference(wanted.reshape(1, -1), answer.astype(np.float32).reshape(1, -1))
+            off[name] = max(off[name], differs)
+        ours.append(look)
+        scores.append(float(answers["score"][0]))
+        found_distances.append(answers["distances"][0].astype(np.float32))
     compared = compare(
         [look.score for look in ours],
-        np.concatenate([one["score"] for one in theirs]).astype(np.float64),
-        distances,
-        answers["distances"],
+        scores,
+        np.stack([look.distances for look in ours]),
+        np.stack(found_distances),
         tolerance=limit,
         threshold=thresholds,
         margin=margin,

@@ -42,6 +42,7 @@ class Recheck:
         lost: events that were caught at calibration and are not any more.
         left_out: events of which no pictures are kept.
         new_alarms: normal frames that reach the threshold and did not at calibration.
+        n_normal, alarmed: normal frames that were looked at, and those of them that reached the threshold at calibration.
         versions: software that differs, in words.
     """
 
@@ -56,6 +57,8 @@ class Recheck:
     lost: tuple[str, ...]
     left_out: int
     new_alarms: int
+    n_normal: int
+    alarmed: int
     versions: tuple[str, ...]
 
     @property
@@ -77,8 +80,8 @@ class Recheck:
             return "the evidence holds no event that was caught at calibration"
         if self.new_alarms:
             return (
-                f"{self.new_alarms} normal frames of the evidence reach the threshold now that did not "
-                "before: false alarms and chance hits were not measured so"
+                f"{self.new_alarms} of {self.n_normal} normal frames of the evidence reach the threshold now that did not "
+                f"before, when {self.alarmed} did: false alarms and chance hits were not measured so"
             )
         return ""
 
@@ -191,7 +194,7 @@ def judge(
         tolerance: allowed difference of a raw score from the reference.
         factor: of the calibration's thresholds, 1 or lower, under this runtime.
     """
-    largest, at, lost, caught, frames, new = -1.0, "", [], 0, 0, 0
+    largest, at, lost, caught, frames, new, normal, alarmed = -1.0, "", [], 0, 0, 0, 0, 0
     heatmap = 0.0
     for one, (scores, distances) in zip(evidence.stretches, found, strict=True):
         heatmap = max(heatmap, map_difference(one.distances, distances))
@@ -209,6 +212,8 @@ def judge(
                 lost.append(f"{one.event} ({reached:.4g}, the threshold is {threshold:.4g})")
         if one.event is None:
             before, now_on = one.on_scale(one.scores).max(), one.on_scale(scores).max()
+            normal += 1
+            alarmed += bool(before >= one.threshold)
             new += bool(before < one.threshold and now_on >= one.threshold * factor)
     now = software()
     versions = tuple(
@@ -228,5 +233,7 @@ def judge(
         tuple(lost),
         evidence.left_out,
         new,
+        normal,
+        alarmed,
         versions,
     )

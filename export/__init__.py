@@ -13,7 +13,7 @@ from export.errors import (
     RuntimeMissingError,
     UnsupportedError,
 )
-from export.memory import available_bytes, check_room, search_bytes
+from export.memory import available_bytes, check_room, frame_bytes, search_bytes
 from export.nvidia import nvidia_facts
 from export.parity import MAP_FACTOR, TOLERANCE, Parity, compare, map_difference, parting
 from export.runtime import ENDINGS, PRECISIONS, QUANTISED, Graph, check_runtime, installed, open_graph
@@ -37,6 +37,7 @@ __all__ = [
     "check_room",
     "check_runtime",
     "compare",
+    "frame_bytes",
     "installed",
     "map_difference",
     "nvidia_facts",

@@ -409,6 +409,24 @@ def test_int8_that_loses_an_event_is_not_kept(copy: Path):
 
 
 @pytest.mark.slow
+def test_int8_that_alarms_on_what_is_normal_is_not_kept(copy: Path):
+    """As of a network whose int8 scores everything higher than the reference did: it keeps every event so."""
+    evidence = load_evidence(copy)
+    stretches = tuple(
+        one if one.event else replace(one, scores=0.4 * one.scores, threshold=0.5 * float(one.scores.max()))
+        for one in evidence.stretches
+    )
+    images = {name: (evidence.folder / name).read_bytes() for name in evidence.digests if "frames" in name}
+    save_evidence(replace(evidence, stretches=stretches), images)
+    message = invoke("export", "--model", copy, "--runtime", "onnxruntime", "--precision", "int8").message
+    found = re.search(r"int8 alarms on (\d+) of (\d+) normal frames that did not alarm with torch", message)
+    assert found is not None, message
+    assert int(found[1]) == int(found[2]) > 1
+    assert "where 0 did; it is not kept" in message
+    assert not (copy / "graph" / "onnxruntime-int8").exists()
+
+
+@pytest.mark.slow
 def test_beyond_the_tolerance_nothing_is_kept_and_the_layer_is_named(copy: Path):
     done = invoke("export", "--model", copy, "--runtime", "openvino", "--precision", "bf16", "tolerance=1e-5")
     assert done.status == 1
@@ -428,6 +446,27 @@ def test_a_search_that_does_not_fit_into_memory_leaves_the_features_graph(
     kept = {path.name for path in (copy / "graph" / "onnxruntime-fp32").iterdir()}
     assert "appearance.features.onnx" in kept
     assert not any("whole" in name for name in kept)
+
+
+def test_frames_that_do_not_fit_into_memory_are_refused_with_how_much(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It took 13 GB and minutes, or was killed. What an export that was killed left behind goes with the next one."""
+    left, now = tmp_path / "anomaly-export-abc", tmp_path / "anomaly-export-def"
+    for place in (left, now):
+        place.mkdir()
+        (place / "appearance.whole.onnx").write_bytes(b"graph")
+    os.utime(left, (1e9, 1e9))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("export.memory.available_bytes", lambda: 8 * 2**30)
+    line = ("export", "--model", copy, "--runtime", "onnxruntime")
+    message = invoke(*line, "source_size=[20000,20000]").message
+    assert (
+        "frames of source_size=[20000,20000] needs 33.5 GiB of memory, 8.0 GiB is free; give that of"
+        in message
+    )
+    assert "certificate holds" in succeed(*line)
+    assert [one for one in tmp_path.iterdir() if one.name.startswith("anomaly-export-")] == [now]
 
 
 def test_without_evidence_an_export_is_uncertified_and_int8_is_not_to_be_had(
@@ -544,7 +583,9 @@ def test_bench_tells_each_stage_of_each_runtime(exported: Path, tmp_path: Path):
 @pytest.mark.slow
 def test_int8_that_keeps_every_event_is_kept(copy: Path):
     said = succeed("export", "--model", copy, "--runtime", "openvino", "--precision", "int8")
-    assert "int8 keeps all 3 calibrated events" in said
+    assert re.search(
+        r"int8 keeps all 3 calibrated events; [01] of \d+ normal frames reach the threshold that did", said
+    )
     found = re.search(r"int8 learned its scales on (\d+) normal frames .* was judged on (\d+) others", said)
     assert found is not None
     assert int(found[1]) + int(found[2]) == len(load_evidence(copy).normal)

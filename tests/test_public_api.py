@@ -62,7 +62,7 @@ PUBLIC = {
     """,
     "export": """
         DeviceMissingError ENDINGS EngineError ExportError Graph MAP_FACTOR MemoryShortError PRECISIONS Parity QUANTISED
-        RuntimeMissingError TOLERANCE UnsupportedError available_bytes bank_inputs check_room check_runtime compare
+        RuntimeMissingError TOLERANCE UnsupportedError available_bytes bank_inputs check_room check_runtime compare frame_bytes
         installed map_difference nvidia_facts open_graph parting search_bytes
     """,
     "anomaly.weights": """

@@ -45,6 +45,7 @@ def run(config: ExportConfig) -> None:
         f"Patch features of a frame: {done.graph_ms:.1f} ms, {done.before} {done.before_ms:.1f} ms on this machine."
     )
     if precision in QUANTISED and done.rescored is not None:
+        found = done.rescored.recheck
         others = (
             f"whether it alarms on normal footage was judged on {done.judged_on} others"
             if done.judged_on
@@ -55,8 +56,9 @@ def run(config: ExportConfig) -> None:
             f"{precision} learned its scales on {done.scaled_on} normal frames of the evidence; {others}."
         )
         console.say(
-            f"{precision} keeps all {done.rescored.recheck.n_events} calibrated events; scores move by up to "
-            f"{done.rescored.recheck.largest_difference:.2g} (an ordinary frame scores 1)."
+            f"{precision} keeps all {found.n_events} calibrated events; {found.new_alarms} of {found.n_normal} normal frames "
+            f"reach the threshold that did not before, when {found.alarmed} did; scores move by up to "
+            f"{found.largest_difference:.2g} (an ordinary frame scores 1)."
         )
     console.say(f"Written to {done.folder}, {done.megabytes:.1f} MB.")
     console.say(done.certificate)
