@@ -251,7 +251,7 @@ def watch(url: str, token: str, count: int, told: Connection) -> None:
     async def one(first: bool) -> None:
         nonlocal watching
         async with websockets.connect(
-            f"{url.replace('http', 'ws', 1)}/api/cameras/belt/live",
+            f"{url.replace('http', 'ws', 1)}/api/cameras/belt/live?paced=true",
             additional_headers={"Authorization": f"Bearer {token}"},
             max_size=2**24,
             compression=None,
@@ -259,6 +259,7 @@ def watch(url: str, token: str, count: int, told: Connection) -> None:
             watching += 1
             async for message in socket:
                 at = time.time()
+                await socket.send("")
                 if first and isinstance(message, bytes):
                     picture = cv2.imdecode(np.frombuffer(picture_in(message), np.uint8), 1)
                     noted.append((number_in(picture), at))  # type: ignore[arg-type]
