@@ -11,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
@@ -330,6 +332,31 @@ def test_two_programs_with_one_client_id_are_told(tmp_path: Path, monkeypatch: p
     assert [one[:2] for one in told] == [("mqtt", "down"), ("mqtt", "up")]
     assert "another program comes with our client id" in told[0][2]["reason"]
     assert "sinks.mqtt.client_id" in told[0][2]["reason"]
+
+
+def test_a_broker_that_acknowledges_nothing_is_told_as_such(tmp_path: Path):
+    """And not as another program with our client id alone."""
+    told: list[Any] = []
+
+    def answer(door: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                here, _ = door.accept()
+                with here, suppress(OSError):
+                    here.recv(4096)
+                    here.sendall(b"\x20\x02\x00\x00")
+                    while here.recv(4096):
+                        pass
+
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        threading.Thread(target=answer, args=(door,), daemon=True).start()
+        silent = mqtt(door.getsockname()[1], protocol="3.1.1", ack_s=0.2)
+        with told_site(
+            tmp_path, [silent], tend_every_s=0.1, on_trouble=lambda *one: told.append(one)
+        ) as site:
+            site.start()
+            until(lambda: told)
+    assert "no acknowledgement for 0.2 s" in told[0][2]["reason"]
 
 
 def test_a_state_is_taken_back_again_where_the_broker_did_not_hear_it(tmp_path: Path):

@@ -129,25 +129,30 @@ class MqttSink:
         """Deliver over one connection until it ends; why it did."""
         session = MqttSession(self._settings, f"{self._base}/status", queue.wake, self._command)
         self._taking_back.clear()
-        stood = False
         try:
             session.open()
-            stood = True
             queue.well()
-            self._greet(session)
-            self._pump(session, queue)
+            try:
+                self._greet(session)
+                self._pump(session, queue)
+            except OSError as error:
+                self._broke(queue, _one_line(error))
+                raise
+            self._broke(queue, session.loss)
         finally:
             session.close()
-            if stood and not queue.stopping():
-                ours = client_id(self._settings, f"{self._base}/status")
-                queue.broke(
-                    "the connection keeps breaking off, as it does where another program comes with our client id, "
-                    f"{ours!r}: give each its own sinks.mqtt.client_id"
-                )
         # What was acknowledged before the connection ended need not go out again.
         self._settle(session, queue)
         self._suspect(session, queue)
         return session.loss
+
+    def _broke(self, queue: SinkQueue, reason: str) -> None:
+        if not queue.stopping():
+            ours = client_id(self._settings, f"{self._base}/status")
+            queue.broke(
+                f"the connection keeps breaking off ({reason}). Where another program comes with our client id, {ours!r}, "
+                "each hangs up on the other: give each its own sinks.mqtt.client_id"
+            )
 
     def _greet(self, session: MqttSession) -> None:
         # First, so that who is told that we are here can send commands.
