@@ -212,6 +212,7 @@ class Mails(socketserver.StreamRequestHandler):
     """A mail server that knows not everybody."""
 
     unknown: ClassVar[set[str]] = set()
+    slow_s: ClassVar[float] = 0.0
     got: ClassVar[list[str]] = []
 
     def handle(self) -> None:
@@ -229,6 +230,7 @@ class Mails(socketserver.StreamRequestHandler):
                 say("354 go on")
                 while self.rfile.readline().strip() != b".":
                     pass
+                time.sleep(self.slow_s)
                 self.got.append(whom)
                 say("250 taken")
             elif word == "QUIT":
@@ -260,6 +262,26 @@ def test_who_has_a_message_does_not_hear_it_again_because_of_another_recipient(t
             Mails.unknown, Mails.got = set(), []
             until(lambda: site.status("people")["sent"] == 1, 60)
             assert len(Mails.got) == 3
+        server.shutdown()
+
+
+def test_many_recipients_of_a_slow_service_hear_each_message_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """All of them together may take longer than one that hangs."""
+    monkeypatch.setattr("anomaly.edge.notify.service._LONGEST_S", 1.0)
+    monkeypatch.setattr(Mails, "slow_s", 0.5)
+    Mails.unknown, Mails.got = set(), []
+    everybody = [f"{name}@plant.org" for name in ("ann", "bob", "cem", "dee", "eva", "fay")]
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mails) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"mailto://127.0.0.1:{server.server_address[1]}/?from=box@plant.org&mode=insecure"
+        settings = PeopleSettings(f"{address}&to={','.join(everybody)}", enabled=True, backoff=QUICK)
+        with told_site(tmp_path, [settings]) as site:
+            site.start()
+            until(lambda: site.status("people")["sent"] == 1, 30)
+            time.sleep(1.0)
+            assert sorted(Mails.got) == everybody
         server.shutdown()
 
 

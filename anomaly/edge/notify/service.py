@@ -13,7 +13,7 @@ from typing import Any
 from anomaly.edge.secrets import resolve
 from anomaly.errors import AnomalyError
 
-#: An exchange with a service takes no longer; one that hangs is left alone, and so many of them at most.
+#: An exchange with a service takes no longer for a recipient; one that hangs is left alone, and so many of them at most.
 _LONGEST_S = 60.0
 _MOST_HANGING = 3
 _LOOK_S = 0.25
@@ -105,9 +105,12 @@ class Service:
         have = self._have.setdefault(ids, set())
         exchange = _Exchange(lambda: self._send(title, body, picture, have), ids)
         exchange.start()
-        until = time.monotonic() + _LONGEST_S
+        until, known = time.monotonic() + _LONGEST_S, len(have)
         while exchange.is_alive() and time.monotonic() < until and not stopping():
             exchange.join(_LOOK_S)
+            if len(have) > known:
+                # One that goes on to the next of many recipients does not hang; left alone, the next try would tell them twice.
+                until, known = time.monotonic() + _LONGEST_S, len(have)
             meanwhile()
         # One that is given up at the end is sent again by the next start: mostly it is about to be taken.
         exchange.join(_GRACE_S if stopping() else 0.0)
