@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,42 @@ def test_every_frame_is_in_a_segment_as_it_came(tmp_path: Path, options: dict):
 def extradata(path: Path) -> bytes:
     with av.open(str(path)) as container:
         return bytes(container.streams.video[0].codec_context.extradata or b"")
+
+
+def test_a_stream_that_is_joined_between_two_keyframes_is_recorded_from_the_next_one_on(tmp_path: Path):
+    """Until then nothing tells its size, and no segment of that connection could ever be written."""
+    options = {"g": "50", "bf": "0", "sc_threshold": "0"}
+    clip = write_clip(tmp_path / "a.mp4", texture(120, (96, 160)), fps=10, encoder=options)
+
+    class Joined(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with (
+                suppress(OSError),
+                av.open(str(clip)) as source,
+                av.open(self.wfile, "w", format="mpegts", options={"flush_packets": "1"}) as out,
+            ):
+                stream = out.add_stream_from_template(source.streams.video[0])
+                for packet in [one for one in source.demux(video=0) if one.size][10:]:
+                    time.sleep(0.1)
+                    packet.stream = stream
+                    out.mux(packet)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Joined) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with recording(f"http://127.0.0.1:{server.server_address[1]}/a.ts", tmp_path / "rec") as capture:
+            watch = Watch(capture)
+            report = watch.until_told("segment", timeout_s=20)
+        server.shutdown()
+    assert not watch.told("recording_stopped")
+    assert report.detail["frames"] == 50
+    with av.open(str(tmp_path / "rec" / report.detail["path"])) as container:
+        assert container.streams.video[0].width == 160
+        assert sum(1 for _ in container.decode(video=0)) == 50
 
 
 def test_another_size_begins_another_segment(tmp_path: Path):

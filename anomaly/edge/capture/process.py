@@ -118,7 +118,7 @@ class _Camera:
         self._sending = threading.Lock()
         self._recorder = Recorder(settings.camera, settings.segment_s, mask_mark(settings.black), self.report)
         self._mask = PrivacyMask(settings.black)
-        # Where there is something to hide, only what was painted is recorded; see `_template`.
+        # Where there is something to hide, only what was painted is recorded; see `_encodes`.
         self._encoder: FrameEncoder | None = None
         self._retry = Retry(settings.refused_wait_s, refused)
         self._told: str | None = None
@@ -247,7 +247,8 @@ class _Camera:
             round(self._last_s * RATE) + source.period if self._last_s >= 0 else -1,
             from_zero=self._settings.address.kind == "rtsp",
         )
-        template = self._template(source)
+        encode = self._encodes(source)
+        template: Template | None = None
         pace = _Pace() if self._settings.address.kind == "file" else None
         arrivals: OrderedDict[int, tuple[int, float]] = OrderedDict()
         picture_at, limit_s = time.monotonic(), _NO_FIRST_PICTURE_S
@@ -277,7 +278,7 @@ class _Camera:
             for frame in _decoded(packet):
                 picture_at, limit_s = time.monotonic(), _NO_PICTURE_S
                 lies = lies or _orientation(frame, source)
-                self._frame(frame, source, lies, arrivals, template is None)
+                self._frame(frame, source, lies, arrivals, encode)
             waited_s = time.monotonic() - picture_at
             if waited_s > limit_s:
                 raise Lost(f"nothing that came in {limit_s:g} s could be decoded")
@@ -285,6 +286,8 @@ class _Camera:
                 self._tell_lost(
                     "it sends, and no picture can be decoded yet: its next keyframe is waited for"
                 )
+            if template is None and not encode and source.stream.width:
+                template = Template.of(source.stream, source.period)
             if template is not None and packet.size and self._recorder.on:
                 # A USB camera lends its memory, and takes it back when it is closed.
                 kept = _copied(packet) if self._settings.address.kind == "v4l2" else packet
@@ -293,11 +296,9 @@ class _Camera:
             # The last frame has its time too; a file of a single one would be read as fast as it can be.
             pace.wait(due + source.period, self._stopping)
 
-    def _template(self, source: Opened) -> Template | None:
-        """Of packets that are recorded as they come; None = frames are encoded for it, painted where there are masks."""
-        if self._settings.black or not holds(source.stream.codec_context.name):
-            return None
-        return Template.of(source.stream, source.period)
+    def _encodes(self, source: Opened) -> bool:
+        """Whether frames are encoded to be recorded, painted where there are masks; else packets are, as they come."""
+        return bool(self._settings.black) or not holds(source.stream.codec_context.name)
 
     def _tell_odd_time(self, note: str) -> None:
         seldom = self._stands if note == STANDS_STILL else self._jumps

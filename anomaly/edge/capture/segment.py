@@ -46,10 +46,13 @@ class Template:
 
     @classmethod
     def of(cls, stream: VideoStream, period: int) -> Template:
-        """A copy of what a connection's stream tells of itself; for a codec that segments hold."""
+        """A copy of what a connection's stream tells of itself, once its size is known; for a codec that segments hold."""
         # Nothing is written there.
         container = av.open(os.devnull, "w", format="mp4")
-        return cls(container.add_stream_from_template(stream, opaque=True), period)
+        copy = container.add_stream_from_template(stream, opaque=True)
+        # Of a stream that was joined between two keyframes only the decoder knows it, from the first of them on.
+        copy.width, copy.height = stream.width, stream.height
+        return cls(copy, period)
 
 
 class Segment:
@@ -102,6 +105,7 @@ class Segment:
             {"start_utc_s": utc_s, "start_pts_s": first.pts / RATE, "codec": self._codec}
         )
         stream = self._container.add_stream_from_template(template.stream, opaque=True)
+        stream.width, stream.height = template.stream.width, template.stream.height
         if parameters:
             stream.codec_context.extradata = parameters
         stream.time_base = TIME_BASE
