@@ -60,7 +60,7 @@ class PeopleSink:
 
     def run(self, queue: SinkQueue) -> None:
         """Deliver until stopped."""
-        failures, tried, reached = 0, 0, False
+        failures, partly, tried, reached = 0, 0, 0, False
         while not queue.stopping():
             turns = [turn for health in (False, True) if (turn := self._turn(queue, health)) is not None]
             due = [turn for turn in turns if turn.plan.wait_s <= 0]
@@ -70,7 +70,7 @@ class PeopleSink:
                 continue
             now, single = due[0], not due[0].plan.summary
             if now.rows[0].id != tried:
-                tried, failures, reached = now.rows[0].id, 0, False
+                tried, failures, partly, reached = now.rows[0].id, 0, 0, False
             # A service only says that it did not take a message. Where another one gets through, and this one then does
             # not, it is the message.
             others = [(now.health, one) for one in now.messages[1:]]
@@ -86,10 +86,12 @@ class PeopleSink:
                     self._tell(queue, told, _summary_words(queue, told), None)
             except (OSError, AnomalyError) as error:
                 failures += 1
-                if isinstance(error, PartlyTakenError) and failures >= _TRIES and not beyond:
+                # Counted from the first that has it on: a service that comes back may take it of one after the other.
+                partly += isinstance(error, PartlyTakenError)
+                if partly >= _TRIES and not beyond:
                     # Who has it is not to hear it for ever, nor to wait for the next until a recipient is set right.
                     for row in told:
-                        queue.refused(row, f"{error}, in {failures} tries")
+                        queue.refused(row, f"{error}, in {partly} tries")
                     self._note_told(queue, health, told)
                     continue
                 if reached and single:
