@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -247,11 +248,13 @@ def exported(
     if precision == "fp32":
         models["whole"] = whole_graph(parts, matrices)
     opened = {}
+    # OpenVINO keeps its weights in the file: one that is written over takes those of a graph that is open.
+    folder = Path(mkdtemp(dir=work))
     for kind, data in models.items():
         if runtime == "openvino":
-            path = convert(data, work, kind)[0]
+            path = convert(data, folder, kind)[0]
         else:
-            path = work / f"{kind}.onnx"
+            path = folder / f"{kind}.onnx"
             path.write_bytes(data)
         opened[kind] = open_graph(runtime, path, precision, threads=threads)
     own = GraphBackbone(opened["features"], branch.backbone.spec, parts.input_size, parts.grid)
