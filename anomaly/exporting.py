@@ -415,6 +415,7 @@ def _write_graphs(
     normal: Sequence[ImageArray],
 ) -> None:
     from export.onnx import ResizeMatrices, features_graph, whole_graph
+    from export.quantise import quantised_for
 
     models: dict[str, bytes] = {}
     # OpenVINO's bf16 is chosen when the graph is loaded; int8 and fp8 are made from what a runtime is exported in first.
@@ -424,14 +425,7 @@ def _write_graphs(
     models["features"] = features_graph(parts, typed)
     if precision in QUANTISED:
         learned_on = [resize(one, parts.input_size) for one in normal]
-        if runtime == "onnxruntime":
-            from export.quantise import quantised
-
-            models["features"] = quantised(models["features"], learned_on)
-        else:
-            from export.explicit import explicit
-
-            models["features"] = explicit(models["features"], learned_on, precision)
+        models["features"] = quantised_for(runtime, models["features"], learned_on, precision)
     elif typed == precision and branch.index in EXACT:
         # Elsewhere the distance would be measured in half precision too, or rows be found that the index passes
         # over: there the search stays beside the graph.

@@ -224,10 +224,9 @@ def exported(
     from anomaly.exporting import parts_of
     from anomaly.resize import resize, resize_matrix
     from export import QUANTISED, open_graph
-    from export.explicit import explicit
     from export.onnx import ResizeMatrices, features_graph, whole_graph
     from export.openvino import convert
-    from export.quantise import quantised
+    from export.quantise import quantised_for
 
     parts = parts_of(detector, branch)
     height, width = footage.test[0].shape[:2]
@@ -240,11 +239,7 @@ def exported(
         learned_on = [
             resize(one, parts.input_size) for one in footage.normal[:: max(1, len(footage.normal) // 32)]
         ]
-        models["features"] = (
-            quantised(models["features"], learned_on)
-            if runtime == "onnxruntime"
-            else explicit(models["features"], learned_on, precision)
-        )
+        models["features"] = quantised_for(runtime, models["features"], learned_on, precision)
     if precision == "fp32":
         models["whole"] = whole_graph(parts, matrices)
     opened = {}

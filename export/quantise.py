@@ -12,11 +12,27 @@ from collections.abc import Iterator
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from export.explicit import explicit
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+
+
+def quantised_for(
+    runtime: str, model: bytes, pictures: Sequence[NDArray[np.float32]], precision: str
+) -> bytes:
+    """A features graph in int8 or fp8, as a runtime computes it best.
+
+    Args:
+        runtime: "onnxruntime", "openvino" or "tensorrt".
+        model: from `export.onnx.features_graph`, in the precision that the runtime is exported in first.
+        pictures: see `quantised`.
+        precision: "int8", or for tensorrt "fp8".
+    """
+    return quantised(model, pictures) if runtime == "onnxruntime" else explicit(model, pictures, precision)
 
 
 def quantised(model: bytes, pictures: Sequence[NDArray[np.float32]]) -> bytes:

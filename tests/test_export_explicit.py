@@ -22,7 +22,7 @@ from anomaly.model import load_model
 from export.explicit import explicit
 from export.onnx import BranchParts, features_graph
 from export.openvino import convert
-from export.quantise import quantised
+from export.quantise import quantised_for
 from export.runtime import open_graph
 
 SIZE, GRID, CHANNELS, DIMS = (64, 48), (8, 6), 32, 8
@@ -110,12 +110,12 @@ def test_int8_answers_as_torch_on_a_processor(parts: BranchParts, runtime: str, 
         # Six at most is left of numbers that are far larger.
         cut.features.network.each.weight *= 400
     learned, seen = pictures(20)[:16], np.stack(pictures(20)[16:])
-    graph = features_graph(cut, "fp32")
+    graph = quantised_for(runtime, features_graph(cut, "fp32"), learned, "int8")
     if runtime == "openvino":
-        path = convert(explicit(graph, learned, "int8"), tmp_path, "small")[0]
+        path = convert(graph, tmp_path, "small")[0]
     else:
         path = tmp_path / "small.onnx"
-        path.write_bytes(quantised(graph, learned))
+        path.write_bytes(graph)
     found = open_graph(runtime, path, "int8").run({"pictures": seen})["patches"]
     with torch.no_grad():
         wanted = (cut.features(torch.from_numpy(seen)).numpy() - cut.mean) @ cut.components

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+from av.container import OutputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
@@ -49,10 +50,7 @@ class Template:
         """A copy of what a connection's stream tells of itself, once its size is known; for a codec that segments hold."""
         # Nothing is written there.
         container = av.open(os.devnull, "w", format="mp4")
-        copy = container.add_stream_from_template(stream, opaque=True)
-        # Of a stream that was joined between two keyframes only the decoder knows it, from the first of them on.
-        copy.width, copy.height = stream.width, stream.height
-        return cls(copy, period)
+        return cls(_added(container, stream), period)
 
 
 class Segment:
@@ -104,8 +102,7 @@ class Segment:
         self._container.metadata["comment"] = json.dumps(
             {"start_utc_s": utc_s, "start_pts_s": first.pts / RATE, "codec": self._codec}
         )
-        stream = self._container.add_stream_from_template(template.stream, opaque=True)
-        stream.width, stream.height = template.stream.width, template.stream.height
+        stream = _added(self._container, template.stream)
         if parameters:
             stream.codec_context.extradata = parameters
         stream.time_base = TIME_BASE
@@ -196,6 +193,14 @@ class Segment:
         packet.dts = dts - self._base
         packet.pts = max(packet.pts, dts) - self._base
         self._container.mux_one(packet)
+
+
+def _added(container: OutputContainer, stream: VideoStream) -> VideoStream:
+    """A stream like another one in a container that is not written yet."""
+    copy = container.add_stream_from_template(stream, opaque=True)
+    # Of a stream that was joined between two keyframes only the decoder knows its size, from the first of them on.
+    copy.width, copy.height = stream.width, stream.height
+    return copy
 
 
 def holds(codec: str) -> bool:
