@@ -221,6 +221,17 @@ def test_events_that_could_not_be_stored_outlive_a_kill(site: Site, ledger: Ledg
     assert not (site.store.folder / UNSTORED).exists()
 
 
+@pytest.mark.parametrize(
+    ("end_utc_s", "stored_s"), [(999.8, 1000.0), (1000.4, 1000.4), (-85_400.0, -85_400.0)]
+)
+def test_no_event_ends_before_it_began_unless_the_clock_was_set(
+    site: Site, ledger: Ledger, end_utc_s: float, stored_s: float
+):
+    """A frame that arrived late began it, one that arrived in time told when it was over."""
+    ledger.ends(begun(ledger), end_utc_s, 1.2, 2.0)
+    assert [one.end_utc_s for one in site.store.events()] == [stored_s]
+
+
 @pytest.mark.parametrize("text", ["", "[", "{}", '[{"id": 1}]', "7"])
 def test_a_file_of_events_that_cannot_be_read_keeps_nobody_from_watching(
     site: Site, ledger: Ledger, text: str

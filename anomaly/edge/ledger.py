@@ -42,6 +42,8 @@ _MOST_LATER, _LATER_AT_ONCE = 20_000, 50
 UNSTORED = "unstored.json"
 #: A store that cannot be written for so long is told as trouble, and its end where no write has failed for so long.
 _STORE_FAILS_S, _STORE_WELL_S = 10.0, 60.0
+#: Frames arrive late by a time that varies: a short event may seem to end so much before it began. More is a clock that was set.
+_LATE_S = 10.0
 
 
 class Told(Protocol):
@@ -155,6 +157,8 @@ class Ledger:
 
     def ends(self, event: StoredEvent, end_utc_s: float, end_pts_s: float, score: float) -> None:
         """An event is over."""
+        if event.start_utc_s - _LATE_S < end_utc_s < event.start_utc_s:
+            end_utc_s = event.start_utc_s
         ended = replace(event, score=score, end_utc_s=end_utc_s, end_pts_s=end_pts_s, status="ended")
         _LOG.info(
             "%s: event %s over after %.1f s, highest score %.3g",
