@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,16 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _TYPES = {"f32": openvino.Type.f32, "bf16": openvino.Type.bf16}
 
 
+@cache
+def _core() -> openvino.Core:
+    """One for the process, never let go.
+
+    Its CPU plugin gives the thread that loads it a stack for signal handlers, and takes that memory away where it is let go,
+    in whichever thread: the next signal then ends the process.
+    """
+    return openvino.Core()
+
+
 def convert(model: bytes, folder: Path, name: str) -> list[Path]:
     """Write an ONNX model as OpenVINO IR.
 
@@ -47,7 +58,7 @@ def convert(model: bytes, folder: Path, name: str) -> list[Path]:
     try:
         source.write_bytes(model)
         # Not `convert_model`: it reports its use over the network.
-        converted = openvino.Core().read_model(source)
+        converted = _core().read_model(source)
         openvino.save_model(converted, folder / f"{name}.xml", compress_to_fp16=False)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(folder)) from error
@@ -74,7 +85,7 @@ class OpenVinoGraph:
     """
 
     def __init__(self, path: Path, precision: str, device: str = "cpu", threads: int | None = None) -> None:
-        core = openvino.Core()
+        core = _core()
         name = device.upper()
         present = core.available_devices
         if name not in {one.split(".")[0] for one in present}:

@@ -24,6 +24,7 @@ SCRIPTS = (
     "runtime",
     "edge",
     "edge_install",
+    "endurance",
     "sinks",
     "serve",
 )
@@ -174,3 +175,21 @@ def test_watchers_see_the_camera_and_cost_scoring_nothing_at_the_lines_rate(tmp_
         assert found[f"line_{count}_watching_camera_to_client_p50_ms"] > 0
         # Ten frames a second are far below what a core can score.
         assert found[f"line_{count}_watching_scored_to_nobody_watching"] > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@needs_mosquitto
+def test_a_runner_that_is_cut_off_and_reloaded_loses_nothing(tmp_path: Path) -> None:
+    found, _ = bench(tmp_path, "endurance", "--quick")
+    assert found["status"] == 0
+    # Each anomaly that a camera could see, less those of a reconnecting one.
+    assert (
+        found["anomalies_shown_to_cameras"] / 2
+        < found["events"]
+        == found["events_told"]
+        == found["ends_told"]
+    )
+    assert found["events_told_that_are_not_stored"] == 0
+    assert found["clips_that_play"] == found["clips_ready"] == found["events"]
+    assert 0 <= found["captured"] - found["scored"] - found["dropped"] <= 2

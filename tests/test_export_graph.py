@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import openvino
 import pytest
 import torch
+from small_model import environment
 
 from anomaly.exported import runtime_version
 from anomaly.extractor import patch_places
@@ -288,11 +290,40 @@ def test_openvinos_device_is_told_with_its_driver(monkeypatch: pytest.MonkeyPatc
         )  # fmt: skip
 
     for driver in ("25.18.33578", "25.40.35563"):
-        monkeypatch.setattr("openvino.Core", lambda driver=driver: core(driver))
+        monkeypatch.setattr("export.openvino._core", lambda driver=driver: core(driver))
         assert (
             open_graph("openvino", tmp_path / "g.xml", "fp32", device="gpu").device
             == f"Intel Arc, driver {driver}"
         )
+
+
+_LET_GO_ELSEWHERE = """
+import os, signal, sys, threading
+from pathlib import Path
+from export import open_graph
+heard = []
+signal.signal(signal.SIGHUP, lambda *_: heard.append("a signal"))
+held = [open_graph("openvino", Path(sys.argv[1]), "fp32")]
+for _ in range(2):
+    fresh = threading.Thread(target=lambda: held.append(open_graph("openvino", Path(sys.argv[1]), "fp32")))
+    fresh.start()
+    fresh.join()
+    gone = threading.Thread(target=lambda: held.pop(0))
+    gone.start()
+    gone.join()
+    os.kill(os.getpid(), signal.SIGHUP)
+print(len(heard))
+"""
+
+
+def test_a_signal_ends_no_process_whose_graph_was_replaced(tmp_path: Path):
+    """OpenVINO takes back the stack that it gave signal handlers, with whichever thread lets its graph go."""
+    xml = convert(features_graph(parts()), tmp_path, "features")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", _LET_GO_ELSEWHERE, str(xml)], capture_output=True, text=True, check=False,
+        env=environment(), timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
 
 
 def test_too_little_memory_is_told_with_how_much():
