@@ -190,7 +190,7 @@ def test_of_a_camera_that_left_no_state_is_kept(tmp_path: Path):
 def test_a_store_that_cannot_be_written_breaks_no_connection_and_what_is_kept_is_noted_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("anomaly.edge.notify.mqtt._NOTE_AGAIN_S", 0.1)
+    monkeypatch.setattr("anomaly.edge.notify.queue._WRITE_AGAIN_S", 0.1)
     with (
         Broker(tmp_path / "broker") as broker,
         told_site(tmp_path / "site", [mqtt(broker.port)], cameras=lambda: ["top"]) as site,

@@ -18,7 +18,7 @@ from anomaly.edge.notify import Bounds, MqttSettings, PeopleSettings, WebhookSet
 from anomaly.edge.notify.message import summary_message, utc_text
 from anomaly.edge.notify.settings import Backoff
 from anomaly.edge.store.event import blank, next_id
-from anomaly.errors import UsageError
+from anomaly.errors import StoreError, UsageError
 
 NOBODY = WebhookSettings(
     "http://127.0.0.1:1/", ("0123456789abcdef",), name="hook", backoff=Backoff(0.05, 0.1)
@@ -44,8 +44,8 @@ def put(
     return outbox.put(connection, "hook", camera=camera, kind=kind, body=body, **given)
 
 
-def names(connection: sqlite3.Connection, now: float = 1000.0, **more) -> list[str]:
-    return [row.message_id for row in outbox.pending(connection, "hook", now_utc_s=now, **more)]
+def names(connection: sqlite3.Connection, **more) -> list[str]:
+    return [row.message_id for row in outbox.pending(connection, "hook", **more)]
 
 
 def test_an_event_and_its_messages_are_there_together_or_not_at_all(tmp_path: Path):
@@ -74,19 +74,6 @@ def test_a_message_is_written_once(connection: sqlite3.Connection):
     assert put(connection, "a")
     assert not put(connection, "a")
     assert names(connection) == ["a-start"]
-
-
-def test_a_camera_whose_message_failed_waits_and_the_others_go_on(connection: sqlite3.Connection):
-    for name, camera in (("a", "top"), ("b", "top"), ("c", "side")):
-        put(connection, name, camera)
-    outbox.postpone(connection, 1, "no answer", 1030.0)
-    assert names(connection, 1000.0) == ["c-start"]
-    assert names(connection, 1030.0) == ["a-start", "b-start", "c-start"]
-    # A clock that was set back by a day does not make it wait for a day.
-    assert names(connection, 1000.0 - 86400) == ["a-start", "b-start", "c-start"]
-    outbox.postpone(connection, 1, "no answer", 1030.0)
-    outbox.hurry(connection, "hook")
-    assert names(connection, 1000.0) == ["a-start", "b-start", "c-start"]
 
 
 def test_an_update_that_waits_gives_way_to_the_next_and_to_the_end(connection: sqlite3.Connection):
@@ -120,7 +107,7 @@ def test_an_old_update_that_was_refused_does_not_come_after_a_newer_one(
     outbox.set_aside(connection, "hook", 2, "410", 1001.0)
     put(connection, "a", kind="update", message_id="a-update-2")
     if sent:
-        outbox.mark_sent(connection, "hook", [3], 1002.0)
+        outbox.mark_sent(connection, "hook", 3, 1002.0)
     assert outbox.send_again(connection, "hook") == 1
     assert names(connection) == (["a-start"] if sent else ["a-update-2", "a-start"])
     assert outbox.totals(connection, "hook").set_aside == 0
@@ -157,8 +144,8 @@ def test_too_many_bytes_cost_the_refused_ones_first_and_then_the_oldest(connecti
 def test_what_is_done_is_kept_in_bounds(connection: sqlite3.Connection):
     for number in range(outbox.KEPT_DONE + 30):
         put(connection, str(number))
-    rows = outbox.pending(connection, "hook", now_utc_s=1000.0, limit=10**6)
-    outbox.mark_sent(connection, "hook", [row.id for row in rows], 1001.0)
+    for row in outbox.pending(connection, "hook", limit=10**6):
+        outbox.mark_sent(connection, "hook", row.id, 1001.0)
     outbox.prune(connection, "hook")
     assert connection.execute("SELECT count(*) FROM outbox").fetchone()[0] == outbox.KEPT_DONE
     assert outbox.totals(connection, "hook").sent == outbox.KEPT_DONE + 30
@@ -182,7 +169,7 @@ def test_what_expires_is_counted_and_announced_in_one_message(tmp_path: Path):
             until(lambda turn=turn: site.status("hook")["expired"] == 2 * turn + 2)
         assert len(site.store.events()) == 6, "the store keeps them all"
         with site.store.transaction() as connection:
-            (row,) = outbox.pending(connection, "hook", now_utc_s=time.time() + 60)
+            (row,) = outbox.pending(connection, "hook")
         told = json.loads(row.body)
         assert (told["kind"], told["reason"], told["count"]) == ("summary", "expired", 6)
         assert told["cameras"] == {"top": 3, "side": 3}
@@ -225,7 +212,7 @@ def test_a_deleted_event_is_forgotten_once_it_was_told(tmp_path: Path):
     with told_site(tmp_path, [NOBODY], running=False) as site:
         waiting, told = site.start(), site.start()
         with site.store.transaction() as connection:
-            outbox.mark_sent(connection, "hook", [2], time.time())
+            outbox.mark_sent(connection, "hook", 2, time.time())
         for event in (waiting, told):
             site.store.delete_event(event.id)
         left = site.store.connection().execute("SELECT event_id FROM outbox").fetchall()
@@ -471,3 +458,80 @@ def test_people_are_not_flooded_while_the_store_takes_nothing(tmp_path: Path, im
             until(
                 lambda: site.store.connection().execute("SELECT count(*) FROM outbox_told").fetchone()[0] == 2
             )
+
+
+def test_a_clock_that_is_set_back_delays_no_next_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with Receiver() as receiver:
+        receiver.answer = lambda content: 500
+        hook = WebhookSettings(receiver.url, (SECRET,), name="hook", backoff=QUICK)
+        with told_site(tmp_path, [hook]) as site:
+            site.start()
+            until(lambda: len(receiver.requests) > 1)
+            real = time.time
+            monkeypatch.setattr(time, "time", lambda: real() - 3600.0)
+            receiver.answer = lambda content: 204
+            until(lambda: site.status("hook")["sent"] == 1, 5.0)
+
+
+def damage(site: Site) -> None:
+    """The disk gives back something else than was written of the outbox."""
+    connection = site.store.connection()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    pages = connection.execute(
+        "SELECT rootpage FROM sqlite_master WHERE tbl_name = 'outbox' AND rootpage > 0"
+    )
+    with (site.store.folder / "anomaly.db").open("r+b") as file:
+        for (page,) in pages.fetchall():
+            file.seek((page - 1) * size)
+            file.write(b"\xa5" * size)
+
+
+def test_alarms_are_told_though_the_store_is_damaged_and_silence_says_so(tmp_path: Path):
+    with Receiver() as receiver, Receiver() as service:
+        sinks = [
+            WebhookSettings(receiver.url, (SECRET,), name="hook", backoff=QUICK, heartbeat_s=0.05),
+            PeopleSettings(f"json://127.0.0.1:{service.port}/", enabled=True, backoff=QUICK),
+        ]
+        trouble = []
+        with told_site(
+            tmp_path, sinks, tend_every_s=0.1, on_trouble=lambda *told: trouble.append(told)
+        ) as site:
+            until(lambda: "hook" in str(site.delivery.status()) and receiver.requests)
+            damage(site)
+            with pytest.raises(StoreError, match="damaged"):
+                site.start()
+            alarms = [unstored(site, camera) for camera in ("top", "side", "top")]
+            until(lambda: {f"{alarm}-start" for alarm in alarms} <= set(receiver.ids()))
+            until(lambda: len(service.requests) == 3)
+            until(lambda: ("hook", "down") in [told[:2] for told in trouble])
+            time.sleep(0.3)
+            beats = len(receiver.requests)
+            time.sleep(0.5)
+            assert len(receiver.requests) == beats
+
+
+def test_a_sink_whose_thread_does_nothing_more_is_told_by_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fails(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("anomaly.edge.notify.queue._UNTENDED_S", 0.5)
+    monkeypatch.setattr("anomaly.edge.notify.people.PeopleSink.run", fails)
+    with Receiver() as receiver:
+        sinks = [
+            WebhookSettings(
+                receiver.url,
+                (SECRET,),
+                name="hook",
+                backoff=QUICK,
+                heartbeat_s=0.1,
+                bounds=Bounds(late_s=0.5),
+            ),
+            PeopleSettings("json://127.0.0.1:1/", enabled=True, bounds=Bounds(late_s=0.5)),
+        ]
+        with told_site(tmp_path, sinks, tend_every_s=0.1):
+            until(receiver.requests.__len__)
+            assert receiver.contents()[0]["sinks"] == {"hook": True, "people": True}
+            until(lambda: receiver.contents()[-1]["sinks"] == {"hook": True, "people": False}, 5.0)

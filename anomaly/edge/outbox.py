@@ -24,8 +24,6 @@ State: TypeAlias = Literal["pending", "sent", "set aside", "expired"]
 
 #: Of each sink, so many rows that were sent or that expired are kept to be looked at.
 KEPT_DONE = 1000
-#: A next try further away than this is not ours: the clock has jumped back since it was written.
-_LONGEST_WAIT_S = 2 * 3600.0
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS outbox (
@@ -40,14 +38,11 @@ CREATE TABLE IF NOT EXISTS outbox (
     created_utc_s REAL NOT NULL,
     created_running_s REAL NOT NULL,
     state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'sent', 'set aside', 'expired')),
-    attempts INTEGER NOT NULL DEFAULT 0,
-    next_utc_s REAL NOT NULL DEFAULT 0,
     reason TEXT NOT NULL DEFAULT '',
     done_utc_s REAL,
     UNIQUE (sink, message_id)
 );
 CREATE INDEX IF NOT EXISTS outbox_pending ON outbox (sink, id) WHERE state = 'pending';
-CREATE INDEX IF NOT EXISTS outbox_retried ON outbox (sink, camera) WHERE state = 'pending' AND attempts > 0;
 CREATE INDEX IF NOT EXISTS outbox_event ON outbox (event_id);
 CREATE INDEX IF NOT EXISTS outbox_size ON outbox (sink, state, id, bytes);
 CREATE TABLE IF NOT EXISTS outbox_sink (
@@ -84,7 +79,6 @@ class Row:
         message_id: the same whenever this message is sent again, and for every sink.
         body: JSON text.
         created_utc_s: POSIX seconds.
-        attempts: failed tries so far.
     """
 
     id: int
@@ -94,7 +88,6 @@ class Row:
     message_id: str
     body: str
     created_utc_s: float
-    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +117,7 @@ class Totals:
 
 #: Conditions for `health` = True, False and None.
 _OF_HEALTH = {True: " AND kind = 'health'", False: " AND kind <> 'health'", None: ""}
-_COLUMNS = "id, camera, event_id, kind, message_id, body, created_utc_s, attempts"
+_COLUMNS = "id, camera, event_id, kind, message_id, body, created_utc_s"
 
 
 def put(
@@ -164,17 +157,15 @@ def pending(
     connection: sqlite3.Connection,
     sink: str,
     *,
-    now_utc_s: float,
     after_id: int = 0,
     limit: int = 50,
     upto: Mapping[str, int] | None = None,
     health: bool | None = None,
 ) -> list[Row]:
-    """The next messages of a sink in the order they were written; none of a camera whose next try is still to come.
+    """The next messages of a sink in the order they were written.
 
     Args:
         connection, sink: of the outbox.
-        now_utc_s: POSIX seconds.
         after_id: only rows after this one.
         limit: so many at most.
         upto: of these cameras only rows up to this id.
@@ -182,21 +173,11 @@ def pending(
     """
     held = upto or {}
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM outbox WHERE state = 'pending' AND sink = ? AND id > ? AND camera NOT IN"
-        " (SELECT camera FROM outbox WHERE state = 'pending' AND attempts > 0 AND sink = ?"
-        "  AND next_utc_s > ? AND next_utc_s < ?)"
+        f"SELECT {_COLUMNS} FROM outbox WHERE state = 'pending' AND sink = ? AND id > ?"
         + " AND NOT (camera = ? AND id > ?)" * len(held)
         + _OF_HEALTH[health]
         + " ORDER BY id LIMIT ?",
-        (
-            sink,
-            after_id,
-            sink,
-            now_utc_s,
-            now_utc_s + _LONGEST_WAIT_S,
-            *chain.from_iterable(held.items()),
-            limit,
-        ),
+        (sink, after_id, *chain.from_iterable(held.items()), limit),
     )
     return [Row(*row) for row in rows]
 
@@ -207,62 +188,43 @@ def last_id(connection: sqlite3.Connection, sink: str) -> int:
     return found or 0
 
 
-def waits(
+def first_id(
     connection: sqlite3.Connection,
     sink: str,
     camera: str,
-    upto_id: int,
     *,
     without: Collection[int],
     health: bool | None = None,
-) -> bool:
-    """Whether a camera has a message up to this id that is still to leave; those in `without` have left.
+) -> int | None:
+    """Id of a camera's first message that is still to leave, None where there is none; those in `without` have left.
 
     `health`: only health messages count, or none of them; None = all do.
     """
     found = connection.execute(
-        "SELECT id FROM outbox WHERE state = 'pending' AND sink = ? AND camera = ? AND id <= ?"
+        "SELECT id FROM outbox WHERE state = 'pending' AND sink = ? AND camera = ?"
         f"{_OF_HEALTH[health]} ORDER BY id LIMIT ?",
-        (sink, camera, upto_id, len(without) + 1),
+        (sink, camera, len(without) + 1),
     )
-    return any(row_id not in without for (row_id,) in found)
+    return next((row_id for (row_id,) in found if row_id not in without), None)
 
 
-def mark_sent(connection: sqlite3.Connection, sink: str, ids: Iterable[int], utc_s: float) -> None:
-    """These rows have been taken over by the other side; what they told is kept no longer, their event may be gone."""
-    count = 0
-    for one in ids:
-        count += connection.execute(
-            "UPDATE outbox SET state = 'sent', body = '', bytes = 0, done_utc_s = ? WHERE id = ? AND state = 'pending'",
-            (utc_s, one),
-        ).rowcount
-    _count(connection, sink, "sent", count)
+def mark_sent(connection: sqlite3.Connection, sink: str, row_id: int, utc_s: float) -> None:
+    """A row has been taken over by the other side; what it told is kept no longer, its event may be gone."""
+    done = connection.execute(
+        "UPDATE outbox SET state = 'sent', body = '', bytes = 0, done_utc_s = ? WHERE id = ? AND state = 'pending'",
+        (utc_s, row_id),
+    )
+    _count(connection, sink, "sent", done.rowcount)
     connection.execute("UPDATE outbox_sink SET last_sent_utc_s = ? WHERE sink = ?", (utc_s, sink))
 
 
 def set_aside(connection: sqlite3.Connection, sink: str, row_id: int, reason: str, utc_s: float) -> None:
     """The other side will not have this row, whenever it comes."""
     done = connection.execute(
-        "UPDATE outbox SET state = 'set aside', reason = ?, attempts = attempts + 1, done_utc_s = ?"
-        " WHERE id = ? AND state = 'pending'",
+        "UPDATE outbox SET state = 'set aside', reason = ?, done_utc_s = ? WHERE id = ? AND state = 'pending'",
         (reason, utc_s, row_id),
     )
     _count(connection, sink, "set_aside", done.rowcount)
-
-
-def postpone(connection: sqlite3.Connection, row_id: int, reason: str, next_utc_s: float) -> None:
-    """A row did not get through; its camera waits until then."""
-    connection.execute(
-        "UPDATE outbox SET attempts = attempts + 1, reason = ?, next_utc_s = ? WHERE id = ?",
-        (reason, next_utc_s, row_id),
-    )
-
-
-def hurry(connection: sqlite3.Connection, sink: str) -> None:
-    """The other side is back: what was put off is due now."""
-    connection.execute(
-        "UPDATE outbox SET next_utc_s = 0 WHERE state = 'pending' AND attempts > 0 AND sink = ?", (sink,)
-    )
 
 
 def send_again(connection: sqlite3.Connection, sink: str) -> int:

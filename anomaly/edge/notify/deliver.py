@@ -266,7 +266,7 @@ class Delivery:
                     "connected": queue.connected,
                     "draining": not queue.late,
                     "last_error": queue.last_error,
-                    "pending": totals.pending,
+                    "pending": totals.pending + queue.in_memory,
                     "sent": totals.sent,
                     "set_aside": totals.set_aside,
                     "expired": totals.expired,

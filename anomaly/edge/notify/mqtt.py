@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 import ssl
 import threading
 import time
@@ -29,7 +28,6 @@ from anomaly.edge import outbox
 from anomaly.edge.notify.message import utc_text
 from anomaly.edge.notify.mqtt_session import MqttSession, client_id
 from anomaly.edge.notify.topics import from_topic_level, topic_level
-from anomaly.edge.store.database import transaction
 from anomaly.errors import AnomalyError
 
 if TYPE_CHECKING:
@@ -47,8 +45,6 @@ _log = logging.getLogger(__name__)
 
 #: A message at which the connection broke so often, though the broker took others on it, is set aside.
 _MOST_BROKEN = 8
-#: After a store that could not be written, so long until the next try, in seconds.
-_NOTE_AGAIN_S = 10.0
 #: How often it is looked which cameras there are, in seconds.
 _LOOK_S = 1.0
 #: MQTT 5: not authorised, topic name invalid, packet too large, payload format invalid. Trying again changes nothing.
@@ -90,9 +86,6 @@ class MqttSink:
         self._looked_s = -_LOOK_S
         #: Cameras whose state the broker keeps, None = not looked up yet; and the last states of those that left.
         self._kept: set[str] | None = None
-        #: What of that is still to be written down, and when it is tried again.
-        self._unnoted: dict[str, bool] = {}
-        self._note_again_s = 0.0
         self._away: dict[str, str] = {}
         #: Whose state is being taken back, by the packet that does it: the broker keeps it until it has said so.
         self._taking_back: dict[int, str] = {}
@@ -191,7 +184,7 @@ class MqttSink:
             mid, code = session.acknowledged.popleft()
             flight, camera = session.in_flight.pop(mid, None), self._taking_back.pop(mid, None)
             if camera is not None and code < 0x80:
-                self._retained(camera, False)
+                self._retained(queue, camera, False)
             if flight is None:
                 continue
             row, topic, _ = flight
@@ -233,16 +226,15 @@ class MqttSink:
 
     def _publish_states(self, session: MqttSession, queue: SinkQueue) -> None:
         if self._kept is None:
-            self._kept = outbox.retained(queue.connection, self.name)
+            self._kept = queue.read(lambda connection: outbox.retained(connection, self.name)) or set()
         for camera in self._left()[: max(session.room, 0)]:
             self._taking_back[session.publish(self._state_topic(camera), "", retain=True)] = camera
         states = self._new_states(session.room)
         told = {camera for camera, _ in states}
         self._taking_back = {mid: one for mid, one in self._taking_back.items() if one not in told}
-        for camera in told:
-            self._retained(camera, True)
         # Written down before it is told: one that a kill left behind is taken back at the next start.
-        self._note_retained(queue)
+        for camera in told:
+            self._retained(queue, camera, True)
         for camera, state in states:
             session.publish(self._state_topic(camera), state, retain=True)
 
@@ -261,29 +253,12 @@ class MqttSink:
                 self._untold.add(camera)
         return left
 
-    def _retained(self, camera: str, kept: bool) -> None:
+    def _retained(self, queue: SinkQueue, camera: str, kept: bool) -> None:
         """The broker is about to keep a camera's state, or keeps none any more."""
         assert self._kept is not None
-        if (camera in self._kept) is kept:
-            return
-        (self._kept.add if kept else self._kept.discard)(camera)
-        self._unnoted[camera] = kept
-
-    def _note_retained(self, queue: SinkQueue) -> None:
-        """Write down whose state the broker keeps; on a full disk that is tried again, and what is told goes on."""
-        if not self._unnoted or time.monotonic() < self._note_again_s:
-            return
-        try:
-            with transaction(queue.connection):
-                for camera, kept in self._unnoted.items():
-                    outbox.set_retained(queue.connection, self.name, camera, kept)
-        except sqlite3.Error as error:
-            self._note_again_s = time.monotonic() + _NOTE_AGAIN_S
-            _log.warning(
-                "sink %s: whose state the broker keeps is not written down yet (%s)", self.name, error
-            )
-            return
-        self._unnoted.clear()
+        if (camera in self._kept) is not kept:
+            (self._kept.add if kept else self._kept.discard)(camera)
+            queue.note(lambda connection: outbox.set_retained(connection, self.name, camera, kept))
 
     def _state_topic(self, camera: str) -> str:
         return f"{self._base}/cameras/{topic_level(camera)}/state"

@@ -114,7 +114,8 @@ class PeopleSink:
         rows = queue.take(limit=_MOST_LOOKED, health=health)
         if not rows:
             return None
-        kept = [Told(*one) for one in outbox.told(queue.connection, self.name, health=health)]
+        before = queue.read(lambda connection: outbox.told(connection, self.name, health=health)) or []
+        kept = [Told(*one) for one in before]
         known = {one.utc_s for one in kept}
         told = kept + [one for one in self._told[health] if one.utc_s not in known]
 

@@ -7,12 +7,13 @@ import logging
 import sqlite3
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from anomaly.edge import outbox
+from anomaly.edge.notify.memory import Memory
 from anomaly.edge.notify.message import Message, summary_message
 from anomaly.edge.store.database import transaction
 from anomaly.errors import StoreError
@@ -26,8 +27,11 @@ OnTrouble: TypeAlias = Callable[[str, str, Mapping[str, Any]], None]
 #: What is to be written down, in a transaction.
 Write: TypeAlias = Callable[[sqlite3.Connection], object]
 
+_Found = TypeVar("_Found")
 _log = logging.getLogger(__name__)
 
+#: What a store raises that cannot be opened, read or written.
+_STORE_ERRORS = (sqlite3.Error, StoreError)
 #: Acknowledgements are written together: each write waits for the lock that a starting event needs too.
 _FLUSH_S = 0.05
 _FLUSH_ROWS = 100
@@ -42,23 +46,19 @@ _BREAKS = 4
 _BREAKS_S = 120.0
 #: After a store that could not be written, so long until the next try: each may wait long for a lock.
 _WRITE_AGAIN_S = 10.0
-#: Messages that could not be stored (a full disk) and are told all the same.
-_MOST_IN_MEMORY = 1000
-
-
-class _InMemory(NamedTuple):
-    """A message that could not be stored, the row that was stored last before it, and when it came (monotonic)."""
-
-    row: outbox.Row
-    after_id: int
-    came_s: float
+#: No exchange keeps a sink's thread from looking after its queue for so long.
+_UNTENDED_S = 120.0
+_UNREADABLE = "the store cannot be read; only what could not be stored is told"
+#: A store that cannot be read is said so seldom, in seconds.
+_SAY_AGAIN_S = 60.0
 
 
 class SinkQueue:
     """One sink's rows. `wake`, `expect`, `hand` and `stop` may be called by any thread, the rest by the sink's own.
 
     While the store takes nothing (a full disk, another process that holds it), messages go out all the same: what became
-    of them is known here, and written down as soon as it can be.
+    of them is known here, and written down as soon as it can be. Where it cannot even be read (it is damaged), those in
+    memory go out.
 
     Attributes:
         last_error: why the last try failed; "" after one that went well.
@@ -86,12 +86,12 @@ class SinkQueue:
         self._on_trouble = on_trouble
         self._tend_every_s = tend_every_s
         self._opened: sqlite3.Connection | None = None
-        #: Rows that are done with, though the table says that they wait; and what else is still to be written.
-        self._sent: dict[int, None] = {}
-        self._refused: set[int] = set()
+        #: What is still to be written, in this order, and rows that are done with though the table says that they wait.
         self._writes: list[Write] = []
+        self._done: set[int] = set()
         self._write_again_s = 0.0
-        #: Cameras whose next try is still to come, though the table does not say so.
+        self._say_again_s = 0.0
+        #: Cameras after a failure, and when their next try is due (monotonic).
         self._put_off: dict[str, float] = {}
         self._flushed = time.monotonic()
         #: Until when what waits has grown older, and when that is looked at again.
@@ -103,10 +103,7 @@ class SinkQueue:
         self._broken = ""
         self._ill = False
         self._refusing = False
-        self._memory: deque[_InMemory] = deque()
-        self._memory_id = 0
-        self._memory_due = 0.0
-        self._memory_lock = threading.Lock()
+        self._memory = Memory()
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._expected_until = 0.0
@@ -129,31 +126,16 @@ class SinkQueue:
         Returns:
             False where there are too many.
         """
-        after_id = self._last_id()
-        with self._memory_lock:
-            if len(self._memory) >= _MOST_IN_MEMORY:
-                return False
-            self._memory_id -= 1
-            row = outbox.Row(
-                self._memory_id,
-                message.camera,
-                message.event_id,
-                message.kind,
-                message.id,
-                message.body,
-                utc_s,
-                0,
-            )
-            self._memory.append(_InMemory(row, after_id, time.monotonic()))
+        kept = self._memory.add(message, self._last_id(), utc_s)
         self.wake()
-        return True
+        return kept
 
     def _last_id(self) -> int:
         # A disk that is full can be read. Where not even that goes, told out of turn is better than not told.
         try:
             with closing(self._connect()) as connection:
                 return outbox.last_id(connection, self.sink)
-        except (StoreError, sqlite3.Error):
+        except _STORE_ERRORS:
             return 0
 
     def stop(self) -> None:
@@ -167,8 +149,13 @@ class SinkQueue:
 
     @property
     def late(self) -> bool:
-        """Whether, when last looked at, the oldest message had waited too long."""
-        return self._late
+        """Whether, when last looked at, the oldest message had waited too long; or nobody has looked for as long."""
+        return self._late or time.monotonic() > self._tend_at + max(self._bounds.late_s, _UNTENDED_S)
+
+    @property
+    def in_memory(self) -> int:
+        """Messages that could not be stored and wait: stored ones that were passed over for them come later."""
+        return len(self._memory)
 
     # -- from the sink's own thread -------------------------------------------------------------------------
 
@@ -191,10 +178,15 @@ class SinkQueue:
                 self._opened.close()
                 self._opened = None
 
-    @property
-    def in_memory(self) -> bool:
-        """Whether messages wait that could not be stored: stored ones that were passed over for them come later."""
-        return bool(self._memory)
+    def read(self, ask: Callable[[sqlite3.Connection], _Found]) -> _Found | None:
+        """What the store says; None where it cannot be read."""
+        try:
+            return ask(self.connection)
+        except _STORE_ERRORS as error:
+            if time.monotonic() >= self._say_again_s:
+                self._say_again_s = time.monotonic() + _SAY_AGAIN_S
+                _log.error("sink %s: %s (%s)", self.sink, _UNREADABLE, error)
+            return None
 
     def take(
         self,
@@ -212,59 +204,60 @@ class SinkQueue:
             without: ids of rows that are on their way.
             health: only health messages, or none of them: each keep their own order then; None = all.
         """
-        with self._memory_lock:
-            memory = [one for one in self._memory if health is None or (one.row.kind == "health") is health]
+        now = time.monotonic()
+        # None of a camera that is put off.
+        upto = {camera: 0 for camera, due_s in self._put_off.items() if now < due_s}
+        held = self._memory.held(health)
+        waiting = [one for one in held if one.row.camera not in upto and one.row.id not in without]
         # What was stored after a message in memory waits for it, and that for what was stored before.
-        upto: dict[str, int] = {}
-        for row, last, _ in memory:
-            upto.setdefault(row.camera, last)
-        found: list[outbox.Row] = []
-        if memory and time.monotonic() >= self._memory_due:
+        for row, last_id, _ in held:
+            upto.setdefault(row.camera, last_id)
+
+        def ask(connection: sqlite3.Connection) -> list[outbox.Row]:
+            firsts = {
+                camera: outbox.first_id(connection, self.sink, camera, without=self._done, health=health)
+                for camera in {one.row.camera for one in waiting}
+            }
             found = [
-                row for row, last, _ in memory if row.id not in without and not self._waits(row, last, health)
+                row for row, last_id, _ in waiting if not (first := firsts[row.camera]) or first > last_id
             ]
-            found = found[:limit]
-        room = limit - len(found)
-        if room > 0:
-            now = time.monotonic()
-            # None of a camera that is put off.
-            upto |= {camera: 0 for camera, due_s in self._put_off.items() if now < due_s}
-            rows = outbox.pending(
-                self.connection,
-                self.sink,
-                now_utc_s=time.time(),
-                after_id=after_id,
-                limit=room + len(self._sent) + len(self._refused) + len(without),
-                upto=upto,
-                health=health,
-            )
-            found += [row for row in rows if not self._done(row.id) and row.id not in without][:room]
-        return found
+            room = limit - len(found)
+            if room > 0:
+                found += self._stored(connection, room, without, after_id=after_id, upto=upto, health=health)
+            return found[:limit]
 
-    def _done(self, row_id: int) -> bool:
-        return row_id in self._sent or row_id in self._refused
+        # Where not even that can be read, told out of turn is better than not told.
+        found = self.read(ask)
+        return [one.row for one in waiting[:limit]] if found is None else found
 
-    def _waits(self, row: outbox.Row, last_id: int, health: bool | None) -> bool:
-        done = self._sent.keys() | self._refused
-        return outbox.waits(self.connection, self.sink, row.camera, last_id, without=done, health=health)
+    def _stored(
+        self, connection: sqlite3.Connection, limit: int, without: Collection[int], **where: Any
+    ) -> list[outbox.Row]:
+        rows = outbox.pending(connection, self.sink, limit=limit + len(self._done) + len(without), **where)
+        return [row for row in rows if row.id not in self._done and row.id not in without][:limit]
 
     def sent(self, row_id: int) -> None:
         """The other side has taken this row over. Written down a little later, together with others."""
-        self.well()
         self._refusing = False
         if row_id < 0:
-            self._forget(row_id)
+            self._memory.done(row_id)
         else:
-            self._sent[row_id] = None
+            self._note_sent(row_id)
+        self.well()
+
+    def _note_sent(self, row_id: int) -> None:
+        utc_s = time.time()
+        self._done.add(row_id)
+        self._writes.append(lambda connection: outbox.mark_sent(connection, self.sink, row_id, utc_s))
 
     def refused(self, row: outbox.Row, reason: str) -> None:
         """The other side will not have this row, ever: it is set aside."""
         self.last_error = reason
         if row.id < 0:
-            self._forget(row.id)
+            self._memory.done(row.id)
         else:
-            self._refused.add(row.id)
             utc_s = time.time()
+            self._done.add(row.id)
             self.note(lambda connection: outbox.set_aside(connection, self.sink, row.id, reason, utc_s))
         # Told once, until something gets through again: telling it may itself be a message that is refused.
         if not self._refusing and row.kind != "health":
@@ -272,14 +265,9 @@ class SinkQueue:
             self._tell("set aside", {"message": row.message_id, "camera": row.camera, "reason": reason})
 
     def failed(self, row: outbox.Row, reason: str, delay_s: float) -> None:
-        """A row did not get through; it and its camera wait."""
+        """A row did not get through; its camera waits so long. By the monotonic clock, whatever the other one does."""
         self.last_error = reason
-        if row.id < 0:
-            self._memory_due = time.monotonic() + delay_s
-        else:
-            self._put_off[row.camera] = time.monotonic() + delay_s
-            next_utc_s = time.time() + delay_s
-            self.note(lambda connection: outbox.postpone(connection, row.id, reason, next_utc_s))
+        self._put_off[row.camera] = time.monotonic() + delay_s
 
     def unreachable(self, reason: str) -> None:
         """The other side could not be reached at all."""
@@ -298,43 +286,38 @@ class SinkQueue:
         if back:
             _log.info("sink %s: reached again", self.sink)
             self._put_off.clear()
-            self.note(lambda connection: outbox.hurry(connection, self.sink))
 
     def note(self, write: Write) -> None:
-        """Write something down, behind what waits to be; now or, where the store takes nothing, later."""
+        """Write something down, behind what waits to be; now or, where the store takes nothing, as soon as it does."""
         self._writes.append(write)
         self.flush()
 
     def flush(self) -> bool:
-        """Write down what was sent, and what else is to be; False where the store takes nothing now."""
+        """Write down what became of messages, and what else is to be; False where the store takes nothing now."""
         now = self._flushed = time.monotonic()
-        if not (self._sent or self._writes):
+        if not self._writes:
             return True
         if now < self._write_again_s:
             return False
         try:
-            with transaction(self.connection):
+            with transaction(self.connection) as connection:
                 for write in self._writes:
-                    write(self.connection)
-                if self._sent:
-                    outbox.mark_sent(self.connection, self.sink, self._sent, time.time())
-        except sqlite3.Error as error:
+                    write(connection)
+        except _STORE_ERRORS as error:
             self._not_written(error)
             return False
         self._writes.clear()
-        self._sent.clear()
-        self._refused.clear()
-        self._put_off.clear()
+        self._done.clear()
         return True
 
-    def _not_written(self, error: sqlite3.Error) -> None:
+    def _not_written(self, error: Exception) -> None:
         self._write_again_s = time.monotonic() + _WRITE_AGAIN_S
         _log.warning("sink %s: the store takes nothing (%s); messages go on", self.sink, error)
 
     def turn(self) -> None:
         """What is to be done now and then; a sink calls it on every turn of its loop."""
         now = time.monotonic()
-        if len(self._sent) >= _FLUSH_ROWS or now - self._flushed >= _FLUSH_S:
+        if len(self._writes) >= _FLUSH_ROWS or now - self._flushed >= _FLUSH_S:
             self.flush()
         if now >= self._tend_at:
             self.tend()
@@ -343,16 +326,21 @@ class SinkQueue:
         """Let what waits grow older, give up on what is too old or too much, and say so."""
         now = time.monotonic()
         self._tend_at = now + self._tend_every_s
-        if self.flush() and (gone := self._expire(now)) is not None:
+        if self.flush() and now >= self._write_again_s and (gone := self._expire(now)) is not None:
             self._tell("expired", {"count": gone.count, "cameras": dict(gone.cameras)})
-        self._give_up_memory(now)
-        waited = self._waited_s(now)
-        self._late = self._too_long(waited, now)
+        # Messages in memory hold up what was stored after them; not for longer than those would be kept.
+        if cameras := self._memory.give_up(self._bounds.max_age_s):
+            self._tell("expired", {"count": sum(cameras.values()), "cameras": dict(cameras)})
+        try:
+            waited, unread = self._waited_s(now), ""
+        except _STORE_ERRORS as error:
+            waited, unread = None, f"{_UNREADABLE} ({error})"
+        self._late = bool(unread) or self._too_long(waited, now)
         ill = self._late or self._breaks_off(now)
         if ill != self._ill:
             self._ill = ill
             breaks = ill and not self._late
-            reason = self._broken if breaks else self.last_error
+            reason = self._broken if breaks else unread or self.last_error
             self._tell("down" if ill else "up", {"waited_s": waited, "reason": reason, "breaks": breaks})
 
     def _breaks_off(self, now: float) -> bool:
@@ -377,7 +365,7 @@ class SinkQueue:
                 if gone is not None:
                     self._put_summary(gone, utc_s)
                 outbox.prune(connection, self.sink)
-        except sqlite3.Error as error:
+        except _STORE_ERRORS as error:
             self._not_written(error)
             return None
         self._tended = now
@@ -385,18 +373,19 @@ class SinkQueue:
 
     def _waited_s(self, now: float) -> float | None:
         """How long the oldest message that is not done with has waited, stored or not, as of now; None where none waits."""
-        done = self._sent.keys() | self._refused
-        stored = outbox.waiting_s(self.connection, self.sink, without=done)
+        stored = outbox.waiting_s(self.connection, self.sink, without=self._done)
         waits = [] if stored is None else [stored + now - self._tended]
-        with self._memory_lock:
-            waits += [now - one.came_s for one in self._memory]
+        waits += [now - one.came_s for one in self._memory.held()]
         return max(waits, default=None)
 
     def draining(self) -> bool:
-        """Whether no message has waited too long, as of now."""
+        """Whether no message has waited too long, as of now; nobody knows where the store cannot be read."""
         self.flush()
         now = time.monotonic()
-        return not self._too_long(self._waited_s(now), now)
+        try:
+            return not self._too_long(self._waited_s(now), now)
+        except _STORE_ERRORS:
+            return False
 
     def hold(self, seconds: float) -> None:
         """Nothing is to be sent for so long, on purpose: what waits meanwhile is not late. Rests as `wait` does."""
@@ -420,20 +409,6 @@ class SinkQueue:
         while (left := until - time.monotonic()) > 0 and not self.stopping():
             self.turn()
             self._stopping.wait(min(left, self._tend_every_s))
-
-    def _forget(self, row_id: int) -> None:
-        with self._memory_lock:
-            self._memory = deque(one for one in self._memory if one.row.id != row_id)
-
-    def _give_up_memory(self, now: float) -> None:
-        """Messages in memory hold up what was stored after them; not for longer than those would be kept."""
-        with self._memory_lock:
-            cameras = Counter(
-                one.row.camera for one in self._memory if now - one.came_s > self._bounds.max_age_s
-            )
-            self._memory = deque(one for one in self._memory if now - one.came_s <= self._bounds.max_age_s)
-        if cameras:
-            self._tell("expired", {"count": cameras.total(), "cameras": dict(cameras)})
 
     def _put_summary(self, gone: outbox.Expired, utc_s: float) -> None:
         cameras, first = dict(gone.cameras), gone.first_utc_s
