@@ -232,6 +232,27 @@ def test_no_event_ends_before_it_began_unless_the_clock_was_set(
     assert [one.end_utc_s for one in site.store.events()] == [stored_s]
 
 
+def test_what_was_told_before_it_could_be_stored_is_told_once(site: Site, ledger: Ledger, receiver: Receiver):
+    """After a night of a full disk people heard each of its alarms again, as if it were new."""
+    with unwritable(site.store):
+        events = [begun(ledger, 1000.0 + second) for second in range(3)]
+        until(lambda: len(receiver.requests) == 3)
+        # The receiver is away when the last is over, and told after it is stored.
+        receiver.answer = lambda content: 503
+        ledger.ends(events[0], 1005.0, 6.0, 3.0)
+        until(lambda: len(receiver.requests) > 3)
+    ledger.tick()
+    assert ledger.waiting == 0
+    receiver.answer = lambda content: 204
+    after = begun(ledger)
+    until(lambda: f"{after.id}-start" in receiver.ids())
+    until(lambda: site.status("webhook")["pending"] == 0)
+    told = [f"{event.id}-start" for event in events] + [f"{events[0].id}-end", f"{after.id}-start"]
+    assert list(dict.fromkeys(receiver.ids())) == told
+    assert [receiver.ids().count(one) for one in told[:3]] == [1, 1, 1]
+    assert site.status("webhook")["sent"] == 5
+
+
 @pytest.mark.parametrize("text", ["", "[", "{}", '[{"id": 1}]', "7"])
 def test_a_file_of_events_that_cannot_be_read_keeps_nobody_from_watching(
     site: Site, ledger: Ledger, text: str

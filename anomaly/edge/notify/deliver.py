@@ -179,7 +179,7 @@ class Delivery:
 
     def on_event_not_stored(self, event: StoredEvent, what: str) -> None:
         """Tell an event that could not be committed (a full disk). It is in memory only and dies with the process;
-        stored later under the same event id, its start and end have the same message ids.
+        stored later under the same event id, its start and end have the same message ids, and are not told again.
         """
         if event.announced:
             self._hand(self._event(event, what))

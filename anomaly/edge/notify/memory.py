@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: So many messages at most.
 _MOST = 1000
+#: Of so many that were taken it is known: what is stored later is not to be told again.
+_MOST_TAKEN = 10_000
 
 
 class Held(NamedTuple):
@@ -31,6 +33,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._held: dict[int, Held] = {}
+        self._taken: dict[str, None] = {}
         self._last_id = 0
         self._lock = threading.Lock()
 
@@ -63,10 +66,18 @@ class Memory:
                 one for one in self._held.values() if health is None or (one.row.kind == "health") is health
             ]
 
-    def done(self, row_id: int) -> None:
-        """A message waits no longer."""
+    def done(self, row_id: int, *, taken: bool) -> None:
+        """A message waits no longer, `taken` over by the other side or not."""
         with self._lock:
-            self._held.pop(row_id, None)
+            one = self._held.pop(row_id, None)
+            if one is not None and taken:
+                self._taken[one.row.message_id] = None
+                if len(self._taken) > _MOST_TAKEN:
+                    del self._taken[next(iter(self._taken))]
+
+    def took(self, message_id: str) -> bool:
+        """Whether the other side took this message over from here."""
+        return message_id in self._taken
 
     def give_up(self, max_age_s: float) -> Mapping[str, int]:
         """Let go of what has waited longer; how many of each camera."""

@@ -233,14 +233,23 @@ class SinkQueue:
     def _stored(
         self, connection: sqlite3.Connection, limit: int, without: Collection[int], **where: Any
     ) -> list[outbox.Row]:
-        rows = outbox.pending(connection, self.sink, limit=limit + len(self._done) + len(without), **where)
-        return [row for row in rows if row.id not in self._done and row.id not in without][:limit]
+        while True:
+            rows = outbox.pending(
+                connection, self.sink, limit=limit + len(self._done) + len(without), **where
+            )
+            rows = [row for row in rows if row.id not in self._done]
+            # Stored at last, after it had been told from memory.
+            again = [row for row in rows if self._memory.took(row.message_id)]
+            if not again:
+                return [row for row in rows if row.id not in without][:limit]
+            for row in again:
+                self._note_sent(row.id)
 
     def sent(self, row_id: int) -> None:
         """The other side has taken this row over. Written down a little later, together with others."""
         self._refusing = False
         if row_id < 0:
-            self._memory.done(row_id)
+            self._memory.done(row_id, taken=True)
         else:
             self._note_sent(row_id)
         self.well()
@@ -254,7 +263,7 @@ class SinkQueue:
         """The other side will not have this row, ever: it is set aside."""
         self.last_error = reason
         if row.id < 0:
-            self._memory.done(row.id)
+            self._memory.done(row.id, taken=False)
         else:
             utc_s = time.time()
             self._done.add(row.id)
