@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,56 @@ class Receiver:
 
     def contents(self) -> list[dict[str, Any]]:
         return [json.loads(body) for _, _, body in list(self.requests)]
+
+
+class FakeBroker:
+    """As much of a broker of MQTT 5 as answers each message as it is told to: Mosquitto has few reasons to refuse one.
+
+    `answer` is asked for each QoS 1 message (topic and content): the reason code of its PUBACK, None for no answer.
+    """
+
+    def __init__(self, answer: Callable[[str, dict[str, Any]], int | None]) -> None:
+        self.messages: list[tuple[str, dict[str, Any]]] = []
+        self._answer = answer
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port = self._door.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def __enter__(self) -> FakeBroker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._door.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                here, _ = self._door.accept()
+                threading.Thread(target=self._talk, args=(here,), daemon=True).start()
+
+    def _talk(self, here: socket.socket) -> None:
+        with here, here.makefile("rb") as read, suppress(OSError, IndexError):
+            while True:
+                kind, length, shift = read.read(1)[0], 0, 0
+                while True:
+                    digit = read.read(1)[0]
+                    length |= (digit & 0x7F) << shift
+                    shift += 7
+                    if digit < 0x80:
+                        break
+                packet = read.read(length)
+                if kind >> 4 == 1:
+                    here.sendall(b"\x20\x03\x00\x00\x00")
+                elif kind >> 4 == 3:
+                    ends = 2 + int.from_bytes(packet[:2], "big")
+                    topic, number = packet[2:ends].decode(), packet[ends : ends + 2]
+                    # Behind the number, the (no) properties.
+                    content = json.loads(packet[ends + 3 :] or b"{}")
+                    self.messages.append((topic, content))
+                    code = self._answer(topic, content)
+                    if code is not None:
+                        here.sendall(b"\x40\x03" + number + bytes([code]))
+                elif kind >> 4 == 12:
+                    here.sendall(b"\xd0\x00")
+                elif kind >> 4 == 14:
+                    return

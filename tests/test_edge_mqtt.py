@@ -17,7 +17,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
-from broker import Broker, Listener, needs_mosquitto, until
+from broker import Broker, FakeBroker, Listener, needs_mosquitto, until
 from told_site import BASE, QUICK, Site, told_site
 
 from anomaly.edge.notify import Bounds, MqttSettings, Tls
@@ -305,6 +305,48 @@ def test_a_message_at_which_the_broker_hangs_up_does_not_block_the_others(tmp_pa
         until(lambda: site.status("mqtt")["sent"] == 2)
         assert site.status("mqtt")["set_aside"] == 1
         assert [one["event_id"] for one in listener.once("start")] == [before.id, after.id]
+
+
+@pytest.mark.parametrize("code", [0x80, 0x83])
+def test_a_message_that_the_broker_never_takes_does_not_block_the_others(tmp_path: Path, code: int):
+    """It does not meet a schema of the broker's, say, which gives no reason that means just that."""
+    bad: list[str] = []
+
+    def answer(topic: str, content: dict[str, Any]) -> int:
+        return code if content.get("event_id") in bad else 0
+
+    with (
+        FakeBroker(answer) as broker,
+        told_site(tmp_path, [mqtt(broker.port)], running=False) as site,
+    ):
+        bad.append(site.start("press").id)
+        good = [site.start(camera).id for camera in ("top", "press")]
+        site.delivery.start()
+        until(lambda: site.status("mqtt")["sent"] == 2)
+        while site.status("mqtt")["set_aside"] == 0:
+            good.append(site.start("press").id)
+            until(lambda: site.status("mqtt")["sent"] == len(good))
+            assert len(good) < 12
+        told = [content["event_id"] for _, content in broker.messages if content.get("kind") == "start"]
+        assert [one for one in told if one not in bad] == good
+        assert site.status("mqtt")["pending"] == 0
+
+
+@pytest.mark.parametrize("code", [0x80, 0x97])
+def test_a_broker_that_takes_nothing_for_now_has_all_of_it_later(tmp_path: Path, code: int):
+    """Its disk is full, or a quota: that is no fault of a message."""
+    full = [True]
+
+    def answer(topic: str, content: dict[str, Any]) -> int:
+        return code if full[0] and content.get("kind") == "start" else 0
+
+    with FakeBroker(answer) as broker, told_site(tmp_path, [mqtt(broker.port)]) as site:
+        for _ in range(3):
+            site.start()
+        until(lambda: sum(content.get("kind") == "start" for _, content in broker.messages) > 30)
+        full[0] = False
+        until(lambda: site.status("mqtt")["sent"] == 3)
+        assert site.status("mqtt")["set_aside"] == 0
 
 
 def test_a_message_that_is_too_large_for_the_broker_breaks_no_connection(tmp_path: Path):

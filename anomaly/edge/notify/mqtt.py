@@ -43,12 +43,14 @@ OnState: TypeAlias = Callable[[str, str, str], None]
 STATES = ("running", "stopped", "changeover", "maintenance")
 _log = logging.getLogger(__name__)
 
-#: A message at which the connection broke so often, though the broker took others on it, is set aside.
+#: A message at which the connection broke so often, though the broker took others on it, is set aside; so is one that it
+#: could so often not take for now, though it took another with it.
 _MOST_BROKEN = 8
 #: How often it is looked which cameras there are, in seconds.
 _LOOK_S = 1.0
-#: MQTT 5: not authorised, topic name invalid, packet too large, payload format invalid. Trying again changes nothing.
-_REFUSED = frozenset({0x87, 0x90, 0x95, 0x99})
+#: MQTT 5: valid but not accepted (a broker's own schema), not authorised, topic name invalid, packet too large, payload
+#: format invalid. Trying again changes nothing.
+_REFUSED = frozenset({0x83, 0x87, 0x90, 0x95, 0x99})
 
 
 class MqttSink:
@@ -92,6 +94,8 @@ class MqttSink:
         self._forbidden_topics: set[str] = set()
         #: The message at which the connection last broke, and how often in a row.
         self._broken: tuple[str, int] = "", 0
+        #: The message that the broker could not take, and how often though it took another.
+        self._failed: tuple[str, int] = "", 0
 
     def set_camera_state(self, camera: str, state: Mapping[str, Any]) -> None:
         """Keep a camera's state for `.../state`; published now, and again after each new connection."""
@@ -161,7 +165,7 @@ class MqttSink:
         while not queue.stopping() and not session.lost.is_set():
             # Once a connection broke, messages go one at a time until it is clear which one breaks it.
             room = min(session.room, 1 - len(session.rows)) if self._broken[1] else session.room
-            if room > 0:
+            if room > 0 and session.failed is None:
                 for row in queue.take(after_id=last, limit=room, without=session.rows):
                     last = max(last, row.id)
                     if session.too_large(self._topic(row), row.body):
@@ -195,11 +199,15 @@ class MqttSink:
             self._broken = "", 0
             session.rows.discard(row.id)
             if code < 0x80:
+                session.took_any = True
                 queue.sent(row.id)
             elif code in _REFUSED:
                 queue.refused(row, f"the broker refused it (MQTT reason 0x{code:02x})")
-            else:
-                raise OSError(f"the broker could not take a message (MQTT reason 0x{code:02x})")
+            elif session.failed is None:
+                session.failed = row, code
+        # Those on their way with it are waited for: they would go out again.
+        if session.failed is not None and not session.rows:
+            raise OSError(self._not_taken(session, queue, *session.failed))
         while session.unheard:
             self._forbidden(queue, "listen to", *session.unheard.popleft())
         oldest = next(iter(session.in_flight.values()), None)
@@ -223,6 +231,15 @@ class MqttSink:
         if count >= _MOST_BROKEN:
             queue.refused(row, f"the connection broke {count} times while it was sent: {session.loss}")
             self._broken = "", 0
+
+    def _not_taken(self, session: MqttSession, queue: SinkQueue, row: Row, code: int) -> str:
+        """The broker could not take a message for now; it must not block the others where that never changes."""
+        reason = f"the broker could not take a message (MQTT reason 0x{code:02x})"
+        count = self._failed[1] if self._failed[0] == row.message_id else 0
+        self._failed = row.message_id, count + session.took_any
+        if self._failed[1] >= _MOST_BROKEN:
+            queue.refused(row, f"{reason}, again and again, though it took others")
+        return reason
 
     def _publish_states(self, session: MqttSession, queue: SinkQueue) -> None:
         if self._kept is None:
