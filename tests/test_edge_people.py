@@ -20,6 +20,7 @@ from anomaly.edge.notify import Bounds, Origin, PeopleSettings
 from anomaly.edge.notify.flood import Plan, Told, plan
 from anomaly.edge.notify.message import health_message, summary_message
 from anomaly.edge.notify.people import words
+from anomaly.edge.notify.settings import Backoff
 
 
 def people(receiver: Receiver, **more) -> PeopleSettings:
@@ -269,6 +270,30 @@ def test_who_has_a_message_does_not_hear_it_again_because_of_another_recipient(t
             until(lambda: site.status("people")["sent"] == 1, 60)
             assert sorted(Mails.got) == ["ann@plant.org", "bob@plant.org", "left@plant.org"]
             assert site.status("people")["set_aside"] == 2
+        server.shutdown()
+
+
+def test_who_has_a_summary_does_not_hear_it_again_though_more_comes_meanwhile(tmp_path: Path):
+    """It told all that waited, which was another message at each try."""
+    Mails.unknown, Mails.got = {"left@plant.org"}, []
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mails) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"mailto://127.0.0.1:{server.server_address[1]}/?from=box@plant.org&mode=insecure"
+        settings = PeopleSettings(
+            f"{address}&to=ann@plant.org,left@plant.org", enabled=True, most=1, backoff=Backoff(0.5, 0.5)
+        )
+        with told_site(tmp_path, [settings], running=False) as site:
+            for _ in range(5):
+                site.start()
+            site.delivery.start()
+            until(lambda: len(Mails.got) == 1)
+            for number in range(3):
+                site.start("top")
+                flap(site, "press", bool(number % 2))
+                time.sleep(0.3)
+            until(lambda: site.status("people")["set_aside"] >= 5, 60)
+            # Of events and of health, once each.
+            assert len(Mails.got) <= 2
         server.shutdown()
 
 

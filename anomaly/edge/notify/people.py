@@ -56,6 +56,8 @@ class PeopleSink:
         self._picture = picture if settings.pictures else None
         #: What people were told of health, and of all else, by this process: the store may take nothing for a while.
         self._told: dict[bool, list[Told]] = {False: [], True: []}
+        #: Of health, and of all else: what some recipients have and others do not, and whether it is told as one message.
+        self._partly: dict[bool, tuple[bool, frozenset[int]]] = {}
         self._service = Service(settings.name, settings.address)
 
     def run(self, queue: SinkQueue) -> None:
@@ -68,7 +70,8 @@ class PeopleSink:
                 wait_s = min((turn.plan.wait_s for turn in turns), default=0.0)
                 queue.hold(wait_s) if turns else queue.wait()
                 continue
-            now, single = due[0], not due[0].plan.summary
+            now = due[0]
+            first, single = self._next(now)
             if now.rows[0].id != tried:
                 tried, failures, partly, reached = now.rows[0].id, 0, 0, False
             # A service only says that it did not take a message. Where another one gets through, and this one then does
@@ -76,7 +79,7 @@ class PeopleSink:
             others = [(now.health, one) for one in now.messages[1:]]
             others += [(turn.health, one) for turn in due[1:] for one in turn.messages if turn.plan.singles]
             beyond = single and bool(others) and not reached and failures >= _TRIES and failures % 2 == 0
-            health, told = others[0] if beyond else (now.health, now.messages[0] if single else now.rows)
+            health, told = others[0] if beyond else (now.health, first)
             try:
                 if single:
                     # It may be the picture that is not taken: every other try is without.
@@ -87,7 +90,10 @@ class PeopleSink:
             except (OSError, AnomalyError) as error:
                 failures += 1
                 # Counted from the first that has it on: a service that comes back may take it of one after the other.
-                partly += isinstance(error, PartlyTakenError)
+                if isinstance(error, PartlyTakenError):
+                    partly += 1
+                    if not beyond:
+                        self._partly[health] = single, frozenset(row.id for row in told)
                 if partly >= _TRIES and not beyond:
                     # Who has it is not to hear it for ever, nor to wait for the next until a recipient is set right.
                     for row in told:
@@ -95,7 +101,7 @@ class PeopleSink:
                     self._note_told(queue, health, told)
                     continue
                 if reached and single:
-                    for row in now.messages[0]:
+                    for row in first:
                         queue.refused(row, f"not taken in {failures} tries, though another message was")
                     continue
                 queue.unreachable(str(error))
@@ -105,6 +111,16 @@ class PeopleSink:
             for row in told:
                 queue.sent(row.id)
             self._note_told(queue, health, told)
+
+    def _next(self, turn: _Turn) -> tuple[Sequence[Row], bool]:
+        """The rows that are told now, and whether as one message or summed up.
+
+        What some recipients have is told to the others as it was: with what has come since, all would hear it again.
+        """
+        single, ids = self._partly.get(turn.health, (False, frozenset()))
+        if again := [row for row in turn.rows if row.id in ids]:
+            return again, single
+        return (turn.rows, False) if turn.plan.summary else (turn.messages[0], True)
 
     def _turn(self, queue: SinkQueue, health: bool) -> _Turn | None:
         """How what waits of health, or of all else, goes out; None where nothing waits.
