@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -212,6 +214,31 @@ def test_motion_jpeg_for_other_programs(case: Case):
     hot = pictures["heatmap"][45, 85].astype(int)
     assert hot.max() > 100
     assert np.abs(pictures["overlay"][45, 85].astype(int) - pictures["picture"][45, 85]).max() > 20
+    until(lambda: not live_threads())
+
+
+def test_little_motion_jpeg_is_on_its_way_to_who_takes_it_slowly(case: Case):
+    """What the system would keep for a slow link (megabytes) is old when it arrives."""
+    token = case.token("viewer", "live").headers["Authorization"]
+    noise = np.random.default_rng(0)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        slow.connect(("127.0.0.1", int(case.url.rpartition(":")[2])))
+        slow.settimeout(20)
+        slow.sendall(
+            f"GET /api/cameras/cam/live.mjpeg?view=picture HTTP/1.1\r\nHost: {case.url.rpartition('/')[2]}\r\n"
+            f"Authorization: {token}\r\n\r\n".encode()
+        )
+        for _ in range(60):
+            case.runner.show("cam", image=noise.integers(0, 255, (360, 640, 3), np.uint8))
+            slow.recv(4096)
+            time.sleep(0.05)
+        case.runner.show("cam", image=np.zeros((360, 640, 3), np.uint8))
+        taken = b""
+        # The black one has few bytes.
+        while not re.search(rb"Content-Length: \d{1,4}\r\n", taken):
+            taken += slow.recv(65_536)
+    assert len(taken) < 1_000_000
     until(lambda: not live_threads())
 
 

@@ -38,6 +38,9 @@ _STOP_S = 5.0
 _NOT_YET = (AddressTakenError, CertificateError)
 #: It is tried again so often.
 _TRY_AGAIN_S = 10.0
+#: Of what is written to a connection the system keeps so much that is not on its way yet (Linux); it would keep
+#: megabytes: live pictures that are old when a slow link has taken those before them.
+_UNSENT_BYTES = 64 * 1024
 #: Whether certificate and key have changed is looked at so often.
 _RENEW_S = 10.0
 
@@ -219,6 +222,9 @@ def _listening(settings: ServeSettings, connections: Connections) -> Listening:
     listening = Listening(family, kind, protocol, connections)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            # Its connections have it, too.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         listening.bind(address)
         listening.listen(128)
     except OSError as error:
