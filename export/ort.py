@@ -49,6 +49,11 @@ class OnnxRuntimeGraph:
             raise DeviceMissingError(
                 f"device {device!r} is not one of onnxruntime's; use one of {', '.join([*_PROVIDERS, _RTX])}"
             )
+        if device.startswith("tensorrt") and precision == "int8":
+            raise UnsupportedError(
+                f"device {device!r} takes symmetric scales only, and onnxruntime's int8 has unsigned ones; use device=cuda or "
+                "cpu, or export with --runtime tensorrt --precision int8"
+            )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads:
@@ -134,7 +139,6 @@ def _settings(provider: str, precision: str) -> dict[str, str]:
     folder = str(cache_folder())
     return {
         "trt_fp16_enable": str(int(precision == "fp16")),
-        "trt_int8_enable": str(int(precision == "int8")),
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": folder,
         "trt_timing_cache_enable": "1",

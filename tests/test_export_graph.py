@@ -267,6 +267,11 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path: Path):
         open_graph("onnxruntime", path, "fp32", device="cuda")
     with pytest.raises(DeviceMissingError, match=r"onnxruntime-gpu; pip install 'anomaly\[tensorrt-rtx\]'"):
         open_graph("onnxruntime", path, "fp32", device="tensorrt-rtx")
+    for device in ("tensorrt", "tensorrt-rtx"):
+        with pytest.raises(
+            UnsupportedError, match=f"{device}' takes symmetric .* --runtime tensorrt --precision int8"
+        ):
+            open_graph("onnxruntime", path, "int8", device=device)
     with pytest.raises(DeviceMissingError, match="npu"):
         open_graph("openvino", path, "fp32", device="npu")
     with pytest.raises(UnsupportedError, match="bf16"):
