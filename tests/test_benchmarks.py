@@ -143,14 +143,13 @@ def test_a_killed_calibration_goes_on_where_it_was(tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_exported_graphs_answer_as_torch_beside_the_peer(tmp_path: Path) -> None:
     found, _ = bench(tmp_path, "runtime", "--quick")
-    for runtime in ("onnxruntime_fp32", "openvino_fp32"):
-        assert found[f"efficientnet_lite0_1000_{runtime}_largest_difference"] < 1e-3
-        assert found[f"efficientnet_lite0_1000_{runtime}_flipped"] == 0
-        assert found[f"efficientnet_lite0_1000_{runtime}_auroc"] == pytest.approx(
-            found["efficientnet_lite0_1000_ours_auroc"], abs=5e-3
-        )
-    for peer in ("torch", "openvino"):
-        assert found[f"efficientnet_lite0_1000_times_anomalib_{peer}"] > 0
+    for bank in ("efficientnet_lite0_1000_kcenter", "efficientnet_lite0_1000_random"):
+        for runtime in ("onnxruntime_fp32", "openvino_fp32"):
+            assert found[f"{bank}_{runtime}_largest_difference"] < 1e-3
+            assert found[f"{bank}_{runtime}_flipped"] == 0
+            assert found[f"{bank}_{runtime}_auroc"] == pytest.approx(found[f"{bank}_ours_auroc"], abs=5e-3)
+        for peer in ("torch", "openvino"):
+            assert found[f"{bank}_times_anomalib_{peer}"] > 0
 
 
 @pytest.mark.slow
