@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clips import texture, write_clip
+from freezing_disk import freeze, freezing_disk, thaw  # noqa: F401  (a fixture)
 from small_model import FPS, SmallModel, start
 from test_edge_retention import add_event, add_segment
 from test_edge_runner import announced, until
@@ -879,6 +880,39 @@ def test_a_reload_that_fails_in_any_way_is_told_and_one_asked_for_meanwhile_foll
     assert [one["reason"] for one in kept] == ["ValueError: month must be in 1..12"]
 
 
+def test_a_reload_that_does_not_end_is_told_and_what_is_asked_for_meanwhile_is_done_after_it(
+    small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A folder on a share that is away: whoever reads there waits, as at a pipe into which nobody writes."""
+    monkeypatch.setattr("anomaly.edge.runner._LONG_RELOAD_S", 1.5, raising=False)
+    away = tmp_path / "away"
+    os.mkfifo(away)
+
+    def load(path: Path, fps: float | None) -> Loaded:
+        if path == away:
+            raise ModelError(path.read_text())
+        return loaded
+
+    def model_troubles() -> list[Any]:
+        with Store(tmp_path / "s", owner=False) as store:
+            return [one for one in store.health("")[::-1] if one.kind == "model"]
+
+    with running(tmp_path / "s", loaded, looped(small_model), load=load) as runner:
+        scored(runner, "line", 1)
+        runner.reload(lambda: replace(runner.site, cameras=(looped(small_model, model=away),)))
+        until(model_troubles)
+        more = (looped(small_model), looped(small_model, "more"))
+        runner.reload(lambda: replace(runner.site, cameras=more))
+        assert scored(runner, "line", 5)
+        (told,) = model_troubles()
+        assert str(away) in told.detail["reason"]
+        assert told.end_utc_s is None
+        away.write_text("it is no model")
+        until(lambda: list(runner.status()["cameras"]) == ["line", "more"])
+        until(lambda: runner.status()["trouble"] == [])
+    assert all(one.end_utc_s is not None for one in model_troubles())
+
+
 def test_a_reload_for_which_there_is_no_thread_is_told_and_the_next_one_is_done(
     small_model: SmallModel, loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -1086,6 +1120,33 @@ def test_a_camera_that_is_read_otherwise_keeps_the_index_of_its_last_segment(
         known = {one.path for one in store.segments("line", 0.0, 2e10)}
     assert known == set(folder.rglob("*.mp4"))
     assert len(known) == 2
+
+
+def test_what_a_camera_that_leaves_could_not_record_is_told_and_its_successor_is_read(
+    small_model: SmallModel,
+    loaded: Loaded,
+    tmp_path: Path,
+    freezing_disk: Path,  # noqa: F811
+):
+    camera, folder = looped(small_model, record=True), freezing_disk / "recording"
+    with running(tmp_path / "s", loaded, camera, recording=folder, segment_s=60.0) as runner:
+        until(lambda: list(folder.rglob("*.part")))
+        freeze(freezing_disk)
+        try:
+            scored(runner, "line", 5)
+            stuck = runner._cameras["line"].capture.pid
+            runner.remove_camera("line")
+            until(lambda: "line" not in runner.status()["cameras"])
+            runner.add_camera(camera)
+            until(lambda: "line" in runner.status()["cameras"])
+            scored(runner, "line", 2)
+            assert runner._cameras["line"].capture.pid != stuck
+        finally:
+            thaw(freezing_disk)
+        with Store(tmp_path / "s", owner=False) as store:
+            (told,) = [one for one in store.health("line") if one.kind == "recording"]
+        assert "took no more at the end" in told.detail["reason"]
+        assert told.end_utc_s is not None
 
 
 def test_a_disk_that_is_full_at_the_start_stops_the_recording_before_it_begins(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import shutil
@@ -19,6 +20,7 @@ import av
 import pytest
 from capture_watch import Watch
 from clips import texture, write_clip
+from freezing_disk import freeze, freezing_disk, thaw  # noqa: F401  (a fixture)
 from rtsp_server import RtspServer, number_in
 
 from anomaly.edge.address import parse_address
@@ -253,6 +255,38 @@ def test_a_disk_that_hangs_holds_up_no_frame_and_what_came_meanwhile_is_recorded
     numbers = check(tmp_path / "rec", watch.told("segment"))
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     assert len(numbers) > 120
+
+
+def test_a_process_that_no_kill_ends_is_left_and_the_camera_read_anew(
+    freezing_disk: Path,  # noqa: F811
+    tmp_path: Path,
+):
+    clip = write_clip(tmp_path / "a.mp4", texture(50, (96, 160)), fps=10, encoder={"g": "10", "bf": "0"})
+    capture = recording(str(clip), freezing_disk / "rec", loop=True)
+    capture.start()
+    watch = Watch(capture)
+    try:
+        watch.until_told("segment")
+        freeze(freezing_disk)
+        watch.more_frames(20)
+        stuck = capture.pid
+        ended: list[bool] = []
+        stopping = threading.Thread(target=lambda: ended.append(capture.stop(1.0)), daemon=True)
+        stopping.start()
+        stopping.join(15)
+        assert ended == [False]
+        watch.take()
+        capture.start()
+        watch.more_frames(2)
+        # Nor does Python wait for it when it ends itself.
+        stuck_too = next(one for one in multiprocessing.active_children() if one.pid == stuck)
+        stuck_too.join()
+        assert stuck_too.is_alive()
+    finally:
+        thaw(freezing_disk)
+        assert capture.stop()
+    stuck_too.join()
+    assert not stuck_too.is_alive()
 
 
 def test_what_does_not_fit_beside_a_disk_that_hangs_is_left_out_and_told(tmp_path: Path):

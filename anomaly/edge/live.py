@@ -186,7 +186,11 @@ class LiveCamera:
         """Stop the capture for good; from any thread, waits until its process has ended."""
         with self.switching:
             self._left = True
-            self.capture.stop()
+            if not self.capture.stop():
+                _LOG.warning(
+                    "%s: the process that read it was killed and does not end yet, as where a disk hangs; nobody waits for it",
+                    self.site.name,
+                )
 
     def set_state(self, state: str, who: str) -> None:
         """Set the state by hand; it holds until the schedule next changes its mind."""
@@ -206,10 +210,13 @@ class LiveCamera:
             self.over = True
 
     def hear_last(self) -> None:
-        """After `leave`: the last segments are told when the process ends; all else is nobody's trouble now."""
+        """After `leave`: the last segments, and what could not be recorded, are told when the process ends; all else is
+        nobody's trouble now.
+        """
         for report in self.capture.reports():
-            if report.kind == "segment":
-                self._ledger.segment(self.site.name, report.detail)
+            if report.kind in ("segment", "recording_stopped"):
+                self.hear(report)
+        self.forget_trouble()
 
     def newest(self) -> Frame | None:
         """Its newest frame that was not taken yet; None if there is none."""

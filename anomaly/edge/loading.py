@@ -25,6 +25,9 @@ class Loader:
         load: loads a model; raises AnomalyError where it cannot be verified.
         require_certificate: refuse a camera that one of its models would watch uncertified.
 
+    Attributes:
+        reading: the folder that is being loaded; None = none is.
+
     Raises:
         AnomalyError: by its methods; a model cannot be loaded, or watch its camera.
     """
@@ -32,6 +35,7 @@ class Loader:
     def __init__(self, load: Load, *, require_certificate: bool = False) -> None:
         self._load = load
         self._require_certificate = require_certificate
+        self.reading: Path | None = None
 
     def site(self, site: Site) -> Models:
         """All models of a site, loaded anew."""
@@ -44,7 +48,11 @@ class Loader:
         """Add to `models` those of a camera that are not in it."""
         for path in (camera.model, *camera.recipes.values()):
             if (path, camera.fps) not in models:
-                models[path, camera.fps] = self._load(path, camera.fps)
+                self.reading = path
+                try:
+                    models[path, camera.fps] = self._load(path, camera.fps)
+                finally:
+                    self.reading = None
             self._check(camera, path, models[path, camera.fps])
 
     def _check(self, camera: CameraSite, path: Path, loaded: Loaded) -> None:

@@ -44,6 +44,8 @@ _TICK_S = 1.0
 #: At the end the processes of all cameras together have so long. With what else is waited for it is well under the
 #: unit's TimeoutStopSec, after which nothing more would be written down.
 _LEAVE_S = 10.0
+#: A reload that takes longer is told. An engine may have to be built; or what is read lies on a share that is away, and never comes.
+_LONG_RELOAD_S = 300.0
 #: A damaged database is repaired by a start only, so the program ends for whoever starts it again; not sooner than this, lest
 #: it do nothing but start where that does not help.
 _BEFORE_DAMAGE_ENDS_S = 600.0
@@ -92,6 +94,8 @@ class Runner:
         self._reloading = threading.RLock()
         self._asked: Callable[[], Site] | None = None
         self._at_it = False
+        # Since when the reload that is being done is (monotonic); None = there is none, or it was told that it takes long.
+        self._reload_since: float | None = None
         self.started_utc_s = time.time()
         self._began_s = time.monotonic()
         self.model_s = 0.0
@@ -180,6 +184,7 @@ class Runner:
         for camera in self._cameras.values():
             camera.tick(now_ns, utc_s)
         self._roster.tick()
+        self._tell_of_a_long_reload()
         self._ledger.tick()
         if self.keeps_up(30.0):
             self._alive()
@@ -367,6 +372,7 @@ class Runner:
         while True:
             with self._reloading:
                 read, self._asked = self._asked, None
+                self._reload_since = None if read is None else time.monotonic()
                 if read is None:
                     self._at_it = False
                     return
@@ -382,6 +388,19 @@ class Runner:
             self._stay(str(error) if known else " ".join(f"{type(error).__name__}: {error}".split())[:300])
             return
         self._do(lambda: self._change_over(site, fresh))
+
+    def _tell_of_a_long_reload(self) -> None:
+        since = self._reload_since
+        if since is None or time.monotonic() - since < _LONG_RELOAD_S:
+            return
+        self._reload_since = None
+        reason = (
+            f"a reload has read {self._loader.reading or 'the site file'} for over {_LONG_RELOAD_S / 60:g} min; the models "
+            "that run stay, and what is asked for meanwhile waits. Where that lies on a share that is away, start `run` again"
+        )
+        self._ledger.trouble(
+            "", "", [Trouble("model", True, time.time(), {"kept": True, "loading": True, "reason": reason})]
+        )
 
     def _stay(self, problem: str) -> None:
         """Tell that a reload was not done."""

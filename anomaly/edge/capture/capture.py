@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ _LONGEST_BACK_OFF_S = 5.0
 _LIVED_S = 10.0
 # No word from a process for this long beyond its own timeouts: it hangs where none of them reaches.
 _HANGS_S = 60.0
+# One that was killed ends at once, or when a disk that hangs lets it: what the kernel does for it meanwhile cannot be cut short.
+_ENDS_S = 3.0
 
 
 class _Memory:
@@ -43,6 +45,25 @@ class _Memory:
 
 def _identity(passed: Any) -> Any:
     return passed
+
+
+class _Process(SpawnProcess):
+    """A camera's process, for whose end nobody waits for ever: at its own end Python joins all that were started."""
+
+    def join(self, timeout: float | None = _ENDS_S) -> None:
+        """Wait until it has ended, or for so long."""
+        until = time.monotonic() + (_ENDS_S if timeout is None else timeout)
+        while self.is_alive() and time.monotonic() < until:
+            time.sleep(0.02)
+
+
+class _StillThere(Exception):
+    """A process was killed and has not ended; it reads nothing any more."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the process that reads it was killed and has not ended after {_ENDS_S:g} s, as where a disk hangs"
+        )
 
 
 class Capture:
@@ -74,6 +95,7 @@ class Capture:
         self._life: Connection | None = None
         self._refused = 0
         self._over = False
+        self._left_behind = False
         self._kill_at = float("inf")
         self.pid: int | None = None
 
@@ -103,7 +125,7 @@ class Capture:
             self._started_ns = time.monotonic_ns()
         self._stopping.clear()
         self._refused = 0
-        self._over = False
+        self._over = self._left_behind = False
         self._kill_at = float("inf")
         thread = threading.Thread(target=self._supervise, name=f"capture {self.settings.camera}", daemon=True)
         thread.start()
@@ -117,15 +139,20 @@ class Capture:
             if self._life is not None:
                 self._life.send_bytes(json.dumps(None if folder is None else str(folder)).encode())
 
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """End the process; its last segment is finished. What does not end in time is killed."""
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """End the process; its last segment is finished. What does not end in time is killed.
+
+        Returns:
+            Whether it has ended; one that a disk holds up ends when that lets it.
+        """
         thread, self._thread = self._thread, None
         if thread is None:
-            return
+            return True
         self._kill_at = time.monotonic() + timeout_s
         self._stopping.set()
         self._end_life()
         thread.join()
+        return not self._left_behind
 
     def newest(self) -> Frame | None:
         """The newest frame that was not taken yet, as a copy; None if there is none."""
@@ -183,6 +210,9 @@ class Capture:
             try:
                 exit_code = self._one_life()
                 detail: dict[str, Any] = {"exit": exit_code}
+            except _StillThere as error:
+                self._left_behind = True
+                exit_code, detail = None, {"exit": None, "reason": str(error)}
             except Exception as error:
                 # No process, memory or descriptor to be had for now: the camera must not be lost for it.
                 exit_code = None
@@ -213,7 +243,7 @@ class Capture:
                 self._end_life()
             return self._attend(process, messages)
 
-    def _born(self, messages: Connection, life: Connection) -> BaseProcess:
+    def _born(self, messages: Connection, life: Connection) -> _Process:
         # Born with these signals blocked, so that a Ctrl-C in its first half second does not end it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
@@ -221,8 +251,12 @@ class Capture:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _attend(self, process: BaseProcess, messages: Connection) -> int | None:
-        """Take in what a process tells until it ends; returns its exit code."""
+    def _attend(self, process: _Process, messages: Connection) -> int | None:
+        """Take in what a process tells until it ends; returns its exit code.
+
+        Raises:
+            _StillThere: it had to be killed, and does not end.
+        """
         assert self._newest is not None
         self.pid = process.pid
         limit_s = _HANGS_S + self.settings.open_timeout_s + self.settings.read_timeout_s
@@ -233,6 +267,7 @@ class Capture:
                 still_s = (time.monotonic_ns() - self._newest.alive_ns) / 1e9
                 if time.monotonic() > self._kill_at or still_s > limit_s:
                     process.kill()
+                    break
         except BaseException:
             # Two processes must not read one camera.
             process.kill()
@@ -241,16 +276,18 @@ class Capture:
             process.join()
             self.pid = None
         self._receive(messages)
+        if process.is_alive():
+            raise _StillThere
         exit_code = process.exitcode
         process.close()
         return exit_code
 
-    def _spawn(self, messages: Connection, life: Connection) -> BaseProcess:
+    def _spawn(self, messages: Connection, life: Connection) -> _Process:
         # Imported by the child; the parent needs no decoder.
         from anomaly.edge.capture.process import capture_main
 
         assert self._newest is not None
-        process = self._context.Process(
+        process = _Process(
             target=capture_main,
             args=(
                 self.settings,

@@ -23,6 +23,7 @@ export function trouble({ kind, detail = {} }) {
   if (sink && detail.breaks) return `${sink[1]} keeps losing its connection`;
   if (sink) return OF_SINKS[sink[2] ?? ""](sink[1]);
   if (kind === "store" && detail.notice) return "the store was repaired";
+  if (kind === "model" && detail.loading) return "new models take long to load, the old ones stay";
   if (kind === "model") return detail.kept ? "new models refused, the old ones stay" : "models loaded anew";
   if (kind === "disk" && detail.stopped) return detail.stopped === "clips" ? "the disk is full: no clips are made" : "the disk is full: recording has stopped";
   if (kind === "changed" && detail.view) return "the picture shows something else: was the camera moved?";
