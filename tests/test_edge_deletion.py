@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,6 +19,7 @@ import pytest
 from broker import Receiver, until
 from server_case import serving
 from small_model import SmallModel
+from test_edge_retention import add_event
 from told_site import QUICK, SECRET, Site, told_site
 
 from anomaly.detector import Recent
@@ -26,6 +30,7 @@ from anomaly.edge.pictures import Pictures, Shot
 from anomaly.edge.store import Store, StoredEvent
 from anomaly.edge.store.durable import write_bytes
 from anomaly.edge.store.event import next_id
+from anomaly.edge.store.timeline import Segment, add_segment
 from anomaly.footage.source import find_sources, read_frames
 from anomaly.heatmap import draw_box, heat_range, overlay
 from anomaly.model import load_model
@@ -302,6 +307,57 @@ def left(folder: Path, name: str, made: float, written: float) -> Path:
     write_bytes(path, b"x")
     os.utime(path, (written, written))
     return path
+
+
+KILLED_IN_THE_MIDDLE = """
+import os, signal, sys
+from anomaly.edge.store import Store, deletion
+
+some, turns = deletion.delete_some, []
+
+def delete_some(*given):
+    turns.append(given)
+    if len(turns) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return some(*given)
+
+deletion.delete_some = delete_some
+with Store(sys.argv[1]) as store:
+    store.delete("press", float(sys.argv[2]), float(sys.argv[3]))
+"""
+
+
+def test_a_long_deletion_lets_others_write_and_is_gone_on_with_after_a_kill(tmp_path: Path):
+    day, folder = 1_790_000_000.0, tmp_path / "recording"
+    with Store(tmp_path) as store:
+        for i in range(600):
+            path = Path("press", "20260921", f"{i:06d}.000.mp4")
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(b"x")
+            with store.transaction() as connection:
+                start = day + 10 * i
+                add_segment(connection, Segment("press", path, start, start + 10, 0.0, 1, "h264"))
+        store.add_scores("press", [(day, 0.0, 1.0, 1.0)])
+        one = add_event(store, day + 100)
+        after = add_event(store, day + 5990)
+    command = [sys.executable, "-c", KILLED_IN_THE_MIDDLE, str(tmp_path), str(day), str(day + 5900)]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    with Store(tmp_path, owner=False) as store:
+        # Two transactions of the four that the segments took.
+        assert len(store.segments("press", 0.0, 2e10)) == 200
+        assert store.event(one) is not None
+    with Store(tmp_path) as store:
+        assert [one.start_utc_s for one in store.segments("press", 0.0, 2e10)] == [
+            day + 10 * i for i in range(590, 600)
+        ]
+        assert [one.id for one in store.events()] == [after]
+        assert store.scores("press", day, day + 10) == []
+    assert len(list(folder.rglob("*.mp4"))) == 10
+    with Store(tmp_path) as store:
+        # It is over: what comes later of that time is nothing to it.
+        store.mark_miss("press", day + 100, day + 101, "scratch", "somebody")
+    with Store(tmp_path) as store:
+        assert len(store.misses()) == 1
 
 
 def test_what_no_row_knows_goes_with_its_interval(tmp_path: Path):

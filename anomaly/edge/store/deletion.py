@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from anomaly.edge.store import review, timeline
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 #: Footage of the rolling recording, and pictures and clips, below the store's folder.
 RECORDING = "recording"
 ALL = 2**31
+#: Rows that go in one transaction, which whoever stores an event waits for; ten times as many scores.
+_STEP = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,14 @@ class Deleted:
     scores: int = 0
     leftovers: int = 0
 
+    def __add__(self, other: Deleted) -> Deleted:
+        """Both together."""
+        return Deleted(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __bool__(self) -> bool:
+        """Whether anything was deleted."""
+        return any(astuple(self))
+
 
 def delete_event(connection: sqlite3.Connection, event: StoredEvent) -> None:
     """Delete an event's row and verdicts, and doom its files."""
@@ -45,46 +55,52 @@ def delete_miss(connection: sqlite3.Connection, miss: review.Miss) -> None:
     doom(connection, miss.files)
 
 
-def delete_interval(
+def delete_some(
     connection: sqlite3.Connection,
     folder: Path,
-    camera: str,
-    start_utc_s: float,
-    end_utc_s: float,
+    span: tuple[str, float, float],
     on_delete: Callable[[StoredEvent], None],
 ) -> Deleted:
-    """Delete all that shows a camera at start <= time < end: more rather than less.
+    """Delete some of all that shows a camera at start <= time < end, more rather than less; nothing where all is gone.
 
     Events and misses that overlap it go whole, held ones too; of others whose clip reaches into it the clip
     goes; recorded segments and batches of scores that overlap it go whole. Health, gaps and states stay: they
     show nothing, and the share of blind time is counted from them.
+
+    Args:
+        connection: inside a transaction.
+        folder: the store's.
+        span: camera, start and end (POSIX seconds).
+        on_delete: called with each event that is deleted.
     """
-    span = (camera, end_utc_s, start_utc_s)
-    events = select(
-        connection,
-        ["camera = ?", "start_utc_s < ?", "max(coalesce(end_utc_s, 9e99), start_utc_s) >= ?"],
-        span,
-        ALL,
+    camera, start_utc_s, end_utc_s = span
+    values = (camera, end_utc_s, start_utc_s)
+    # The segments first: a clip that is being made of them finds them gone from then on, and those that were made are there.
+    overlaps = "camera = ? AND start_utc_s < ? AND end_utc_s >= ? LIMIT ?"
+    if segments := delete_segments(connection, folder, overlaps, (*values, _STEP)):
+        return Deleted(segments=segments)
+    scores = connection.execute(
+        f"DELETE FROM scores WHERE id IN (SELECT id FROM scores WHERE {overlaps})", (*values, 10 * _STEP)
     )
-    for event in events:
-        delete_event(connection, event)
-        on_delete(event)
-    misses = review.misses(connection, "camera = ? AND start_utc_s < ? AND end_utc_s >= ?", span)
+    if scores.rowcount:
+        return Deleted(scores=scores.rowcount)
+    last = "max(coalesce(end_utc_s, 9e99), start_utc_s) >= ?"
+    if events := select(connection, ["camera = ?", "start_utc_s < ?", last], values, _STEP):
+        for event in events:
+            delete_event(connection, event)
+            on_delete(event)
+        return Deleted(len(events))
+    misses = review.misses(connection, "camera = ? AND start_utc_s < ? AND end_utc_s >= ?", values)
     for miss in misses:
         delete_miss(connection, miss)
-    clips = 0
     reaching = "camera = ? AND clip_start_utc_s < ? AND clip_end_utc_s >= ?"
-    for event in select(connection, [reaching], span, ALL):
-        clips += 1
+    shown = select(connection, [reaching], values, _STEP)
+    for event in shown:
         take_clip(connection, "events", event.id, (event.clip, event.preview))
-    for miss in review.misses(connection, reaching, span):
-        clips += 1
+    reached = review.misses(connection, reaching, values)
+    for miss in reached:
         take_clip(connection, "misses", miss.id, miss.files)
-    segments = delete_segments(connection, folder, "camera = ? AND start_utc_s < ? AND end_utc_s >= ?", span)
-    scores = connection.execute(
-        "DELETE FROM scores WHERE camera = ? AND start_utc_s < ? AND end_utc_s >= ?", span
-    ).rowcount
-    return Deleted(len(events), clips, len(misses), segments, scores)
+    return Deleted(clips=len(shown) + len(reached), misses=len(misses))
 
 
 def delete_segments(

@@ -6,12 +6,15 @@ keeps in memory, a file that a kill left to be found at the next start.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
+#: Name of the fact that holds deletions which are being done: camera, start and end of each.
+_UNDER_WAY = "deletions"
 _MEETS = "camera = ? AND start_utc_s <= ? AND end_utc_s > ? AND made_utc_s <= ?"
 
 
@@ -25,6 +28,33 @@ def erase(
             "INSERT INTO erased (camera, start_utc_s, end_utc_s, made_utc_s) VALUES (?, ?, ?, ?)",
             (camera, start_utc_s, end_utc_s, now_utc_s),
         )
+
+
+def begin(
+    connection: sqlite3.Connection, camera: str, start_utc_s: float, end_utc_s: float, now_utc_s: float
+) -> None:
+    """Remember that start <= time < end is deleted from now on, and that this is not done yet."""
+    erase(connection, camera, start_utc_s, end_utc_s, now_utc_s)
+    # Whoever goes on with it later means what was there now.
+    _keep(connection, [*under_way(connection), (camera, start_utc_s, min(end_utc_s, now_utc_s))])
+
+
+def under_way(connection: sqlite3.Connection) -> list[tuple[str, float, float]]:
+    """Deletions that were begun and are not done: a kill or a full disk may have cut them off."""
+    row = connection.execute("SELECT value FROM facts WHERE name = ?", (_UNDER_WAY,)).fetchone()
+    return [] if row is None else [(camera, start, end) for camera, start, end in json.loads(row[0])]
+
+
+def end(connection: sqlite3.Connection, camera: str, start_utc_s: float, end_utc_s: float) -> None:
+    """A deletion is done, and with it those that were begun within it."""
+    left = [
+        one for one in under_way(connection) if one[0] != camera or one[1] < start_utc_s or one[2] > end_utc_s
+    ]
+    _keep(connection, left)
+
+
+def _keep(connection: sqlite3.Connection, spans: Sequence[tuple[str, float, float]]) -> None:
+    connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (_UNDER_WAY, json.dumps(spans)))
 
 
 def is_erased(

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from anomaly.edge.store import ballast, database, deletion, reconcile, timeline
+from anomaly.edge.store import ballast, database, deletion, erased, leftovers, reconcile, timeline
 from anomaly.edge.store.schema import SCHEMA, VERSION
 from anomaly.errors import StoreError, StoreFullError, StoreReplacedError
 
@@ -212,6 +212,10 @@ class OpenFolder:
                 done = timeline.add_health(connection, "", "store", now, {"notice": notice})
                 timeline.end_health(connection, done, now)
         self.remove_doomed()
+        with self.reading() as connection:
+            cut_off = erased.under_way(connection)
+        for span in cut_off:
+            self.delete_begun(*span)
         self.keep_room()
         if ended:
             notices.append(f"{len(ended)} events were on when the last run died; they are marked as cut off")
@@ -226,6 +230,35 @@ class OpenFolder:
         """Call the hooks with an event that is deleted, inside the transaction."""
         for hook in self._on_delete:
             hook(connection, stored)
+
+    def delete_begun(self, camera: str, start_utc_s: float, end_utc_s: float) -> deletion.Deleted:
+        """Do a deletion that is written down as begun, a few rows at a time: an event never waits long for its commit."""
+        span = (camera, start_utc_s, end_utc_s)
+        with self.reading() as connection:
+            left = leftovers.of_interval(connection, self.folder, *span)
+        total = deletion.Deleted()
+
+        def some(connection: sqlite3.Connection) -> deletion.Deleted:
+            return deletion.delete_some(
+                connection, self.folder, span, lambda stored: self.forget(connection, stored)
+            )
+
+        def rest(connection: sqlite3.Connection) -> None:
+            deletion.doom(connection, left)
+            erased.end(connection, *span)
+
+        while done := self.write(some):
+            total += done
+        self.write(rest)
+        self._wipe()
+        return total + deletion.Deleted(leftovers=len(left))
+
+    def _wipe(self) -> None:
+        """Remove the files of what was deleted, and what the log still holds of it."""
+        self.remove_doomed()
+        # It is deleted, whether the log can be emptied now or not.
+        with contextlib.suppress(sqlite3.Error):
+            database.wipe_log(self.connection())
 
     def remove_doomed(self) -> None:
         """Remove the files of what was deleted; what cannot be removed now is tried again next time."""

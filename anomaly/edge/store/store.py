@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from anomaly.edge.segment_name import mask_mark
-from anomaly.edge.store import database, deletion, erased, event, leftovers, review, timeline
+from anomaly.edge.store import deletion, erased, event, leftovers, review, timeline
 from anomaly.edge.store.opening import OpenFolder
 from anomaly.errors import EventGoneError
 
@@ -194,30 +192,12 @@ class Store(OpenFolder):
     def delete(self, camera: str, start_utc_s: float, end_utc_s: float) -> Deleted:
         """Delete all that shows a camera in an interval, as `deletion` and `leftovers` say.
 
-        What comes of the time before now afterwards (a segment that is being written) is not taken in.
+        What comes of the time before now afterwards (a segment that is being written) is not taken in. Cut off in the
+        middle, by a kill or a full disk, it is gone on with at the next start.
         """
         span = (camera, start_utc_s, end_utc_s)
-        with self.reading() as connection:
-            left = leftovers.of_interval(connection, self.folder, *span)
-
-        def write(connection: sqlite3.Connection) -> Deleted:
-            done = deletion.delete_interval(
-                connection, self.folder, *span, lambda stored: self.forget(connection, stored)
-            )
-            erased.erase(connection, *span, time.time())
-            deletion.doom(connection, left)
-            return replace(done, leftovers=len(left))
-
-        done = self.write(write)
-        self._wipe()
-        return done
-
-    def _wipe(self) -> None:
-        """Remove the files of what was deleted, and what the log still holds of it."""
-        self.remove_doomed()
-        # It is deleted, whether the log can be emptied now or not.
-        with contextlib.suppress(sqlite3.Error):
-            database.wipe_log(self.connection())
+        self.write(lambda connection: erased.begin(connection, *span, time.time()))
+        return self.delete_begun(*span)
 
     def is_erased(self, camera: str, start_utc_s: float, end_utc_s: float) -> bool:
         """Whether a camera's time from start to end reaches into what was deleted."""
