@@ -28,6 +28,8 @@ from anomaly.edge.capture import Capture, CaptureSettings, Report
 from anomaly.edge.capture.recorder import Recorder
 from anomaly.edge.capture.segment import Template, adopt
 from anomaly.edge.capture.timing import RATE, TIME_BASE
+from anomaly.edge.clips import ClipMaker
+from anomaly.edge.store import Store
 
 
 def recording(text: str, folder: Path | None, **options: Any) -> Capture:
@@ -335,6 +337,51 @@ def test_what_does_not_fit_beside_a_disk_that_hangs_is_left_out_and_told(tmp_pat
     for detail in segments():
         with av.open(str(tmp_path / "rec" / detail["path"])) as container:
             assert sum(1 for _ in container.decode(video=0)) == detail["frames"]
+
+
+def test_a_clip_waits_for_what_is_still_in_memory_before_a_slow_disk(tmp_path: Path):
+    """Between two segments there was none that was begun, and the clip was made without those to come."""
+    clip = write_clip(tmp_path / "a.mp4", texture(50, (96, 160)), fps=10, encoder={"g": "10", "bf": "0"})
+    begin, hangs, goes_on = 1_790_000_000.0, threading.Event(), threading.Event()
+    with Store(tmp_path / "s") as store:
+
+        def report(kind: str, **detail: Any) -> None:
+            if kind == "segment":
+                hangs.set()
+                assert goes_on.wait(30)
+                names = ("path", "start_utc_s", "end_utc_s", "start_pts_s", "bytes", "codec")
+                store.add_segment("cam1", *(detail[name] for name in names))
+
+        with av.open(str(clip)) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+            template = Template.of(container.streams.video[0], RATE // 10)
+        recorder = Recorder("cam1", 1.0, "", report)
+        recorder.record_to(store.folder / "recording")
+        for i, packet in enumerate(packets):
+            packet.time_base, packet.pts, packet.dts = TIME_BASE, i * RATE // 10, i * RATE // 10
+            recorder.write(packet, template, begin + i / 10)
+        assert hangs.wait(20)
+        event = store.start_event(
+            camera="cam1", model="m", start_utc_s=begin + 2.2, start_pts_s=2.2, score=2.0, threshold=1.0,
+            clip_state="pending",
+        )  # fmt: skip
+        store.end_event(event.id, begin + 2.6, 2.6)
+        with ClipMaker(store, 0.5, 0.5, wait_s=0.2) as maker:
+            maker.offer(event.id)
+            time.sleep(2.5)
+            waits = store.event(event.id)
+            assert waits is not None
+            assert waits.clip_state == "pending"
+            goes_on.set()
+            assert recorder.close(20)
+            deadline = time.monotonic() + 60
+            while (made := store.event(event.id)) and made.clip_state == "pending":
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        assert made is not None
+        assert made.clip_state == "ready"
+        assert made.clip_start_utc_s == pytest.approx(begin + 1.0, abs=0.05)
+        assert made.clip_end_utc_s == pytest.approx(begin + 3.1, abs=0.15)
 
 
 def test_a_part_that_does_not_play_is_removed(tmp_path: Path):

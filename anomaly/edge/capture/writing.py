@@ -103,6 +103,16 @@ class SegmentWriter:
     def finish(self) -> None:
         """Finish the segment, if there is one; the next keyframe begins another."""
         segment, self._segment = self._segment, None
+        self._finish(segment)
+
+    def fail(self, error: Exception) -> None:
+        """Drop the segment, and begin another later."""
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            segment.discard()
+        self._stop(error)
+
+    def _finish(self, segment: Segment | None) -> None:
         if segment is None:
             return
         try:
@@ -116,13 +126,6 @@ class SegmentWriter:
         self._offset_s = segment.least_offset_s
         self._written(detail)
 
-    def fail(self, error: Exception) -> None:
-        """Drop the segment, and begin another later."""
-        segment, self._segment = self._segment, None
-        if segment is not None:
-            segment.discard()
-        self._stop(error)
-
     def _turn(self, packet: Packet[Any], template: Template, utc_s: float) -> None:
         """At a keyframe: begin a segment where it is time for one."""
         codec = template.stream.codec_context.codec.canonical_name
@@ -132,13 +135,24 @@ class SegmentWriter:
         segment = self._segment
         if segment is not None and not changed and not segment.full(packet, utc_s, self._segment_s):
             return
-        self.finish()
-        if time.monotonic() < self._not_before:
-            return
+        try:
+            # Before the last is finished: whoever makes a clip waits for what comes as long as there is one that was begun.
+            following = self._begun(packet, template, parameters, utc_s)
+        except BaseException:
+            self.finish()
+            raise
+        last, self._segment = segment, following
         self._look = look or self._look
-        self._segment = Segment(
-            self._folder, self._camera, template, parameters, packet, utc_s, self._offset_s, self._mark
-        )
+        self._finish(last)
+
+    def _begun(
+        self, packet: Packet[Any], template: Template, parameters: bytes, utc_s: float
+    ) -> Segment | None:
+        """A segment from this keyframe on; None where it is too early to try again."""
+        if time.monotonic() < self._not_before:
+            return None
+        before = self._offset_s if self._segment is None else self._segment.least_offset_s
+        return Segment(self._folder, self._camera, template, parameters, packet, utc_s, before, self._mark)
 
     def _stop(self, error: Exception) -> None:
         """Decoding goes on; recording is tried again later."""
