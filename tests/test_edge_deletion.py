@@ -23,12 +23,12 @@ from test_edge_retention import add_event
 from told_site import QUICK, SECRET, Site, told_site
 
 from anomaly.detector import Recent
+from anomaly.edge.durable import write_bytes
 from anomaly.edge.ledger import Ledger
 from anomaly.edge.loaded import Loaded
 from anomaly.edge.notify import WebhookSettings
 from anomaly.edge.pictures import Pictures, Shot
 from anomaly.edge.store import Store, StoredEvent
-from anomaly.edge.store.durable import write_bytes
 from anomaly.edge.store.event import next_id
 from anomaly.edge.store.timeline import Segment, add_segment
 from anomaly.footage.source import find_sources, read_frames

@@ -15,10 +15,10 @@ import pytest
 from clips import texture, write_clip
 
 import anomaly.edge.retention
+from anomaly.edge.durable import write_bytes
 from anomaly.edge.retention import Clocks, Retention, RetentionSettings, estimate_disk
 from anomaly.edge.segment_name import mask_mark, segment_name
 from anomaly.edge.store import Store
-from anomaly.edge.store.durable import write_bytes
 from anomaly.edge.store.upkeep import delete_old_recording
 from anomaly.errors import StoreFullError
 

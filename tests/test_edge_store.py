@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from anomaly.edge.durable import write_bytes
 from anomaly.edge.store import ScorePoint, Store, database
 from anomaly.edge.store.database import open_database
-from anomaly.edge.store.durable import write_bytes
 from anomaly.errors import StoreError, StoreReplacedError
 
 T0 = 1_790_000_000.0

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from anomaly.edge.durable import write_bytes
 from anomaly.edge.store import Store
 from anomaly.edge.store.database import is_corrupt
-from anomaly.edge.store.durable import write_bytes
 from anomaly.errors import StoreError
 
 T0 = 1_790_000_000.0

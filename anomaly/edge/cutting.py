@@ -13,7 +13,7 @@ from typing import Any
 
 import av
 
-from anomaly.edge.store.durable import part_of, publish
+from anomaly.edge.durable import part_of, publish
 from anomaly.edge.store.timeline import Segment
 from anomaly.errors import FootageError
 from anomaly.footage.clips import VideoWriter

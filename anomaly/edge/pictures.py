@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import cv2
 
+from anomaly.edge.durable import write_bytes
 from anomaly.edge.helper import Helper
-from anomaly.edge.store.durable import write_bytes
 from anomaly.errors import AnomalyError, EventGoneError, StoreError
 from anomaly.explanation import Moment, draw, headline, match
 from anomaly.heatmap import draw_box, laid_over

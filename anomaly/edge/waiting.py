@@ -7,7 +7,7 @@ import logging
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
-from anomaly.edge.store.durable import write_bytes
+from anomaly.edge.durable import write_bytes
 from anomaly.edge.store.event import StoredEvent
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from anomaly.edge.capture.timing import RATE, TIME_BASE
+from anomaly.edge.durable import publish, sync
 from anomaly.edge.segment_name import segment_name
 
 # A fragment is on disk after a second even if no keyframe came.
@@ -141,7 +142,8 @@ class Segment:
         if not self._frames:
             self._part.unlink()
             return None
-        size = put_in_place(self._part, self.path)
+        size = self._part.stat().st_size
+        publish(self._part, self.path)
         start_pts_s, end_pts_s = self._start_pts / RATE, self._end_pts / RATE
         # Packets arrive late, never early: the one that was held up least tells when the segment began.
         offset_s = self.least_offset_s
@@ -219,25 +221,6 @@ class _File(io.FileIO):
         return done
 
 
-def put_in_place(part: Path, path: Path) -> int:
-    """Sync a file, give it its name, sync the folder; returns its bytes."""
-    with open(part, "rb+") as file:
-        os.fsync(file.fileno())
-        size = os.fstat(file.fileno()).st_size
-    os.rename(part, path)
-    sync_folder(path.parent)
-    return size
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def adopt(part: Path, folder: Path) -> dict[str, Any] | None:
     """Finish the segment that a killed process left; returns what "segment" tells, or None where nothing plays.
 
@@ -264,7 +247,8 @@ def adopt(part: Path, folder: Path) -> dict[str, Any] | None:
         part.unlink()
         return None
     length_s = (max(times) - times[0]) * (1 + 1 / max(len(times) - 1, 1))
-    size = put_in_place(part, path)
+    size = part.stat().st_size
+    publish(part, path)
     return {
         "path": path.relative_to(folder).as_posix(),
         "start_utc_s": start_utc_s,
@@ -307,7 +291,7 @@ def _free_path(folder: Path, utc_s: float, mark: str) -> Path:
         path = folder / segment_name(utc_s, mark)
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True)
-            sync_folder(folder)
+            sync(folder)
         if not path.exists() and not path.with_name(path.name + ".part").exists():
             return path
         utc_s += 0.001

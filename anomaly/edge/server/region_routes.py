@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, HTTPException
 
+from anomaly.edge import durable
 from anomaly.edge.server.access import TheDoor, WhoEngineers, WhoReads
 from anomaly.edge.server.camera_routes import existing
 from anomaly.edge.server.schemas import RegionsIn, RegionsOut
-from anomaly.edge.store import durable
 from anomaly.regions import Regions
 
 router = APIRouter(prefix="/api/regions", tags=["regions"])

@@ -6,8 +6,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
+from anomaly.edge.durable import publish
 from anomaly.edge.store import deletion, event, review
-from anomaly.edge.store.durable import publish
 from anomaly.edge.store.reconcile import ORPHANS, index_segment
 from anomaly.edge.store.schema import MEDIA
 

@@ -12,9 +12,9 @@ def publish(part: Path, path: Path) -> None:
     Raises:
         OSError: the disk is full, or a name cannot be written.
     """
-    _sync(part)
+    sync(part)
     os.replace(part, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -38,7 +38,8 @@ def part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, last."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
