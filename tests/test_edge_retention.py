@@ -18,7 +18,7 @@ import anomaly.edge.retention
 from anomaly.edge.durable import write_bytes
 from anomaly.edge.retention import Clocks, Retention, RetentionSettings, estimate_disk
 from anomaly.edge.segment_name import mask_mark, segment_name
-from anomaly.edge.store import Store
+from anomaly.edge.store import Segment, Store, timeline
 from anomaly.edge.store.upkeep import delete_old_recording
 from anomaly.errors import StoreFullError
 
@@ -451,19 +451,49 @@ def test_what_a_killed_process_left_is_taken_in_where_its_camera_is_gone(tmp_pat
         rest, empty, written = (begun(store, second) for second in (10, 20, 30))
         with open(empty, "r+b") as file:
             file.truncate(file.read().index(b"moof") - 4)
+        # This one was finished, and its process died before it could say so.
+        untold = begun(store, 40)
+        untold = untold.rename(untold.with_suffix(""))
+        known = add_segment(store, NOW + 50)
         retention = Retention(store, clocks=clock.clocks)
         retention.tidy()
         clock.pass_(601)
         written.write_bytes(written.read_bytes() + b"more")
         retention.tidy()
         assert [path.exists() for path in (rest, empty, written)] == [False, False, True]
-        (row,) = store.segments("press", 0, 9e9)
-        assert row.path == rest.with_suffix("")
-        with av.open(str(row.path)) as container:
+        rows = {row.path: row for row in store.segments("press", 0, 9e9)}
+        assert set(rows) == {rest.with_suffix(""), untold, known}
+        assert (rows[untold].start_utc_s, rows[known].end_utc_s) == (NOW + 40, NOW + 60)
+        with av.open(str(rest.with_suffix(""))) as container:
             assert sum(1 for _ in container.decode(video=0)) > 5
         clock.pass_(25 * 3600)
         retention.tidy()
         assert not list((store.folder / "recording").rglob("*.mp4"))
+
+
+def test_at_the_end_what_is_old_is_left_to_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A stop waited half a minute for the files of a night off."""
+    clock = Clock()
+    with Store(tmp_path / "store") as store:
+        (store.folder / "recording" / "press").mkdir()
+        with store.transaction() as connection:
+            for i in range(500):
+                (store.folder / "recording" / "press" / f"{i}.mp4").write_bytes(b"x")
+                row = Segment("press", Path("press", f"{i}.mp4"), NOW + i, NOW + i + 1, 0.0, 1, "h264")
+                timeline.add_segment(connection, row)
+        clock.pass_(2 * DAY)
+        retention, remove = Retention(store, clocks=clock.clocks), store.remove_doomed
+
+        def stopped_meanwhile() -> None:
+            retention.close()
+            remove()
+
+        monkeypatch.setattr(store, "remove_doomed", stopped_meanwhile)
+        retention.tidy()
+        assert len(store.segments("press", 0, 9e9)) == 300
+    with Store(tmp_path / "store") as store:
+        Retention(store, clocks=clock.clocks).tidy()
+        assert store.segments("press", 0, 9e9) == []
 
 
 def begun(store: Store, second: int) -> Path:

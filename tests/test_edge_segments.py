@@ -398,6 +398,20 @@ def test_a_part_that_does_not_play_is_removed(tmp_path: Path):
     assert sum(report.detail["frames"] for report in watch.told("segment")) == 20
 
 
+def test_a_part_that_was_finished_meanwhile_stops_no_recording(tmp_path: Path):
+    """By the camera's process of a runner that was killed: it lives on for some seconds. Here a link that leads nowhere."""
+    part = tmp_path / "rec" / "cam1" / "20260101" / "000000.000.mp4.part"
+    part.parent.mkdir(parents=True)
+    part.symlink_to(tmp_path / "gone")
+    clip = write_clip(tmp_path / "a.mp4", texture(20), fps=10, encoder={"g": "10"})
+    with recording(str(clip), tmp_path / "rec") as capture:
+        watch = Watch(capture)
+        watch.until_told("ended")
+    watch.take()
+    assert not watch.told("recording_stopped")
+    assert sum(report.detail["frames"] for report in watch.told("segment")) == 20
+
+
 def test_a_part_that_cannot_be_opened_now_is_kept(tmp_path: Path):
     """As where all descriptors are taken: it holds footage that is nowhere else."""
     clip = write_clip(tmp_path / "a.mp4", texture(20), fps=10, encoder={"g": "10"})

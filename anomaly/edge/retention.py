@@ -133,9 +133,9 @@ class Retention:
         self._clocks = clocks or Clocks()
         self._epochs: Epochs | None = None
         self._looked_s = 0.0
-        # Segments that were begun, and when each was last written, as they were found last; and when that was.
-        self._begun: dict[Path, int] = {}
-        self._begun_s = float("-inf")
+        # Segments without a row, and when each was last written, as they were found last; and when that was.
+        self._unknown: dict[Path, int] = {}
+        self._unknown_s = float("-inf")
         self._room = Room(0)
         self._health: dict[str, int] = {}
         self._stop = threading.Event()
@@ -163,8 +163,9 @@ class Retention:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the thread; what it has not deleted yet is left to the next start."""
         self._stop.set()
+        self._store.leaving.set()
         if self._thread is not None:
             self._thread.join(30.0)
 
@@ -239,15 +240,16 @@ class Retention:
 
     def _take_in_left(self) -> None:
         """Take in what was recorded by a process that was killed, where no other finishes it: its camera has left the site, or
-        is not recorded any more. Until it has a row it is not deleted by age, by bytes, nor for its privacy masks.
+        is not recorded any more; or it was finished, and not told yet. Until it has a row it is in no clip, and not deleted by
+        age, by bytes, nor for its privacy masks.
         """
         now_s = self._clocks.steady()
-        if now_s - self._begun_s < LONGEST_SEGMENT_S:
+        if now_s - self._unknown_s < LONGEST_SEGMENT_S:
             return
-        before, self._begun, self._begun_s = self._begun, upkeep.begun_segments(self._store), now_s
-        for part, written_ns in self._begun.items():
-            if before.get(part) == written_ns:
-                upkeep.take_in(self._store, part)
+        before, self._unknown, self._unknown_s = self._unknown, upkeep.unknown_segments(self._store), now_s
+        for path, written_ns in self._unknown.items():
+            if before.get(path) == written_ns:
+                upkeep.take_in(self._store, path)
 
     def _delete_old(self, epochs: Epochs, now: float) -> None:
         settings, store = self._settings, self._store

@@ -66,6 +66,9 @@ class SegmentWriter:
         for part in left:
             try:
                 detail = adopt(part, self._folder)
+            except FileNotFoundError:
+                # Of a runner that was killed just now the camera's process still lives, and has finished it.
+                continue
             except OSError as error:
                 self._stop(error)
                 continue

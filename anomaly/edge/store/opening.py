@@ -46,7 +46,11 @@ class _OfThread:
 
 
 class OpenFolder:
-    """A store's folder and database, opened; `Store` says what its arguments are."""
+    """A store's folder and database, opened; `Store` says what its arguments are.
+
+    Attributes:
+        leaving: set where the program ends: what is old or too much is left to the next start, between two steps.
+    """
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class OpenFolder:
         self._locked = False
         self._lock: int | None = None
         self._closed = False
+        self.leaving = threading.Event()
         if owner:
             self._open_as_owner()
         elif not self._path.exists():

@@ -33,26 +33,43 @@ _FRAGMENT, _HEADER_BYTES = b"moof", 2**16
 _MISS_MEDIA = "coalesce(clip, preview) IS NOT NULL"
 
 
-def begun_segments(store: Store) -> dict[Path, int]:
-    """Segments of the recording that are not finished, and when each was last written, in ns of the files' clock."""
+def unknown_segments(store: Store) -> dict[Path, int]:
+    """Segments of the recording without a row, and when each was last written, in ns of the files' clock: those that are not
+    finished, and those whose process died when it had finished them, before it could say so.
+    """
+    recording, connection = store.folder / deletion.RECORDING, store.connection()
     found = {}
-    for part in (store.folder / deletion.RECORDING).glob("*/*/*.mp4.part"):
+    for path in recording.glob("*/*/*"):
+        # Asked after the file was found: a row comes after its file. Most have one.
+        name = path.relative_to(recording).as_posix()
+        if not name.endswith((".mp4", ".mp4.part")) or _is_known(connection, name):
+            continue
         # It may have been finished just now.
         with contextlib.suppress(OSError):
-            found[part] = part.stat().st_mtime_ns
+            found[path] = path.stat().st_mtime_ns
     return found
 
 
-def take_in(store: Store, part: Path) -> None:
-    """Give a begun segment that nobody writes any more its name and a row; one without a picture is removed."""
+def _is_known(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether a recorded file has a row, or had one and is still to go."""
+    return any(
+        connection.execute(f"SELECT 1 FROM {table} WHERE path = ?", (path,)).fetchone()
+        for table, path in (("segments", name), ("doomed_files", f"{deletion.RECORDING}/{name}"))
+    )
+
+
+def take_in(store: Store, segment: Path) -> None:
+    """Give a segment that nobody writes any more a row, and its name where it has none; one without a picture is removed."""
+    path = segment
     try:
-        with open(part, "rb") as file:
-            holds = _FRAGMENT in file.read(_HEADER_BYTES)
-        if not holds:
-            part.unlink()
-            return
-        path = part.with_suffix("")
-        publish(part, path)
+        if segment.suffix == ".part":
+            with open(segment, "rb") as file:
+                holds = _FRAGMENT in file.read(_HEADER_BYTES)
+            if not holds:
+                segment.unlink()
+                return
+            path = segment.with_suffix("")
+            publish(segment, path)
     except OSError:
         # Gone, or it cannot be read now: it is looked at again.
         return
@@ -229,14 +246,12 @@ def newest_recording(store: Store) -> float:
 
 
 def _repeat(store: Store, step: Callable[[sqlite3.Connection], int]) -> int:
-    """Run a step in transactions of its own until it finds nothing more to do."""
+    """Run a step in transactions of its own until it finds nothing more to do, or the program ends."""
     total = 0
-    while True:
-        done = store.write(step)
+    while not store.leaving.is_set() and (done := store.write(step)):
         store.remove_doomed()
         total += done
-        if not done:
-            return total
+    return total
 
 
 def _take_media(connection: sqlite3.Connection, stored: StoredEvent) -> None:
