@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import resource
@@ -25,6 +26,7 @@ from rtsp_server import RtspServer, number_in
 
 from anomaly.edge.address import parse_address
 from anomaly.edge.capture import Capture, CaptureSettings, Report
+from anomaly.edge.capture.encoding import FrameEncoder
 from anomaly.edge.capture.recorder import Recorder
 from anomaly.edge.capture.segment import Template, adopt
 from anomaly.edge.capture.timing import RATE, TIME_BASE
@@ -223,6 +225,28 @@ def test_what_fits_no_segment_is_encoded(tmp_path: Path, codec: str, name: str):
     assert [report.detail["codec"] for report in watch.told("segment")] == ["h264"] * 2
     check(tmp_path / "rec", watch.told("segment"))
     assert sum(report.detail["frames"] for report in watch.told("segment")) == 15
+
+
+def test_an_encoder_goes_with_its_connection():
+    """Each stayed, with its threads and tens of megabytes, until Python's collector came by: a hundred connections later."""
+
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    (image,) = texture(1, (480, 640))
+    gc.disable()
+    try:
+        before = threads()
+        for _ in range(5):
+            encoder = FrameEncoder(RATE // 10)
+            assert list(encoder.encode(image, 0))
+            del encoder
+        deadline = time.monotonic() + 10
+        while threads() > before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        gc.enable()
 
 
 def test_a_disk_that_hangs_holds_up_no_frame_and_what_came_meanwhile_is_recorded(tmp_path: Path):

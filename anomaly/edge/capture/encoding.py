@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import av
+from av.codec.context import CodecContext
 from av.video.frame import PictureType, VideoFrame
 
 from anomaly.edge.capture.segment import Template
@@ -18,6 +19,7 @@ from anomaly.edge.capture.timing import RATE, TIME_BASE
 
 if TYPE_CHECKING:
     from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
 
     from anomaly.types import ImageArray
 
@@ -38,6 +40,7 @@ class FrameEncoder:
     def __init__(self, period: int) -> None:
         self._period = period
         self._size: tuple[int, int] | None = None
+        self._codec: VideoCodecContext | None = None
         self._last = -1
         self._keyframe_at = 0
         self.template: Template | None = None
@@ -56,23 +59,25 @@ class FrameEncoder:
         height, width = image.shape[0] & ~1, image.shape[1] & ~1
         if self._size != (height, width):
             self._open(height, width)
-        assert self.template is not None
+        assert self._codec is not None
         frame = VideoFrame.from_ndarray(image[:height, :width].copy(), format="rgb24")
         frame.pts, frame.time_base = pts, TIME_BASE
         if pts >= self._keyframe_at:
             frame.pict_type = PictureType.I
             self._keyframe_at = pts + _KEYFRAME_TICKS - self._period // 2
-        yield from self.template.stream.encode(frame)
+        yield from self._codec.encode(frame)
 
     def _open(self, height: int, width: int) -> None:
         self._size, self._keyframe_at = (height, width), 0
-        # Nothing is written there: segments take the packets.
-        container = av.open(os.devnull, "w", format="null")
-        stream = container.add_stream(
-            "libx264", rate=Fraction(RATE, self._period).limit_denominator(1000), options=_OPTIONS
-        )
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.time_base = TIME_BASE
+        rate = Fraction(RATE, self._period).limit_denominator(1000)
+        # Not the stream's own: that one, tens of megabytes and a thread a core, lives with its container until Python's collector
+        # comes by, which may be a hundred connections later.
+        codec = CodecContext.create("libx264", "w")
+        codec.options = dict(_OPTIONS)
+        codec.framerate, codec.gop_size = rate, _NO_OTHER_KEYFRAME
+        # Nothing is written there, nor encoded: segments are made like it.
+        stream = av.open(os.devnull, "w", format="null").add_stream("libx264", rate=rate)
+        for one in (codec, stream):
+            one.width, one.height, one.pix_fmt, one.time_base = width, height, "yuv420p", TIME_BASE
         stream.codec_context.time_base = TIME_BASE
-        stream.codec_context.gop_size = _NO_OTHER_KEYFRAME
-        self.template = Template(stream, self._period)
+        self._codec, self.template = codec, Template(stream, self._period)
