@@ -202,6 +202,7 @@ def test_motion_jpeg_for_other_programs(case: Case):
         with program.stream("GET", f"/api/cameras/cam/live.mjpeg?view={view}") as answer:
             kind = answer.headers["content-type"]
             assert kind == "multipart/x-mixed-replace; boundary=frame"
+            assert answer.headers["x-accel-buffering"] == "no"
             chunks = answer.iter_raw()
             first = next(chunks)
             case.runner.show("cam")

@@ -137,7 +137,12 @@ class _Stream(StreamingResponse):
     """Motion JPEG; leaves the stream even if the client went before the first picture."""
 
     def __init__(self, parts: AsyncIterator[bytes], stack: contextlib.AsyncExitStack) -> None:
-        super().__init__(parts, media_type=f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
+        super().__init__(
+            parts,
+            media_type=f"multipart/x-mixed-replace; boundary={_BOUNDARY}",
+            # Otherwise nginx takes what a slow watcher does not, up to 1 GiB of it, and shows him what is long past.
+            headers={"x-accel-buffering": "no"},
+        )
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
