@@ -929,3 +929,29 @@ def test_the_timeline_goes_on_with_time_but_not_under_who_marks_a_miss(open_page
     still = len(asked)
     page.wait_for_timeout(5000)
     assert len(asked) == still
+
+
+def test_a_page_whose_scripts_do_not_come_says_what_a_proxy_must_do(chromium: Any, case: Case):
+    """Chromium asks for them under the page's own Origin: through a proxy that sends another Host all are refused."""
+    page = chromium.new_page()
+    page.route("**/static/*.js", lambda route: route.fulfill(status=403))
+    page.goto(case.url)
+    said = page.get_by_text("door.trusted_proxy")
+    assert not said.is_visible()
+    said.wait_for(timeout=10_000)
+    page.close()
+
+
+def test_live_pictures_that_a_proxy_keeps_off_say_so(open_page: Any, case: Case):
+    def keep_off(page: Any) -> None:
+        # What a proxy without its lines for WebSockets does: it asks for them as for any page.
+        page.add_init_script(
+            "window.WebSocket = class extends WebSocket { constructor(at) { super(at.replace('/live?', '/none?')); } }"
+        )
+
+    page = open_page()
+    keep_off(page)
+    page.reload()
+    card = page.get_by_role("article").first
+    card.get_by_text("no live picture; trying again").wait_for()
+    card.get_by_text("a proxy in between must let WebSockets through").wait_for(timeout=15_000)

@@ -564,6 +564,7 @@ def test_going_round_the_proxy(tmp_path: Path, take_out: Callable[..., None], gu
         port = httpx.URL(case.url).port
         answer = httpx.get(f"http://{address}:{port}/healthz")
         assert (answer.status_code == 200) is not guarded
+        assert not guarded or f"{address} is not what door.trusted_proxy names" in answer.json()["detail"]
         assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
 
 
@@ -605,6 +606,34 @@ def test_two_proxies_one_before_the_other(tmp_path: Path, told: str, address: st
         answer = httpx.post(f"{case.url}/api/session", json={"name": "a", "password": "b"}, headers=headers)
         assert answer.status_code == 401
         assert case.server.door.audit.lines()[0].address == address
+
+
+@pytest.mark.parametrize("told", ["203.0.113.5", None])
+def test_who_is_locked_out_is_told_where_the_proxy_names_nobody(tmp_path: Path, told: str | None):
+    with running(tmp_path, trusted_proxy="127.0.0.1") as case:
+        headers = {"Origin": case.url.replace("http:", "https:")}
+        if told:
+            headers["X-Forwarded-For"] = told
+        for _ in range(10):
+            case.server.door.attempts.take(told or "127.0.0.1", "a")
+        answer = httpx.post(f"{case.url}/api/session", json={"name": "a", "password": "b"}, headers=headers)
+        assert answer.status_code == 429
+        assert ("proxy 127.0.0.1 count as one" in answer.json()["detail"]) is (told is None)
+
+
+def test_a_proxy_that_is_set_up_wrong_is_told_what_to_set_right(case: Case):
+    given = {"name": "a", "password": "b"}
+    page = {"Origin": "https://line.example"}
+    # The proxy did not pass on the browser's Host, or this server was not told of it.
+    answer = httpx.post(f"{case.url}/api/session", json=given, headers=page)
+    assert answer.status_code == 403
+    for word in ("https://line.example", case.url, "Host", "door.trusted_proxy"):
+        assert word in answer.json()["detail"]
+    # It passed it on, and this server does not know the name.
+    answer = httpx.post(f"{case.url}/api/session", json=given, headers={**page, "Host": "line.example"})
+    assert answer.status_code == 421
+    assert "'line.example'" in answer.json()["detail"]
+    assert "door.allowed_hosts" in answer.json()["detail"]
 
 
 def test_ipv4_by_a_socket_for_both_kinds(tmp_path: Path):

@@ -101,20 +101,29 @@ class Guard:
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         peer = scope["client"][0] if scope.get("client") else ""
         if not peer_allowed(peer, self._settings):
-            return 403, "this server answers its proxy only"
+            return 403, f"this server answers its proxy only, and {peer} is not what door.trusted_proxy names"
         hosts = headers.getlist("host")
         local = scope["server"][0] if scope.get("server") else ""
         if len(hosts) != 1 or not host_allowed(hosts[0], self._names, local):
-            return 421, "this server is not known by that name; add it to its allowed hosts"
+            told = f"{host_name(hosts[0])[:100]!r}" if len(hosts) == 1 else "none, or two names"
+            return 421, f"this server is not known by that name ({told}); add it to door.allowed_hosts"
         origins = headers.getlist("origin")
-        if len(origins) > 1 or not origin_allowed(
-            origins[0] if origins else None, f"{self._settings.scheme}://{hosts[0]}", scope, headers
-        ):
-            return 403, "the request comes from another page"
+        own = f"{self._settings.scheme}://{hosts[0]}"
+        if len(origins) > 1 or not origin_allowed(origins[0] if origins else None, own, scope, headers):
+            return 403, _another_page(", ".join(origins), own)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > _LARGEST_BODY:
             return 413, f"more than {_LARGEST_BODY} bytes were sent"
         return None
+
+
+def _another_page(origin: str, own: str) -> str:
+    if not origin:
+        return "the request names no page; a browser sends its Origin, a program a token"
+    return (
+        f"the request comes from a page at {origin[:100]}, and this server's own is at {own[:100]}; where a proxy "
+        "stands between, it must pass on the browser's Host, and door.trusted_proxy must name it"
+    )
 
 
 def peer_allowed(peer: str, settings: ServeSettings) -> bool:

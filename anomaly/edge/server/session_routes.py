@@ -103,9 +103,12 @@ def limit(door: Door, address: str, name: str) -> None:
         if door.attempts.is_news(address, name):
             detail = {"wait_s": math.ceil(wait_s)}
             door.audit.add("", "log-in locked", _subject(door, name), address=address, detail=detail)
+        told = f"too many log-ins failed; try again in {math.ceil(wait_s)} s"
+        if address in (door.settings.trusted_proxy, *door.settings.outer_proxies):
+            told += f". All who come through the proxy {address} count as one unless it names them in X-Forwarded-For"
         raise HTTPException(
             429,
-            f"too many log-ins failed; try again in {math.ceil(wait_s)} s",
+            told,
             headers={"Retry-After": str(math.ceil(wait_s))},
         )
 

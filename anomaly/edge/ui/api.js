@@ -6,6 +6,8 @@ import { heardTime, now } from "./format.js";
 const PATIENCE_MS = 10_000;
 // Without an answer for so long, the page says so.
 const LATE_MS = 5_000;
+// A socket that was not let through so often in a row never is.
+const REFUSALS = 3;
 // A socket without a frame for so long is opened anew: a link that is gone is not always told to either end.
 const DEAF_MS = 15_000;
 
@@ -106,14 +108,14 @@ export const cameraPath = (camera) => `/api/cameras/${encodeURIComponent(camera)
  * @param deaf_ms () => after how many milliseconds without a frame it is opened anew, at least
  */
 export function watch(camera, onframe, onlink, deaf_ms = () => 0) {
-  let socket, timer, heard_ms, stopped = false, wait = 500;
+  let socket, timer, heard_ms, stopped = false, wait = 500, refusals = 0;
   const decode = new TextDecoder();
   const open = () => {
     const scheme = location.protocol === "https:" ? "wss" : "ws";
     const mine = socket = new WebSocket(`${scheme}://${location.host}${cameraPath(camera)}/live?paced=true`);
     heard_ms = performance.now();
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => { wait = 500; };
+    socket.onopen = () => { wait = 500; refusals = -1; };
     socket.onmessage = ({ data }) => {
       if (mine !== socket) return;
       heard_ms = performance.now();
@@ -128,7 +130,9 @@ export function watch(camera, onframe, onlink, deaf_ms = () => 0) {
     socket.onclose = ({ code }) => {
       // One that was given up is closed long after.
       if (stopped || mine !== socket) return;
-      onlink(false, code === 4429 ? "too many live streams are open" : "");
+      refusals += 1;
+      onlink(false, code === 4429 ? "too many live streams are open"
+        : refusals >= REFUSALS && silentSince() === null ? "no live picture, though the server answers; a proxy in between must let WebSockets through" : "");
       if (code === 4401) { signedOut(); return; }
       timer = setTimeout(open, wait + Math.random() * 300);
       wait = Math.min(wait * 2, 5000);

@@ -271,6 +271,8 @@ async function begin() {
     put(view, ...failure(error, begin, () => {}));
   }
 }
+// Scripts have come.
+put(view);
 lookWhetherItAnswers();
 lookWhetherItIsStored();
 begin();
