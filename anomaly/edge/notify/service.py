@@ -91,8 +91,8 @@ class Service:
             stopping: whether all is to end.
 
         Raises:
-            PartlyTakenError: some recipients have it, others did not take it.
-            OSError: it was not taken, or there was no answer in time.
+            PartlyTakenError: some recipients have it, others did not take it, or not in time.
+            OSError: nobody took it, or there was no answer in time.
             AnomalyError: the address cannot be used.
         """
         late = [one for one in self._left if one.ids == ids and one.taken]
@@ -116,7 +116,8 @@ class Service:
         exchange.join(_GRACE_S if stopping() else 0.0)
         if exchange.is_alive():
             self._left.append(exchange)
-            raise OSError(f"the service did not answer within {_LONGEST_S:g} s")
+            kind = PartlyTakenError if have else OSError
+            raise kind(f"the service did not answer within {_LONGEST_S:g} s")
         if exchange.outcome():
             del self._have[ids]
             return
