@@ -106,6 +106,22 @@ def test_names_that_only_look_like_its_own_are_not(case: Case, host: str):
     assert httpx.get(f"{case.url}/healthz", headers={"Host": host}).status_code in {400, 421}
 
 
+@pytest.mark.parametrize("name", ["Host", "Origin"])
+def test_a_refusal_that_names_what_came_is_no_page(case: Case, name: str):
+    markup = "<script>alert(1)</script>"
+    answer = httpx.get(f"{case.url}/healthz", headers={name: markup, "Accept": "text/html"})
+    if name == "Host":
+        # The HTTP server refuses some before they come to us.
+        assert answer.status_code in {400, 421}
+    else:
+        assert answer.status_code == 403
+        assert markup in answer.json()["detail"]
+    assert answer.headers["content-type"].partition(";")[0] in {"application/json", "text/plain"}
+    if answer.status_code != 400:
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
 @BOTH
 @pytest.mark.parametrize("origin", [EVIL, "null", "http://127.0.0.1:1", None], ids=str)
 def test_cross_site_websocket(case: Case, take_out: Callable[..., None], guarded: bool, origin: str | None):
