@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from anomaly.edge import outbox
 from anomaly.edge.notify import Bounds, MqttSettings, PeopleSettings, WebhookSettings
 from anomaly.edge.notify.message import summary_message, utc_text
 from anomaly.edge.notify.settings import Backoff
+from anomaly.edge.store.database import connect
 from anomaly.edge.store.event import blank, next_id
 from anomaly.errors import StoreError, UsageError
 
@@ -247,6 +248,39 @@ def test_an_event_that_cannot_be_stored_is_told_all_the_same(tmp_path: Path):
             until(lambda: site.status("hook")["connected"])
             assert receiver.ids() == [f"{event.id}-start"]
             assert site.status("hook")["pending"] == 0
+
+
+def test_what_is_stored_after_the_store_took_nothing_for_a_while_is_not_as_old_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("anomaly.edge.notify.queue._WRITE_AGAIN_S", 0.2)
+    trouble: list[str] = []
+    hook = WebhookSettings(
+        f"http://127.0.0.1:{free_port()}/",
+        (SECRET,),
+        name="hook",
+        backoff=QUICK,
+        bounds=Bounds(max_age_s=2.5, late_s=2.0),
+    )
+    with told_site(
+        tmp_path, [hook], tend_every_s=0.1, on_trouble=lambda sink, kind, detail: trouble.append(kind)
+    ) as site:
+        until(lambda: site.status("hook")["connected"] is not None or site.start())
+        queue = site.delivery._queues["hook"]
+        queue.connection.execute("PRAGMA busy_timeout = 20")
+        with closing(connect(tmp_path / "anomaly.db")) as other:
+            other.execute("DELETE FROM outbox")
+            other.execute("BEGIN IMMEDIATE")
+            time.sleep(3.0)
+            assert queue.behind_s > 2.5
+            other.execute("ROLLBACK")
+        site.start()
+        time.sleep(1.0)
+        assert site.status("hook")["expired"] == 0
+        assert site.status("hook")["pending"] == 1
+        assert trouble == []
+        until(lambda: site.status("hook")["expired"] == 1)
+        assert trouble[0] == "down"
 
 
 def test_two_sinks_of_one_name_are_refused(tmp_path: Path):

@@ -130,11 +130,17 @@ def put(
     message_id: str,
     body: str,
     utc_s: float,
+    behind_s: float = 0.0,
 ) -> bool:
     """Write a message for a sink, in the caller's transaction.
 
     An update that still waits is replaced by the next update or the end of its event: who was away learns how it
     stands, not every step to it.
+
+    Args:
+        connection, sink: of the outbox.
+        camera, event_id, kind, message_id, body, utc_s: as in `Row`.
+        behind_s: so many seconds, which this message has not waited, has the program run since it last told `advance`.
 
     Returns:
         False where a row with this message id was there already.
@@ -147,8 +153,8 @@ def put(
     done = connection.execute(
         "INSERT OR IGNORE INTO outbox (sink, camera, event_id, kind, message_id, body, bytes, created_utc_s,"
         " created_running_s) SELECT ?, ?, ?, ?, ?, ?, ?, ?,"
-        " coalesce((SELECT running_s FROM outbox_sink WHERE sink = ?), 0)",
-        (sink, camera, event_id, kind, message_id, body, len(body.encode()), utc_s, sink),
+        " coalesce((SELECT running_s FROM outbox_sink WHERE sink = ?), 0) + ?",
+        (sink, camera, event_id, kind, message_id, body, len(body.encode()), utc_s, sink, behind_s),
     )
     return done.rowcount == 1
 
@@ -227,10 +233,10 @@ def set_aside(connection: sqlite3.Connection, sink: str, row_id: int, reason: st
     _count(connection, sink, "set_aside", done.rowcount)
 
 
-def send_again(connection: sqlite3.Connection, sink: str) -> int:
+def send_again(connection: sqlite3.Connection, sink: str, behind_s: float = 0.0) -> int:
     """Put what was set aside back at the end of the queue (the receiver was repaired); returns how many.
 
-    Not an update whose event has a later message: that one tells how the event stands.
+    Not an update whose event has a later message: that one tells how the event stands. `behind_s`: as of `put`.
     """
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM outbox AS one WHERE sink = ? AND state = 'set aside' AND NOT (kind = 'update' AND"
@@ -250,6 +256,7 @@ def send_again(connection: sqlite3.Connection, sink: str) -> int:
             message_id=row.message_id,
             body=row.body,
             utc_s=row.created_utc_s,
+            behind_s=behind_s,
         )
     _count(connection, sink, "set_aside", -done.rowcount)
     return len(waiting)

@@ -179,7 +179,8 @@ class Delivery:
 
     def on_event_not_stored(self, event: StoredEvent, what: str) -> None:
         """Tell an event that could not be committed (a full disk). It is in memory only and dies with the process;
-        stored later under the same event id, its start and end have the same message ids, and are not told again.
+        stored later under the same event id, its start and end have the same message ids, and are not told again by this
+        process; the next one does not know.
         """
         if event.announced:
             self._hand(self._event(event, what))
@@ -228,6 +229,7 @@ class Delivery:
                     message_id=message.id,
                     body=message.body,
                     utc_s=now,
+                    behind_s=self._queues[sink.name].behind_s,
                 )
                 self._queues[sink.name].expect()
 
@@ -282,7 +284,7 @@ class Delivery:
         connection = self._connect()
         try:
             with transaction(connection):
-                count = outbox.send_again(connection, sink)
+                count = outbox.send_again(connection, sink, queue.behind_s)
         finally:
             connection.close()
         queue.wake()

@@ -153,6 +153,11 @@ class SinkQueue:
         return self._late or time.monotonic() > self._tend_at + max(self._bounds.late_s, _UNTENDED_S)
 
     @property
+    def behind_s(self) -> float:
+        """For how many seconds, by which what waits has become older, the outbox has not been told so: it may not be writable."""
+        return time.monotonic() - self._tended
+
+    @property
     def in_memory(self) -> int:
         """Messages that could not be stored and wait: stored ones that were passed over for them come later."""
         return len(self._memory)
@@ -360,10 +365,12 @@ class SinkQueue:
 
     def _expire(self, now: float) -> outbox.Expired | None:
         """Let what waits grow older by the time that has passed, and give up on what is too old or too much."""
-        utc_s = time.time()
+        utc_s, before = time.time(), self._tended
         try:
             with transaction(self.connection) as connection:
-                outbox.advance(connection, self.sink, now - self._tended)
+                outbox.advance(connection, self.sink, now - before)
+                # While nobody else can write: who does, adds what has passed since.
+                self._tended = now
                 gone = outbox.expire(
                     connection,
                     self.sink,
@@ -375,9 +382,9 @@ class SinkQueue:
                     self._put_summary(gone, utc_s)
                 outbox.prune(connection, self.sink)
         except _STORE_ERRORS as error:
+            self._tended = before
             self._not_written(error)
             return None
-        self._tended = now
         return gone
 
     def _waited_s(self, now: float) -> float | None:
