@@ -332,21 +332,111 @@ def test_a_message_that_the_broker_never_takes_does_not_block_the_others(tmp_pat
         assert site.status("mqtt")["pending"] == 0
 
 
-@pytest.mark.parametrize("code", [0x80, 0x97])
-def test_a_broker_that_takes_nothing_for_now_has_all_of_it_later(tmp_path: Path, code: int):
-    """Its disk is full, or a quota: that is no fault of a message."""
-    full = [True]
+def refusing(content: dict[str, Any]) -> int:
+    return 0x80 if (content.get("kind"), content.get("camera")) == ("start", "press") else 0
+
+
+def test_a_camera_whose_messages_the_broker_never_takes_holds_up_no_other(tmp_path: Path):
+    told: list[Any] = []
+    with (
+        FakeBroker(lambda topic, content: refusing(content)) as broker,
+        told_site(
+            tmp_path,
+            [mqtt(broker.port, bounds=Bounds(late_s=4.0))],
+            running=False,
+            tend_every_s=0.1,
+            on_trouble=lambda *one: told.append(one),
+        ) as site,
+    ):
+        # More than go out at a time.
+        for _ in range(25):
+            site.start("press")
+        good = [site.start("top").id for _ in range(3)]
+        site.delivery.start()
+        until(lambda: site.status("mqtt")["sent"] == 3, 2.0)
+        until(lambda: told)
+        assert told[0][1] == "down"
+        assert "could not take a message (MQTT reason 0x80)" in told[0][2]["reason"]
+        while site.status("mqtt")["set_aside"] < 25:
+            good.append(site.start("top").id)
+            until(lambda: site.status("mqtt")["sent"] == len(good), 2.0)
+            time.sleep(0.1)
+            assert len(good) < 200
+        taken = [content for _, content in broker.messages if not refusing(content)]
+        assert [one["event_id"] for one in taken if one.get("kind") == "start"] == good
+        assert sum("online" in one for one in taken) == 1
+
+
+def test_behind_many_that_the_broker_never_takes_those_that_it_takes_are_found(tmp_path: Path):
+    """Of the only camera."""
+    bad: list[str] = []
 
     def answer(topic: str, content: dict[str, Any]) -> int:
-        return code if full[0] and content.get("kind") == "start" else 0
+        return 0x80 if content.get("event_id") in bad else 0
 
-    with FakeBroker(answer) as broker, told_site(tmp_path, [mqtt(broker.port)]) as site:
-        for _ in range(3):
-            site.start()
-        until(lambda: sum(content.get("kind") == "start" for _, content in broker.messages) > 30)
-        full[0] = False
-        until(lambda: site.status("mqtt")["sent"] == 3)
+    with FakeBroker(answer) as broker, told_site(tmp_path, [mqtt(broker.port)], running=False) as site:
+        bad += [site.start().id for _ in range(45)]
+        site.start()
+        site.delivery.start()
+        until(lambda: site.status("mqtt")["sent"] == 1)
         assert site.status("mqtt")["set_aside"] == 0
+
+
+@pytest.mark.parametrize("code", [0x80, 0x83, 0x97])
+def test_a_broker_that_takes_nothing_for_now_has_all_of_it_later_in_order(tmp_path: Path, code: int):
+    """Its disk is full, or a quota, or a queue behind it: that is no fault of a message."""
+    tries, taken, ids = [], [], []
+
+    def answer(topic: str, content: dict[str, Any]) -> int:
+        if content.get("kind") != "start":
+            return 0
+        tries.append(content["event_id"] == ids[0])
+        if sum(tries) < 12:
+            return code
+        taken.append(content["event_id"])
+        return 0
+
+    with FakeBroker(answer) as broker, told_site(tmp_path, [mqtt(broker.port)], running=False) as site:
+        ids += [site.start().id for _ in range(3)]
+        site.delivery.start()
+        until(lambda: sum(tries) > 5)
+        ids.append(site.start().id)
+        until(lambda: site.status("mqtt")["sent"] == 4)
+        assert taken == ids
+        assert site.status("mqtt")["set_aside"] == 0
+
+
+def test_a_queue_behind_the_broker_that_is_full_and_moves_on_slowly_costs_no_message(tmp_path: Path):
+    """So RabbitMQ answers where its queue has a length: each try one message is taken."""
+    free_at = [0.0]
+
+    def answer(topic: str, content: dict[str, Any]) -> int:
+        now = time.monotonic()
+        if content.get("kind") != "start":
+            return 0
+        if now < free_at[0]:
+            return 0x83
+        free_at[0] = now + 0.2
+        return 0
+
+    with FakeBroker(answer) as broker, told_site(tmp_path, [mqtt(broker.port)], running=False) as site:
+        for _ in range(20):
+            site.start()
+        site.delivery.start()
+        until(lambda: site.status("mqtt")["sent"] == 20, 30.0)
+        assert site.status("mqtt")["set_aside"] == 0
+
+
+def test_what_waited_behind_a_message_in_memory_goes_out_once_the_broker_cannot_have_it(tmp_path: Path):
+    with (
+        Broker(tmp_path / "broker", "max_packet_size 3000") as broker,
+        told_site(tmp_path / "site", [mqtt(broker.port)], running=False) as site,
+    ):
+        site.delivery.on_health_not_stored("top", "running", "disk", {"reason": "x" * 4000})
+        for camera in ("top", "side"):
+            site.start(camera)
+        site.delivery.start()
+        until(lambda: site.status("mqtt")["sent"] == 2)
 
 
 def test_a_message_that_is_too_large_for_the_broker_breaks_no_connection(tmp_path: Path):

@@ -61,8 +61,6 @@ class MqttSession:
         loss: why, in words.
         largest: bytes of topic and body together that the broker takes; None = any.
         answered_any: something was acknowledged.
-        took_any: a message of the outbox was taken.
-        failed: the first one that the broker could not take for now, and its reason code; no more go out then.
     """
 
     def __init__(
@@ -80,8 +78,7 @@ class MqttSession:
         self.lost = threading.Event()
         self.loss = _LOST
         self.largest: int | None = None
-        self.answered_any = self.took_any = False
-        self.failed: tuple[Row, int] | None = None
+        self.answered_any = False
         self._answered = threading.Event()
         self._refusal = ""
         self._window = _WINDOW

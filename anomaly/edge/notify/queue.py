@@ -91,8 +91,8 @@ class SinkQueue:
         self._done: set[int] = set()
         self._write_again_s = 0.0
         self._say_again_s = 0.0
-        #: Cameras after a failure, and when their next try is due (monotonic).
-        self._put_off: dict[str, float] = {}
+        #: Cameras after a failure: when their next try is due (monotonic), and why the last one failed.
+        self._put_off: dict[str, tuple[float, str]] = {}
         self._flushed = time.monotonic()
         #: Until when what waits has grown older, and when that is looked at again.
         self._tended = time.monotonic()
@@ -211,7 +211,7 @@ class SinkQueue:
         """
         now = time.monotonic()
         # None of a camera that is put off.
-        upto = {camera: 0 for camera, due_s in self._put_off.items() if now < due_s}
+        upto = {camera: 0 for camera, (due_s, _) in self._put_off.items() if now < due_s}
         held = self._memory.held(health)
         waiting = [one for one in held if one.row.camera not in upto and one.row.id not in without]
         # What was stored after a message in memory waits for it, and that for what was stored before.
@@ -281,7 +281,7 @@ class SinkQueue:
     def failed(self, row: outbox.Row, reason: str, delay_s: float) -> None:
         """A row did not get through; its camera waits so long. By the monotonic clock, whatever the other one does."""
         self.last_error = reason
-        self._put_off[row.camera] = time.monotonic() + delay_s
+        self._put_off[row.camera] = time.monotonic() + delay_s, reason
 
     def unreachable(self, reason: str) -> None:
         """The other side could not be reached at all."""
@@ -354,8 +354,13 @@ class SinkQueue:
         if ill != self._ill:
             self._ill = ill
             breaks = ill and not self._late
-            reason = self._broken if breaks else unread or self.last_error
+            reason = self._broken if breaks else unread or self.last_error or self._failing(now)
             self._tell("down" if ill else "up", {"waited_s": waited, "reason": reason, "breaks": breaks})
+
+    def _failing(self, now: float) -> str:
+        """Why a camera's message was not taken lately, though others get through; "" where none was refused."""
+        late_s = self._bounds.late_s
+        return next((reason for due_s, reason in self._put_off.values() if now - due_s < late_s), "")
 
     def _breaks_off(self, now: float) -> bool:
         """Whether connections keep breaking off; over once one has stood for as long as is looked back."""
