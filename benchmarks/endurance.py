@@ -5,7 +5,7 @@ rolling recording, the page with a program that watches it live, and a real MQTT
 shown for a second, a camera's cable is pulled, the model is loaded again (SIGHUP) and the broker goes away. Recordings
 are kept for so short a time that the oldest are deleted all the while.
 
-At the end all that was told is held against the store: each event once, in order, with a clip; captured frames against
+At the end all that was told is held against the store: each event once, with a clip that plays; captured frames against
 scored and dropped ones. Memory (proportional set size), threads and file handles are those of the runner and its
 cameras' processes together: after a tenth of the time, half-way, and at the end.
 
@@ -26,13 +26,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import report
 from edge import FPS, SIZE, Cable, scraped
-from serve import NAME, PASSWORD, watched
+from serve import addresses, family, watched, watchers_token
 
 sys.path.insert(1, str(report.ROOT / "tests"))
 CAMERAS = ("belt", "robot")
@@ -51,16 +50,9 @@ class Site:
     """`anomaly run` with all that a plant gives it."""
 
     def __init__(self, folder: Path, work: Path, sources: dict[str, str], broker_port: int) -> None:
-        from anomaly.edge.server.accounts import Accounts
-        from anomaly.edge.server.door import open_vault
-
         self.out, self.log = work / "line", work / "run.log"
         self.out.mkdir()
-        vault = open_vault(self.out)
-        accounts = Accounts(vault)
-        accounts.add(NAME, "viewer", PASSWORD)
-        self.token = accounts.add_token(NAME, "benchmark", "viewer", ("live", "metrics"))[1]
-        vault.close()
+        self.token = watchers_token(self.out)
         site = work / "site.yaml"
         cameras = [
             {"name": name, "source": url, "model": str(folder), "fps": LOOKED_AT}
@@ -77,17 +69,7 @@ class Site:
                  f"keep.hours={KEPT_HOURS}"],
                 env=report.child_environment(), stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
-        assert self.child.stdout is not None
-        told: dict[str, str] = {}
-        for line in self.child.stdout:
-            for what in ("Probes and metrics: ", "The page: "):
-                if what in line:
-                    told[what] = line.partition(what)[2].split("/healthz")[0].strip()
-            if len(told) == 2:
-                break
-        else:
-            raise SystemExit(f"`anomaly run` ended before it served:\n{self.log.read_text()}")
-        self.probes, self.url = told["Probes and metrics: "], told["The page: "]
+        self.probes, self.url = addresses(self.child, self.log.read_text)
 
     def figures(self) -> dict[str, float]:
         """What /metrics tells now."""
@@ -104,7 +86,6 @@ class Site:
                 memory += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
                 threads += len(os.listdir(folder / "task"))
                 handles += len(os.listdir(folder / "fd"))
-        sizes = [one.stat().st_size for one in files(self.out)]
         wal = self.out / "anomaly.db-wal"
         return {
             "memory_mb": memory / 1024,
@@ -112,7 +93,7 @@ class Site:
             "threads": threads,
             "handles": handles,
             "wal_mb": wal.stat().st_size / 2**20 if wal.exists() else 0.0,
-            "folder_mb": sum(sizes) / 2**20,
+            "folder_mb": folder_bytes(self.out) / 2**20,
         }
 
     def end(self) -> int:
@@ -121,29 +102,14 @@ class Site:
         return self.child.wait(_PATIENCE_S)
 
 
-def family(parent: int) -> list[int]:
-    """A process and all that descend from it."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                # The name in brackets may hold spaces.
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found, todo = [], [parent]
-    while todo:
-        found.append(todo.pop())
-        todo += children.get(found[-1], [])
-    return found
-
-
-def files(folder: Path) -> Iterator[Path]:
-    """All files below a folder that is written meanwhile."""
+def folder_bytes(folder: Path) -> int:
+    """Of all files below a folder that is written meanwhile."""
+    total = 0
     for one, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(OSError):
-                (path := Path(one) / name).stat()
-                yield path
+                total += (Path(one) / name).stat().st_size
+    return total
 
 
 def make_model(work: Path, server: Any) -> Path:

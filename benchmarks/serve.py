@@ -29,7 +29,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -127,16 +127,9 @@ class Line:
     """
 
     def __init__(self, folder: Path, work: Path, camera: Camera, fps: int) -> None:
-        from anomaly.edge.server.accounts import Accounts
-        from anomaly.edge.server.door import open_vault
-
         out = work / f"line_{fps}"
         out.mkdir()
-        vault = open_vault(out)
-        accounts = Accounts(vault)
-        accounts.add(NAME, "viewer", PASSWORD)
-        self.token = accounts.add_token(NAME, "benchmark", "viewer", ("live", "metrics"))[1]
-        vault.close()
+        self.token = watchers_token(out)
         site = work / f"site_{fps}.yaml"
         entry = {"name": "belt", "source": camera.url, "model": str(folder), "fps": fps}
         site.write_text(json.dumps({"site": "bench", "line": "1", "cameras": [entry]}), encoding="utf-8")
@@ -145,17 +138,7 @@ class Line:
              "runtime=openvino", "run.metrics=127.0.0.1:0"],
             env=report.child_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
-        assert self.child.stdout is not None
-        told: dict[str, str] = {}
-        for line in self.child.stdout:
-            for what in ("Probes and metrics: ", "The page: "):
-                if what in line:
-                    told[what] = line.partition(what)[2].split("/healthz")[0].strip()
-            if len(told) == 2:
-                break
-        else:
-            raise SystemExit("`anomaly run --serve` ended before it served; run it by hand to see why")
-        self.probes, self.url = told["Probes and metrics: "], told["The page: "]
+        self.probes, self.url = addresses(self.child, lambda: "run it by hand to see why")
         deadline = time.monotonic() + _PATIENCE_S
         while (
             of_cameras(self.probes, 'what="scored"', 1, self.token)[0] < 2 * LINE_FPS
@@ -175,11 +158,15 @@ class Line:
 
         All means the runner, its server and the camera's process. Latencies are of the last 300 frames.
         """
-        before, spent, began = scraped(self.probes, self.token), processor_s(self.child.pid), time.monotonic()
+        before, spent, began = (
+            scraped(self.probes, self.token),
+            sum(family(self.child.pid).values()),
+            time.monotonic(),
+        )
         time.sleep(seconds)
         after, done, took = (
             scraped(self.probes, self.token),
-            processor_s(self.child.pid),
+            sum(family(self.child.pid).values()),
             time.monotonic() - began,
         )
 
@@ -196,8 +183,38 @@ class Line:
         }
 
 
-def processor_s(parent: int) -> float:
-    """Seconds of processor time of a process and those that it started, so far."""
+def watchers_token(out: Path) -> str:
+    """A token that opens the live pictures and the figures of the runner that will write to this folder."""
+    from anomaly.edge.server.accounts import Accounts
+    from anomaly.edge.server.door import open_vault
+
+    vault = open_vault(out)
+    accounts = Accounts(vault)
+    accounts.add(NAME, "viewer", PASSWORD)
+    token = accounts.add_token(NAME, "benchmark", "viewer", ("live", "metrics"))[1]
+    vault.close()
+    return token
+
+
+def addresses(child: subprocess.Popen[str], why: Callable[[], str]) -> tuple[str, str]:
+    """Where a runner's probes and its page are, once it has told both.
+
+    Raises:
+        SystemExit: it ended before; `why` says what is known of it.
+    """
+    assert child.stdout is not None
+    told: dict[str, str] = {}
+    for line in child.stdout:
+        for what in ("Probes and metrics: ", "The page: "):
+            if what in line:
+                told[what] = line.partition(what)[2].split("/healthz")[0].strip()
+        if len(told) == 2:
+            return told["Probes and metrics: "], told["The page: "]
+    raise SystemExit(f"`anomaly run --serve` ended before it served: {why()}")
+
+
+def family(parent: int) -> dict[int, float]:
+    """A process and all that descend from it, with the seconds of processor time that each has had so far."""
     times, children = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -206,12 +223,12 @@ def processor_s(parent: int) -> float:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
                 times[int(entry.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
                 children.setdefault(int(fields[1]), []).append(int(entry.name))
-    total, todo = 0.0, [parent]
+    found, todo = {}, [parent]
     while todo:
         one = todo.pop()
-        total += times.get(one, 0.0)
+        found[one] = times.get(one, 0.0)
         todo += children.get(one, [])
-    return total
+    return found
 
 
 @contextlib.contextmanager
