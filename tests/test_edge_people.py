@@ -8,6 +8,8 @@ import re
 import socketserver
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -245,11 +247,18 @@ class Mails(socketserver.StreamRequestHandler):
                 say("250 ok")
 
 
-def test_who_has_a_message_does_not_hear_it_again_because_of_another_recipient(tmp_path: Path):
-    Mails.unknown, Mails.got = {"left@plant.org"}, []
+@contextmanager
+def mail_server() -> Iterator[str]:
+    """The address of `Mails`, without recipients."""
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mails) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"mailto://127.0.0.1:{server.server_address[1]}/?from=box@plant.org&mode=insecure"
+        yield f"mailto://127.0.0.1:{server.server_address[1]}/?from=box@plant.org&mode=insecure"
+        server.shutdown()
+
+
+def test_who_has_a_message_does_not_hear_it_again_because_of_another_recipient(tmp_path: Path):
+    Mails.unknown, Mails.got = {"left@plant.org"}, []
+    with mail_server() as address:
         settings = PeopleSettings(
             f"{address}&to=ann@plant.org,left@plant.org,bob@plant.org", enabled=True, backoff=QUICK
         )
@@ -270,15 +279,12 @@ def test_who_has_a_message_does_not_hear_it_again_because_of_another_recipient(t
             until(lambda: site.status("people")["sent"] == 1, 60)
             assert sorted(Mails.got) == ["ann@plant.org", "bob@plant.org", "left@plant.org"]
             assert site.status("people")["set_aside"] == 2
-        server.shutdown()
 
 
 def test_who_has_a_summary_does_not_hear_it_again_though_more_comes_meanwhile(tmp_path: Path):
     """It told all that waited, which was another message at each try."""
     Mails.unknown, Mails.got = {"left@plant.org"}, []
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mails) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"mailto://127.0.0.1:{server.server_address[1]}/?from=box@plant.org&mode=insecure"
+    with mail_server() as address:
         settings = PeopleSettings(
             f"{address}&to=ann@plant.org,left@plant.org", enabled=True, most=1, backoff=Backoff(0.5, 0.5)
         )
@@ -297,7 +303,6 @@ def test_who_has_a_summary_does_not_hear_it_again_though_more_comes_meanwhile(tm
             assert site.status("people")["set_aside"] >= 5
             # Of events and of health, once each.
             assert len(Mails.got) <= 2
-        server.shutdown()
 
 
 def test_who_has_a_summary_does_not_hear_it_again_where_another_recipient_hangs(
@@ -334,16 +339,13 @@ def test_many_recipients_of_a_slow_service_hear_each_message_once(
     monkeypatch.setattr(Mails, "slow_s", 0.5)
     Mails.unknown, Mails.got = set(), []
     everybody = [f"{name}@plant.org" for name in ("ann", "bob", "cem", "dee", "eva", "fay")]
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mails) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"mailto://127.0.0.1:{server.server_address[1]}/?from=box@plant.org&mode=insecure"
+    with mail_server() as address:
         settings = PeopleSettings(f"{address}&to={','.join(everybody)}", enabled=True, backoff=QUICK)
         with told_site(tmp_path, [settings]) as site:
             site.start()
             until(lambda: site.status("people")["sent"] == 1, 30)
             time.sleep(1.0)
             assert sorted(Mails.got) == everybody
-        server.shutdown()
 
 
 def test_after_an_outage_nothing_is_set_aside(tmp_path: Path):

@@ -247,7 +247,7 @@ class MqttSink:
             elif code in _REFUSED:
                 queue.refused(row, f"the broker refused it (MQTT reason 0x{code:02x})")
             else:
-                self._not_taken(session, queue, row, since_s, code)
+                self._not_taken(queue, row, since_s, code)
         while session.unheard:
             self._forbidden(queue, "listen to", *session.unheard.popleft())
         oldest = next(iter(session.in_flight.values()), None)
@@ -280,7 +280,7 @@ class MqttSink:
             if tried.row_id > row.id:
                 tried.strikes = 0
 
-    def _not_taken(self, session: MqttSession, queue: SinkQueue, row: Row, since_s: float, code: int) -> None:
+    def _not_taken(self, queue: SinkQueue, row: Row, since_s: float, code: int) -> None:
         """The broker could not take a message for now: its camera waits, for those behind it are not to pass it.
 
         Where that never changes it must not block them. Where none is taken, it may be the broker.
