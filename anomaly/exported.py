@@ -213,7 +213,8 @@ class GraphBackbone:
 
     def extract(self, images: Sequence[ImageArray]) -> NDArray[np.float32]:
         """Projected patch features (N, gh * gw, d) float32 of frames (H, W, 3) uint8 RGB of any size."""
-        pictures = np.stack([resize(image, self.input_size) for image in images])
+        resized = [resize(image, self.input_size) for image in images]
+        pictures = np.stack(resized) if len(resized) > 1 else resized[0][None]
         patches = self.graph.run({"pictures": pictures})["patches"]
         return np.asarray(patches, np.float32)
 

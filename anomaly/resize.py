@@ -73,6 +73,13 @@ def resize(image: ImageArray | NDArray[np.float32], size: tuple[int, int]) -> ND
     target_h, target_w = size
     rows, columns = banded_pair((height, width), (target_h, target_w))
     tall = rows @ image.reshape(height, width * channels).astype(np.float32)
-    wide = np.ascontiguousarray(tall.reshape(target_h, width, channels).transpose(1, 0, 2))
-    result = columns @ wide.reshape(width, target_h * channels)
-    return np.ascontiguousarray(result.reshape(target_w, target_h, channels).transpose(1, 0, 2))
+    result = columns @ _transposed(tall.reshape(target_h, width, channels)).reshape(width, -1)
+    return _transposed(result.reshape(target_w, target_h, channels))
+
+
+def _transposed(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(H, W, C) as (W, H, C), contiguous; OpenCV's, which goes by blocks, takes a quarter of numpy's time."""
+    import cv2
+
+    turned = np.asarray(cv2.transpose(picture), np.float32)
+    return turned.reshape(picture.shape[1], picture.shape[0], -1)

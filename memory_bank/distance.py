@@ -21,6 +21,8 @@ from memory_bank.threads import side_by_side
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from memory_bank.threads import Each
+
     Floats: TypeAlias = NDArray[np.float32]
 
 Metric: TypeAlias = Literal["euclidean", "cosine"]
@@ -28,8 +30,10 @@ METRICS: tuple[Metric, ...] = ("euclidean", "cosine")
 
 # A product block of 2^22 float32 is 16 MiB: it stays in the last-level cache while its minimum is taken.
 _BLOCK_ELEMENTS = 1 << 22
-# Queries whose product with all rows is made by one thread.
+# Queries whose product with all rows is made by one thread. Where there are no more than that, threads share the rows, in
 _BLOCK_QUERIES = 128
+# pieces of so many multiplications (a quarter of a millisecond): smaller ones cost more to hand over than sharing them gains.
+_PIECE_PRODUCTS = 1 << 24
 # A squared distance out of products is off by less than this, in units of float32's rounding times |x|² + |c|².
 _ROUNDINGS = 4 * np.finfo(np.float32).eps
 # Where that is more than this part of a squared distance (a thousandth of the distance), products do not choose.
@@ -120,7 +124,7 @@ class Centred:
     Attributes:
         rows: (M, D) float32, as they are.
         mean: (D,) float32.
-        moved: (M, D) float32, rows - mean.
+        moved: (M, D) float32, rows - mean; its columns are contiguous, as a product with a few queries reads them.
         half: (M,) float32, half of the squared lengths of `moved`.
         rounding: (M,) float32, how far half a squared distance to a row is off, without the query's part.
     """
@@ -128,7 +132,7 @@ class Centred:
     def __init__(self, rows: Floats) -> None:
         self.rows = rows
         self.mean: Floats = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self.moved: Floats = rows - self.mean
+        self.moved: Floats = np.asfortranarray(rows - self.mean)
         self.half: Floats = squared_norms(self.moved) * np.float32(0.5)
         self.rounding: Floats = self.half * np.float32(_ROUNDINGS)
 
@@ -151,12 +155,12 @@ def nearest(queries: Floats, rows: Floats | Centred, k: int = 1) -> tuple[Floats
     indices = np.empty((len(queries), k), dtype=np.int64)
     # Of one length whatever the number of threads, so that the same bits come out.
     step = min(block_length(count), _BLOCK_QUERIES)
+    products = len(queries) * max(ready.rows.shape[1], 1)
+    piece = max(1, _PIECE_PRODUCTS // max(products, 1)) if len(queries) <= step else count
 
-    def choose(start: int) -> None:
+    def choose(start: int, each: Each) -> None:
         block = queries[start : start + step] - ready.mean
-        # |x - c|² / 2 without the part that is the same for every row.
-        product = block @ ready.moved.T
-        np.subtract(ready.half, product, out=product)
+        product = _half_squared(block, ready, piece, each)
         if k == 1:
             chosen = product.argmin(axis=1)[:, None]
         elif k < count:
@@ -178,8 +182,24 @@ def nearest(queries: Floats, rows: Floats | Centred, k: int = 1) -> tuple[Floats
             distances[start + at], indices[start + at] = found[0, :k], row[0, :k]
 
     with side_by_side() as each:
-        each(choose, ((start,) for start in range(0, len(queries), step)))
+        each(choose, ((start, each) for start in range(0, len(queries), step)))
     return distances, indices
+
+
+def _half_squared(block: Floats, rows: Centred, piece: int, each: Each) -> Floats:
+    """(n, M) float32, |x - c|² / 2 of centred queries (n, D) without the part that is the same for every row.
+
+    Each piece of so many rows is a product of its own, side by side.
+    """
+    product = np.empty((len(block), len(rows.half)), np.float32)
+
+    def multiply(begin: int) -> None:
+        part = product[:, begin : begin + piece]
+        np.matmul(block, rows.moved[begin : begin + piece].T, out=part)
+        np.subtract(rows.half[begin : begin + piece], part, out=part)
+
+    each(multiply, ((begin,) for begin in range(0, len(rows.half), piece)))
+    return product
 
 
 def remeasure(queries: Floats, rows: Floats, indices: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:

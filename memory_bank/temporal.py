@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memory_bank.distance import exact_distances, to_metric
+from memory_bank.distance import exact_distances, squared_norms, to_metric
 from memory_bank.errors import MemoryBankError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from memory_bank.bank import MemoryBank
     from memory_bank.distance import Floats
 
-_SMALLEST_BLOCK = 64
+_SMALLEST_BLOCK = 16
 _ROUNDING = np.float32(1 - 1e-4)
 
 
@@ -45,6 +45,7 @@ class TemporalSearch:
         self._top = top
         self._rows = np.zeros((places, remembered), np.int64)
         self._next = np.zeros(places, np.int64)
+        self._half = squared_norms(bank.working) * np.float32(0.5)
         self.searched = 0  # patches searched in the last frame
 
     def search(
@@ -69,10 +70,8 @@ class TemporalSearch:
         indices = np.full(len(queries), -1, np.int64)
         exact: NDArray[np.bool_] = np.logical_not(finite)
         alive = np.flatnonzero(finite)
-        known = exact_distances(queries[alive], self._bank.working[self._rows[alive]])
-        best = known.argmin(axis=1)
-        distances[alive] = np.take_along_axis(known, best[:, None], axis=1)[:, 0]
-        indices[alive] = self._rows[alive, best]
+        indices[alive] = self._remembered(queries[alive], self._rows[alive])
+        distances[alive] = exact_distances(queries[alive], self._bank.working[indices[alive]])
         order = alive[np.argsort(-distances[alive], kind="stable")]
         need = max(self._top - int(exact.sum()), 0)
         done, block = 0, max(_SMALLEST_BLOCK, 2 * need)
@@ -93,6 +92,16 @@ class TemporalSearch:
             done += len(here)
         self.searched = done
         return to_metric(distances, self._bank.metric), indices, exact
+
+    def _remembered(self, queries: Floats, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of the rows (n, k) remembered for each of some patches (n, W) the one that its product says is nearest, (n,).
+
+        Half the time of measuring them all. Where products cannot tell, it is one of those nearly as near: any row gives a bound.
+        """
+        known = self._bank.working.take(rows.ravel(), axis=0).reshape(*rows.shape, -1)
+        product = np.matmul(known, queries[:, :, None])[..., 0]
+        best = (self._half[rows] - product).argmin(axis=1)
+        return np.take_along_axis(rows, best[:, None], axis=1)[:, 0]
 
     def _learn(self, places: NDArray[np.int64], rows: NDArray[np.int64], known: NDArray[np.int64]) -> None:
         new = rows != known

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import lru_cache
 from threading import Lock
 from typing import Any, TypeAlias
@@ -61,31 +61,51 @@ class _OneThread:
 _one_thread = _OneThread()
 
 
+@lru_cache(maxsize=4)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Kept for the life of the process: a search of one frame is shorter than the start of a thread."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="products")
+
+
+if hasattr(os, "register_at_fork"):
+    # A child has the pool's memory and none of its threads.
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 @contextmanager
 def side_by_side() -> Iterator[Each]:
     """Within, products of numpy run on one thread each.
 
     Yields:
-        A function that calls another with each of several tuples of arguments, side by side.
+        A function that calls another with each of several tuples of arguments, side by side. The calls may do so in turn.
     """
     threads = usable_threads()
     if threads == 1 or _blas() is None:
         yield _one_by_one
         return
-    with _one_thread, ExitStack() as stack:
-        pool: ThreadPoolExecutor | None = None
 
-        def each(work: Callable[..., None], calls: Iterable[tuple[Any, ...]]) -> None:
-            nonlocal pool
-            arguments = list(calls)
-            if len(arguments) < 2:
-                _one_by_one(work, arguments)
-                return
-            pool = pool or stack.enter_context(ThreadPoolExecutor(threads))
-            waiting = [pool.submit(work, *one) for one in arguments]
-            for one in waiting:
-                one.result()
+    def each(work: Callable[..., None], calls: Iterable[tuple[Any, ...]]) -> None:
+        arguments = list(calls)
+        left = iter(
+            arguments
+        )  # shared by the threads: each takes the next, which is one step of the interpreter
 
+        def take() -> None:
+            for one in left:
+                work(*one)
+
+        others = min(threads, len(arguments)) - 1
+        helpers = [_pool(threads).submit(take) for _ in range(others)]
+        try:
+            take()
+        finally:
+            # One that has not begun has nothing left to do; waiting for it could be waiting for oneself.
+            running = [helper for helper in helpers if not helper.cancel()]
+            wait(running)
+        for helper in running:
+            helper.result()
+
+    with _one_thread:
         yield each
 
 

@@ -157,14 +157,22 @@ def test_products_take_one_thread_each_and_the_setting_comes_back(monkeypatch: p
 def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(0).standard_normal((6000, 24)).astype("f")
     bank = MemoryBank(rows[:2000], Origins(*[np.zeros(2000)] * 7), "euclidean", ("",))
+    # Of a few patches among many rows the rows are shared between the threads.
+    many = np.random.default_rng(1).standard_normal((60_000, 24)).astype("f")
+    large = MemoryBank(many, Origins(*[np.zeros(60_000)] * 7), "euclidean", ("",))
+    few = rows[:20]
     found = []
     for threads in ("1", "2", "3"):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         picked = kcenter_select(rows, 300)
         distances, index = bank.search(rows[2000:], 3)
-        found.append((picked.indices.tobytes(), distances.tobytes(), index.tobytes()))
+        shared = large.search(few, 2)
+        parts = (picked.indices, distances, index, *shared)
+        found.append(tuple(part.tobytes() for part in parts))
     assert len({one[1:] for one in found[1:]}) == 1
     assert len({one[0] for one in found}) == 1
+    apart = np.linalg.norm(few[:, None].astype(np.float64) - many[None], axis=2)
+    np.testing.assert_array_equal(shared[1], np.argsort(apart, axis=1)[:, :2])
 
 
 @pytest.mark.parametrize("radius", [0.5, 2.0, 50.0])
