@@ -8,34 +8,14 @@ import numpy as np
 import pytest
 import timm
 import torch
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
+from networks import network_weights, spec_of
 
 from anomaly.backbone import Backbone, BackboneSpec, choose_input_size
-from anomaly.commands.fit import backbone_spec
-from anomaly.config import register
 from anomaly.errors import UsageError, WeightsError
 from anomaly.resize import resize
-from anomaly.weights import SOURCES, load_weights
+from anomaly.weights import SOURCES
 
 NAMES = sorted(SOURCES)
-
-
-def spec_of(name: str) -> BackboneSpec:
-    """As `configs/backbone/NAME.yaml` describes it."""
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        config = compose("fit", [f"backbone={name}"])
-    chosen = OmegaConf.to_object(OmegaConf.merge(config.backbone))
-    return backbone_spec(chosen)  # type: ignore[arg-type]
-
-
-def network_weights(name: str) -> dict[str, torch.Tensor]:
-    """Our own weights where a package has them, else fresh ones: shapes do not depend on values."""
-    if SOURCES[name].package:
-        return load_weights(name, offline=True)[0]
-    torch.manual_seed(0)
-    return dict(timm.create_model(SOURCES[name].architecture, pretrained=False, num_classes=0).state_dict())
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
