@@ -37,6 +37,16 @@ def _blas() -> Any:
     return ThreadpoolController().select(user_api="blas")
 
 
+def _let_any_thread_set() -> None:
+    """OpenBLAS takes a setting from any thread; since 3.8 threadpoolctl hands on those of one thread only.
+
+    Of ours the first one in sets it, and the last one out sets it back.
+    """
+    for library in _blas().lib_controllers:
+        if hasattr(library, "clear_controlling_thread"):
+            library.clear_controlling_thread(force=True)
+
+
 class _OneThread:
     """The BLAS on one thread while anyone wants it so, and afterwards as it was. The setting is the process's."""
 
@@ -48,6 +58,7 @@ class _OneThread:
     def __enter__(self) -> None:
         with self._lock:
             if not self._users:
+                _let_any_thread_set()
                 self._limit = _blas().limit(limits=1)
             self._users += 1
 
@@ -55,6 +66,7 @@ class _OneThread:
         with self._lock:
             self._users -= 1
             if not self._users:
+                _let_any_thread_set()
                 self._limit.restore_original_limits()
 
 

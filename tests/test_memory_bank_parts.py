@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from memory_bank import (
     MemoryBank,
@@ -135,10 +137,17 @@ def blas_threads() -> set[int]:
     return {one["num_threads"] for one in threadpool_info() if "numpy" in one["filepath"]}
 
 
-def test_products_take_one_thread_each_and_the_setting_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def two_blas_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with threadpool_limits(2, "blas"):
+        assert blas_threads() == {2}
+        yield
+
+
+@pytest.mark.usefixtures("two_blas_threads")
+def test_products_take_one_thread_each_and_the_setting_comes_back() -> None:
     assert usable_threads() == 2
-    before = blas_threads()
     with side_by_side() as each:
         assert blas_threads() == {1}
         done: list[int] = []
@@ -146,12 +155,39 @@ def test_products_take_one_thread_each_and_the_setting_comes_back(monkeypatch: p
         assert sorted(done) == list(range(20))
         with pytest.raises(ZeroDivisionError):
             each(lambda number: 1 // number, [(1,), (0,), (2,)])
-    assert blas_threads() == before
+    assert blas_threads() == {2}
     bank = coreset_of([0]).finish()
     with ThreadPoolExecutor(4) as pool:  # several cameras at a time
         found = list(pool.map(lambda _: bank.search(clip(3, 1)[0])[0].sum(), range(40)))
     assert len(set(found)) == 1
-    assert blas_threads() == before
+    assert blas_threads() == {2}
+
+
+@pytest.mark.usefixtures("two_blas_threads")
+def test_whichever_thread_comes_first_and_goes_last_products_take_one_thread_and_the_setting_comes_back() -> (
+    None
+):
+    seen: list[set[int]] = []
+    other_is_in, may_go = Event(), Event()
+
+    def search() -> None:
+        with side_by_side():
+            seen.append(blas_threads())
+            other_is_in.set()
+            may_go.wait(10)
+
+    # Of the setting made here first, this thread is taken for the owner.
+    with side_by_side():
+        pass
+    other = Thread(target=search)
+    other.start()
+    assert other_is_in.wait(10)
+    with side_by_side():
+        seen.append(blas_threads())
+    may_go.set()
+    other.join(10)
+    assert seen == [{1}, {1}]
+    assert blas_threads() == {2}
 
 
 def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
