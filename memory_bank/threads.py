@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import lru_cache
-from threading import Lock
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any, TypeAlias
 
 Each: TypeAlias = Callable[[Callable[..., None], Iterable[tuple[Any, ...]]], None]
@@ -66,22 +67,83 @@ class _OneThread:
         with self._lock:
             self._users -= 1
             if not self._users:
-                _let_any_thread_set()
-                self._limit.restore_original_limits()
+                self._restore()
+
+    def before_fork(self) -> None:
+        """Nobody may be in the midst of setting: in the child the locks would be held for ever."""
+        self._lock.acquire()
+
+    def in_parent(self) -> None:
+        """After a fork."""
+        self._lock.release()
+
+    def in_child(self) -> None:
+        """After a fork: nobody is within, whoever was in the parent."""
+        if self._users:
+            self._users = 0
+            self._restore()
+        self._lock.release()
+
+    def _restore(self) -> None:
+        _let_any_thread_set()
+        self._limit.restore_original_limits()
 
 
 _one_thread = _OneThread()
 
 
-@lru_cache(maxsize=4)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Kept for the life of the process: a search of one frame is shorter than the start of a thread."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="products")
+class _Helpers:
+    """Threads that are kept for the life of the process: a search of one frame is shorter than the start of a thread.
+
+    Daemons, for cameras' threads may go on after the main thread has ended, when an executor takes no more work.
+    """
+
+    def __init__(self) -> None:
+        self._asked: SimpleQueue[tuple[Future[None], Callable[[], None]]] = SimpleQueue()
+        self._lock = Lock()
+        self._threads = 0
+
+    def ask(self, work: Callable[[], None], count: int) -> list[Future[None]]:
+        """So many threads are asked to do this; one that has not begun may be cancelled."""
+        with self._lock:
+            while self._threads < count:
+                Thread(target=self._serve, name="products", daemon=True).start()
+                self._threads += 1
+        asked: list[Future[None]] = [Future() for _ in range(count)]
+        for one in asked:
+            self._asked.put((one, work))
+        return asked
+
+    def _serve(self) -> None:
+        while True:
+            asked, work = self._asked.get()
+            if asked.set_running_or_notify_cancel():
+                try:
+                    work()
+                except BaseException as error:
+                    asked.set_exception(error)
+                else:
+                    asked.set_result(None)
+            # What it refers to may be large, and the next may be long in coming.
+            del asked, work
+
+
+_helpers = _Helpers()
+
+
+def _begin_in_child() -> None:
+    """A child has the memory of the threads of its parent, and none of them."""
+    global _helpers
+    _helpers = _Helpers()
+    _one_thread.in_child()
 
 
 if hasattr(os, "register_at_fork"):
-    # A child has the pool's memory and none of its threads.
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(
+        before=_one_thread.before_fork,
+        after_in_parent=_one_thread.in_parent,
+        after_in_child=_begin_in_child,
+    )
 
 
 @contextmanager
@@ -98,16 +160,19 @@ def side_by_side() -> Iterator[Each]:
 
     def each(work: Callable[..., None], calls: Iterable[tuple[Any, ...]]) -> None:
         arguments = list(calls)
-        left = iter(
-            arguments
-        )  # shared by the threads: each takes the next, which is one step of the interpreter
+        # Shared by the threads: each takes the next, which is one step of the interpreter.
+        left = iter(arguments)
 
         def take() -> None:
-            for one in left:
-                work(*one)
+            try:
+                for one in left:
+                    work(*one)
+            finally:
+                # After an error, or Ctrl-C, no other thread begins what is left.
+                for _ in left:
+                    pass
 
-        others = min(threads, len(arguments)) - 1
-        helpers = [_pool(threads).submit(take) for _ in range(others)]
+        helpers = _helpers.ask(take, min(threads, len(arguments)) - 1)
         try:
             take()
         finally:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -188,6 +192,73 @@ def test_whichever_thread_comes_first_and_goes_last_products_take_one_thread_and
     other.join(10)
     assert seen == [{1}, {1}]
     assert blas_threads() == {2}
+
+
+@pytest.mark.usefixtures("two_blas_threads")
+def test_after_an_error_nothing_more_is_begun() -> None:
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        time.sleep(0.01)
+        done.append(1 // number)
+
+    with side_by_side() as each, pytest.raises(ZeroDivisionError):
+        each(work, ((number,) for number in [0] + [1] * 100))
+    assert len(done) < 50
+
+
+_CAMERAS = """
+import os, threading, time
+import numpy as np
+from threadpoolctl import threadpool_info
+from memory_bank import MemoryBank, Origins
+
+rows = np.random.default_rng(0).standard_normal((60_000, 24)).astype("f")
+bank = MemoryBank(rows, Origins(*[np.zeros(60_000)] * 7), "euclidean", ("",))
+before = [one["num_threads"] for one in threadpool_info()]
+until = time.monotonic() + 0.5
+
+def camera(number):
+    while time.monotonic() < until:
+        assert bank.search(rows[:20])[1][:, 0].tolist() == list(range(20))
+    print("seen", flush=True)
+"""
+
+
+def run_cameras(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _CAMERAS + code],
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return done.stdout
+
+
+def test_cameras_are_searched_on_after_the_main_thread_has_ended() -> None:
+    threads = "for number in range(3): threading.Thread(target=camera, args=(number,)).start()"
+    assert run_cameras(threads).split() == ["seen"] * 3
+
+
+def test_a_child_that_is_forked_while_cameras_are_searched_has_its_threads() -> None:
+    told = run_cameras(
+        """
+threads = [threading.Thread(target=camera, args=(number,)) for number in range(3)]
+for one in threads: one.start()
+time.sleep(0.1)
+for _ in range(5):
+    child = os.fork()
+    if not child:
+        camera(0)
+        os._exit([one["num_threads"] for one in threadpool_info()] != before)
+    print(os.waitpid(child, 0)[1])
+for one in threads: one.join()
+"""
+    )
+    assert sorted(told.split()) == ["0"] * 5 + ["seen"] * 8
 
 
 def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
