@@ -63,7 +63,7 @@ def resize(image: ImageArray | NDArray[np.float32], size: tuple[int, int]) -> ND
     The matrices are banded, so the host multiplies only their non-zero entries.
 
     Args:
-        image: (H, W, C), uint8 or float32.
+        image: (H, W, C), uint8 or float32, C at most 4.
         size: (h, w) of the result.
 
     Returns:
