@@ -20,7 +20,7 @@ import pytest
 from broker import Broker, FakeBroker, Listener, needs_mosquitto, until
 from told_site import BASE, QUICK, Site, told_site
 
-from anomaly.edge.notify import Bounds, MqttSettings, Tls
+from anomaly.edge.notify import Backoff, Bounds, MqttSettings, Tls
 from anomaly.edge.store.database import BUSY_S
 from anomaly.errors import UsageError
 
@@ -404,6 +404,69 @@ def test_a_broker_that_takes_nothing_for_now_has_all_of_it_later_in_order(tmp_pa
         until(lambda: site.status("mqtt")["sent"] == 4)
         assert taken == ids
         assert site.status("mqtt")["set_aside"] == 0
+
+
+def test_the_more_tries_the_longer_a_camera_waits_though_new_messages_are_not_taken_either(tmp_path: Path):
+    tries: list[str] = []
+
+    def answer(topic: str, content: dict[str, Any]) -> int:
+        if content.get("kind") != "start":
+            return 0
+        tries.append(content["event_id"])
+        return 0x83
+
+    with FakeBroker(answer) as broker:
+        patient = MqttSettings("127.0.0.1", broker.port, backoff=Backoff(0.05, 60.0))
+        with told_site(tmp_path, [patient]) as site:
+            first = site.start().id
+            until_s = time.monotonic() + 4.0
+            while time.monotonic() < until_s:
+                site.start()
+                time.sleep(0.02)
+    # Each wait is twice the one before, or up to half shorter: eight of them take three seconds at least.
+    assert 2 < tries.count(first) < 10
+
+
+def test_a_message_that_is_not_taken_is_tried_again_though_others_of_its_camera_are_always_on_their_way(
+    tmp_path: Path,
+):
+    bad: list[str] = []
+
+    def answer(topic: str, content: dict[str, Any]) -> int:
+        if content.get("event_id") in bad:
+            return 0x80
+        if content.get("kind") == "start":
+            time.sleep(0.06)
+        return 0
+
+    with FakeBroker(answer) as broker, told_site(tmp_path, [mqtt(broker.port)], running=False) as site:
+        bad.append(site.start().id)
+        site.start()
+        site.delivery.start()
+        until_s = time.monotonic() + 15.0
+        while site.status("mqtt")["set_aside"] == 0:
+            site.start()
+            time.sleep(0.04)
+            assert time.monotonic() < until_s
+
+
+def test_a_message_in_memory_that_the_broker_never_takes_is_set_aside_though_later_ones_are_taken(
+    tmp_path: Path,
+):
+    def answer(topic: str, content: dict[str, Any]) -> int:
+        return 0x80 if content.get("detail") == {"reason": "bad"} else 0
+
+    def taken() -> int:
+        return sum(content.get("detail") == {"reason": "good"} for _, content in broker.messages)
+
+    with FakeBroker(answer) as broker, told_site(tmp_path, [mqtt(broker.port)]) as site:
+        site.delivery.on_health_not_stored("top", "running", "disk", {"reason": "bad"})
+        for count in range(1, 21):
+            site.delivery.on_health_not_stored("top", "running", "disk", {"reason": "good"})
+            until(lambda count=count: taken() == count)
+        # It waited for what was in memory before it.
+        site.start("top")
+        until(lambda: site.status("mqtt")["sent"] == 1, 5.0)
 
 
 def test_a_queue_behind_the_broker_that_is_full_and_moves_on_slowly_costs_no_message(tmp_path: Path):

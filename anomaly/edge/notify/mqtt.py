@@ -23,12 +23,12 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anomaly.edge import outbox
 from anomaly.edge.notify.message import utc_text
 from anomaly.edge.notify.mqtt_session import MqttSession, client_id
+from anomaly.edge.notify.mqtt_tries import MqttTries
 from anomaly.edge.notify.topics import from_topic_level, topic_level
 from anomaly.errors import AnomalyError
 
@@ -45,55 +45,13 @@ OnState: TypeAlias = Callable[[str, str, str], None]
 STATES = ("running", "stopped", "changeover", "maintenance")
 _log = logging.getLogger(__name__)
 
-#: A message at which the connection broke so often, though the broker took others on it, is set aside; so is one that it
-#: could not take for now and then again so often, though it took one that went out later meanwhile.
+#: A message at which the connection broke so often, though the broker took others on it, is set aside.
 _MOST_BROKEN = 8
-#: Where a broker takes none of a camera's first messages for now, each try goes so much further, up to so far: those
-#: behind them may be taken.
-_FURTHER = 20
-_FURTHEST = 200
-#: Of so many messages of a camera it is known how often they were not taken.
-_MOST_TRIED = 1000
 #: How often it is looked which cameras there are, in seconds.
 _LOOK_S = 1.0
 #: MQTT 5: not authorised, topic name invalid, packet too large, payload format invalid. Trying again changes nothing. Not
 #: so of 0x83, "implementation specific": RabbitMQ says it of a queue that is full for now, too.
 _REFUSED = frozenset({0x87, 0x90, 0x95, 0x99})
-
-
-@dataclass
-class _Tries:
-    """Of a message that the broker could not take for now.
-
-    Attributes:
-        row_id: of it.
-        sent_s: when it went out last, monotonic.
-        tries: so far.
-        strikes: how many of them came after the broker had taken one that went out later than the try before; anew
-            where one was taken that its camera had before it, for then the queue moves on, if slowly.
-    """
-
-    row_id: int
-    sent_s: float
-    tries: int = 0
-    strikes: int = 0
-
-
-@dataclass
-class _Trial:
-    """One try of a camera's messages, of which the broker did not take some for now.
-
-    Attributes:
-        number: of tries of the first of them.
-        since_s: when that went out, monotonic.
-        rows: ids of those that it did not take.
-        put_off: the last of them, why, and for how many seconds its camera waits.
-    """
-
-    number: int
-    since_s: float
-    put_off: tuple[Row, str, float]
-    rows: set[int] = field(default_factory=set)
 
 
 class MqttSink:
@@ -137,11 +95,7 @@ class MqttSink:
         self._forbidden_topics: set[str] = set()
         #: The message at which the connection last broke, and how often in a row.
         self._broken: tuple[str, int] = "", 0
-        #: Of cameras of which the broker did not take a message for now: this try.
-        self._trials: dict[str, _Trial] = {}
-        #: Messages that it could not take for now, by camera and id; and when the last one that it took went out, monotonic.
-        self._tries: dict[str, dict[str, _Tries]] = {}
-        self._took_s = 0.0
+        self._tries = MqttTries(settings.backoff)
 
     def set_camera_state(self, camera: str, state: Mapping[str, Any]) -> None:
         """Keep a camera's state for `.../state`; published now, and again after each new connection."""
@@ -172,7 +126,7 @@ class MqttSink:
         """Deliver over one connection until it ends; why it did."""
         session = MqttSession(self._settings, f"{self._base}/status", queue.wake, self._command)
         self._taking_back.clear()
-        self._trials.clear()
+        self._tries.begin()
         try:
             session.open()
             queue.well()
@@ -212,14 +166,14 @@ class MqttSink:
             # Once a connection broke, messages go one at a time until it is clear which one breaks it.
             room = min(session.room, 1 - len(session.rows)) if self._broken[1] else session.room
             if room > 0:
-                for row in self._take(session, queue, room):
+                for row in self._tries.take(queue, session, room):
                     if session.too_large(self._topic(row), row.body):
                         queue.refused(
                             row, f"it has {len(row.body.encode())} bytes, more than the broker takes"
                         )
                         continue
                     session.publish(self._topic(row), row.body, row=row)
-                self._end_trials(session, queue)
+                self._tries.end(queue, session)
             self._settle(session, queue)
             if session.room > 0 and (beat := self._heartbeat.beat(queue)) is not None:
                 session.publish(f"{self._base}/heartbeat", beat.body)
@@ -242,12 +196,13 @@ class MqttSink:
             self._broken = "", 0
             session.rows.discard(row.id)
             if code < 0x80:
-                self._taken(row, since_s)
+                self._tries.taken(row, since_s)
                 queue.sent(row.id)
             elif code in _REFUSED:
                 queue.refused(row, f"the broker refused it (MQTT reason 0x{code:02x})")
             else:
-                self._not_taken(queue, row, since_s, code)
+                reason = f"the broker could not take a message (MQTT reason 0x{code:02x})"
+                self._tries.not_taken(queue, row, since_s, reason)
         while session.unheard:
             self._forbidden(queue, "listen to", *session.unheard.popleft())
         oldest = next(iter(session.in_flight.values()), None)
@@ -271,61 +226,6 @@ class MqttSink:
         if count >= _MOST_BROKEN:
             queue.refused(row, f"the connection broke {count} times while it was sent: {session.loss}")
             self._broken = "", 0
-
-    def _taken(self, row: Row, since_s: float) -> None:
-        self._took_s = max(self._took_s, since_s)
-        failing = self._tries.get(row.camera, {})
-        failing.pop(row.message_id, None)
-        for tried in failing.values():
-            if tried.row_id > row.id:
-                tried.strikes = 0
-
-    def _not_taken(self, queue: SinkQueue, row: Row, since_s: float, code: int) -> None:
-        """The broker could not take a message for now: its camera waits, for those behind it are not to pass it.
-
-        Where that never changes it must not block them. Where none is taken, it may be the broker.
-        """
-        reason = f"the broker could not take a message (MQTT reason 0x{code:02x})"
-        failing = self._tries.setdefault(row.camera, {})
-        tried = failing.pop(row.message_id, None) or _Tries(row.id, since_s)
-        tried.tries += 1
-        tried.strikes += self._took_s > tried.sent_s
-        tried.sent_s = since_s
-        if tried.strikes >= _MOST_BROKEN:
-            queue.refused(row, f"{reason}, again and again, though it took others")
-            return
-        failing[row.message_id] = tried
-        if len(failing) > _MOST_TRIED:
-            del failing[next(iter(failing))]
-        put_off = row, reason, self._settings.backoff.delay_s(tried.tries)
-        trial = self._trials.setdefault(row.camera, _Trial(tried.tries, since_s, put_off))
-        trial.rows.add(row.id)
-        trial.put_off = put_off
-        queue.failed(*put_off)
-
-    def _at_rest(self, session: MqttSession) -> list[_Trial]:
-        """Of cameras that wait: those of which nothing is on its way any more."""
-        flying = {flight.row.camera for flight in session.in_flight.values() if flight.row is not None}
-        return [trial for camera, trial in self._trials.items() if camera not in flying]
-
-    def _goes_further(self, trial: _Trial) -> bool:
-        return self._took_s < trial.since_s and len(trial.rows) < min(_FURTHER * trial.number, _FURTHEST)
-
-    def _take(self, session: MqttSession, queue: SinkQueue, room: int) -> list[Row]:
-        """What goes out now; behind what the broker did not take of a camera, too, where it took nothing since."""
-        for trial in self._at_rest(session):
-            row, reason, _ = trial.put_off
-            if self._goes_further(trial):
-                queue.failed(row, reason, 0.0)
-        without = session.rows.union(*(trial.rows for trial in self._trials.values()))
-        return queue.take(limit=room, without=without)
-
-    def _end_trials(self, session: MqttSession, queue: SinkQueue) -> None:
-        """Cameras of which nothing more went out wait for their next try."""
-        for trial in self._at_rest(session):
-            row, reason, delay_s = trial.put_off
-            queue.failed(row, reason, delay_s)
-            del self._trials[row.camera]
 
     def _publish_states(self, session: MqttSession, queue: SinkQueue) -> None:
         if self._kept is None:

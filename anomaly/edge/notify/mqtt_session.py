@@ -110,6 +110,11 @@ class MqttSession:
         """How many more messages may go out before one is acknowledged."""
         return self._window - len(self.in_flight)
 
+    @property
+    def cameras(self) -> set[str]:
+        """Those of which a message of the outbox is on its way."""
+        return {flight.row.camera for flight in self.in_flight.values() if flight.row is not None}
+
     def publish(self, topic: str, body: str, *, retain: bool = False, row: Row | None = None) -> int:
         """Publish with QoS 1; the acknowledgement comes to `acknowledged`. Raises OSError without a connection.
 
