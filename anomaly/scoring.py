@@ -1,4 +1,4 @@
-"""Raw scores of footage, computed once: cached by what the file holds and what the model is.
+"""Raw scores of footage, computed once: cached by what the file holds, what the model is, and the versions that score it.
 
 The cache lets a thousand labelled videos be a normal size: an interrupted run goes on where it
 stopped, and a threshold can be studied without the network.
@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomaly.artifact import write_file
+from anomaly.artifact import digest_of, write_file
 from anomaly.calibration import Series, camera_of
 from anomaly.detector import Recent
 from anomaly.errors import FootageError
 from anomaly.footage.batching import batches, read_ahead
 from anomaly.footage.source import fingerprint, read_frames
+from anomaly.model import software
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -185,9 +186,9 @@ def score_sources(
 
 def _cache_path(model: Model, digest: str, fps: float | None) -> Path:
     export = model.choice.export
-    # Another export of that name is another graph, and another version may answer otherwise.
+    # Another export of that name is another graph, and another version of what decodes, scores or searches may answer otherwise.
     graph = "" if export is None else f" {export.document['digest']} {export.installed_version()}"
-    key = f"{model.scoring_digest} {model.runtime} {model.device} {fps!r} {digest}{graph}"
+    key = f"{model.scoring_digest} {model.runtime} {model.device} {fps!r} {digest}{graph} {digest_of(software())}"
     name = hashlib.sha256(key.encode()).hexdigest()
     return cache_folder() / model.scoring_digest[:16] / f"{name}.npz"
 

@@ -397,6 +397,8 @@ def load_threshold(model: Model, *, fps: float | None) -> Threshold:
     check_says(path, document, _SAYS, "calibrate again")
     certificate = _certificate(document, document)
     decider, certified = _decider(path, document), document["hangs_on"]
+    if fps == document["fps"]:
+        fps = document["fps"]  # 5 and 5.0 are one rate, and have two digests
     now = {**identities(model, decider, fps), "scoring": model.scoring_digest}
     changed = [name for name, digest in now.items() if certified.get(name) != digest]
     doubt, export = "", model.choice.export

@@ -101,6 +101,12 @@ def test_where_nothing_changed_the_certificate_holds(small_model: SmallModel):
     assert "At least 36.84 %" in out
 
 
+def test_a_whole_sampling_rate_is_the_same_however_it_is_written(copy: Path):
+    model = load_model(copy, offline=True)
+    assert not load_threshold(model, fps=5).doubt
+    assert "calibrated at footage.fps=5.0, this runs at 4" in load_threshold(model, fps=4).doubt
+
+
 def test_a_changed_bank_is_uncertified_everywhere_and_fails_the_check(
     copy: Path, small_model: SmallModel, tmp_path: Path
 ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from anomaly.edge.watch import watch
 from anomaly.footage.source import find_sources, read_frames
 from anomaly.model import Model, load_model
 from anomaly.regions import Regions
-from anomaly.scoring import score_source, score_sources
+from anomaly.scoring import look_at, score_source, score_sources
 from anomaly.thresholds import Threshold, load_threshold
 from anomaly.types import Frame
 
@@ -255,6 +256,29 @@ def test_scores_are_cached_by_what_the_file_holds(
     np.testing.assert_allclose(with_grids.grids.max(axis=1), first.scores, rtol=1e-5)
     assert score_source(model, source, fps=2, grids=True).grids is not None
     assert with_grids.size == (96, 160)
+
+
+def test_scores_of_another_version_are_not_told_as_this_ones(
+    model: Model, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As after `pip install --upgrade`: `evaluate` told the recall of scores that nothing here gives any more."""
+    monkeypatch.setenv("ANOMALY_CACHE", str(tmp_path / "cache"))
+    (source,) = find_sources([small_model.footage.test / "test_03.mp4"])
+    versions = {"torch": "2.15.0"}
+    monkeypatch.setattr("anomaly.model.version", lambda package: versions.get(package, "1"))
+    scored: list[str] = []
+
+    def counted(*arguments: Any) -> Any:
+        scored.append("once")
+        return look_at(*arguments)
+
+    monkeypatch.setattr("anomaly.scoring.look_at", counted)
+    score_source(model, source, fps=1)
+    score_source(model, source, fps=1)
+    assert scored == ["once"]
+    versions["torch"] = "2.16.0"
+    score_source(model, source, fps=1)
+    assert scored == ["once"] * 2
 
 
 def test_progress_counts_every_frame_cached_or_not(
