@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from anomaly.errors import UsageError
-from anomaly.failures import describe, no_key
+from anomaly.failures import as_keys, describe, no_key
 from anomaly.startup import Terminated, terminated_in_order
 from anomaly.verbs import COMMANDS
 
@@ -169,7 +169,9 @@ def run(arguments: Sequence[str]) -> int:
         if unknown:
             # The command's help says which there are; argparse would name that of all commands.
             which = " ".join(filter(None, ("python -m anomaly", parsed.command)))
-            raise UsageError(f"unrecognized arguments: {' '.join(unknown)}; see `{which} --help`")
+            keys = as_keys(unknown, parsed.command or "")
+            meant = f"; write {' or '.join(keys)}, without dashes" if keys else f"; see `{which} --help`"
+            raise UsageError(f"unrecognized arguments: {' '.join(unknown)}{meant}")
         if parsed.version:
             from importlib.metadata import version
 
@@ -209,6 +211,8 @@ def _stopped(name: str, flags: Sequence[str]) -> str:
         return "stopped; no CSV was written, the same command starts from the beginning"
     if name == "score":
         return "stopped; no CSV was written, the same command goes on after the files that were finished"
+    if name in ("export", "bench"):
+        return "stopped; the same command starts from the beginning"
     return "stopped; what was finished is kept, run the same command to go on"
 
 

@@ -6,8 +6,12 @@ import difflib
 import errno
 import re
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 from anomaly.errors import AnomalyError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def describe(error: BaseException, command: str = "") -> tuple[str, int]:
@@ -135,6 +139,25 @@ def no_key(key: str, command: str) -> str:
     """That a command has no such key, and which may have been meant."""
     near = _near(key, command)
     return f"{command} has no key {key!r}" + (f"; did you mean {' or '.join(near)}?" if near else "")
+
+
+def as_keys(flags: Sequence[str], command: str) -> list[str]:
+    """How a setting that was given as a flag it has not is written, as "runtime=openvino"; none where no key has its name.
+
+    Args:
+        flags: what no flag of the command stands for, in order.
+        command: its name.
+    """
+    for place, flag in enumerate(flags):
+        name = flag.partition("=")[0].removeprefix("--").replace("-", "_")
+        keys = [one for one in _keys(command) if name in (one, one.rpartition(".")[2])]
+        if flag.startswith("--") and keys:
+            after = flags[place + 1 : place + 2]
+            value = flag.partition("=")[2] or (
+                after[0] if after and not after[0].startswith("-") else "VALUE"
+            )
+            return [f"{key}={value}" for key in keys]
+    return []
 
 
 def _near(key: str, command: str) -> list[str]:

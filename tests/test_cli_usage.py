@@ -349,3 +349,14 @@ def test_a_flag_that_a_command_does_not_have_is_told_with_that_commands_help():
         "unrecognized arguments: --out x; see `python -m anomaly evaluate --help`"
     )
     assert invoke("--outt", "x").message.endswith("see `python -m anomaly --help`")
+
+
+def test_a_setting_that_is_given_as_a_flag_is_told_as_it_is_written():
+    """As `export` takes --runtime, and nothing else does."""
+    files = ("--model", "m", "--source", "x", "--out", "s.csv")
+    assert invoke("score", *files, "--runtime", "openvino").message == (
+        "unrecognized arguments: --runtime openvino; write runtime=openvino, without dashes"
+    )
+    assert "write frames=5, without dashes" in invoke("bench", "--model", "m", "--frames=5").message
+    wanted = "write footage.fps=2 or fit.fps=2, without dashes"
+    assert wanted in invoke("fit", "--normal-videos", "x", "--model", "m", "--fps", "2").message

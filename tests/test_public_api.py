@@ -149,7 +149,7 @@ PUBLIC = {
         nvidia_gpu_present run split_overrides to_overrides
     """,
     "anomaly.failures": """
-        describe no_key
+        as_keys describe no_key
     """,
     "anomaly.verbs": """
         COMMANDS Command Flag
