@@ -116,17 +116,30 @@ def rescored_here(
     return replace(found, factor=min(1.0, found.factor / issued))
 
 
+def allowed_here(model: Model, least: float = _TOLERANCE) -> float:
+    """Difference of a score that speaks against no certificate of the model under its runtime; 1 = the score of an ordinary frame.
+
+    Infinite for int8 and fp8 that were exported without a tolerance: they are judged by the events that they catch, and by
+    what they alarm on.
+
+    Args:
+        model: loaded.
+        least: that of torch, and the least of any.
+    """
+    export = model.choice.export
+    if export is None:
+        return least
+    # Not what the export was allowed, which may be more than a certificate takes.
+    usual = TOLERANCE.get(export.precision, float("inf"))
+    return max(min(export.document["tolerance"] or usual, usual), least)
+
+
 def _wrong_here(
     model: Model, threshold: Threshold, evidence: Evidence, progress: Callable[[int], None]
 ) -> tuple[str, float]:
     """What is wrong with the model on this device, "" if nothing; and the factor of its threshold here."""
     export = model.choice.export
-    tolerance = _TOLERANCE
-    if export is not None:
-        # Not what the export was allowed, which may be more than a certificate takes.
-        usual = TOLERANCE.get(export.precision, float("inf"))
-        tolerance = max(min(export.document["tolerance"] or usual, usual), _TOLERANCE)
-    here = rescored_here(model, threshold, evidence, tolerance, progress)
+    here = rescored_here(model, threshold, evidence, allowed_here(model), progress)
     found = here.recheck
     # Events without pictures were certified by torch itself: there nothing speaks against them.
     holds = found.holds if export is not None and threshold.certifies else not found.differs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -65,10 +66,11 @@ class Recheck:
     def why_not(self) -> str:
         """Why the certificate does not hold, or cannot be told to; "" if it holds."""
         if self.lost or not self.largest_difference <= self.tolerance:
-            return (
-                f"{len(self.lost)} of {self.n_events} events are not caught any more, scores differ by "
-                f"up to {self.largest_difference:.2g} (allowed {self.tolerance:g})"
+            lost = (
+                f"{len(self.lost)} of {self.n_events} events are not caught any more, " if self.lost else ""
             )
+            allowed = f" (allowed {self.tolerance:g})" if math.isfinite(self.tolerance) else ""
+            return f"{lost}scores differ by up to {self.largest_difference:.2g}{allowed}"
         if not self.heatmap <= MAP_FACTOR * self.tolerance:
             return (
                 f"heatmaps differ by up to {self.heatmap:.2g} of their highest place (allowed "
@@ -103,10 +105,19 @@ class Recheck:
     def text(self, certified: bool = True, doubt: str = "") -> str:
         """In plain words; `certified`: whether there is a certificate; `doubt`: why it does not hold, whatever the evidence shows."""
         kept = self.n_events - len(self.lost)
+        of_scores, of_heatmaps = (
+            f"allowed {self.tolerance:g}; ",
+            f" (allowed {MAP_FACTOR * self.tolerance:g})",
+        )
+        if math.isinf(self.tolerance):
+            of_scores, of_heatmaps = (
+                "",
+                ", which is told and not judged: what counts are the events, and normal frames that alarm",
+            )
         lines = [
             f"Scored {self.n_frames} frames of the evidence again with {self.runtime}; the reference is {self.reference}.",
-            f"Scores differ by {self.largest_difference:.2g} at most (allowed {self.tolerance:g}; an ordinary "
-            f"frame scores 1), at {self.at}; heatmaps by {self.heatmap:.2g} of their highest place (allowed {MAP_FACTOR * self.tolerance:g}).",
+            f"Scores differ by {self.largest_difference:.2g} at most ({of_scores}an ordinary "
+            f"frame scores 1), at {self.at}; heatmaps by {self.heatmap:.2g} of their highest place{of_heatmaps}.",
             f"{kept} of {self.n_events} labelled events that were caught are still caught.",
         ]
         lines += [f"Not caught any more: {name}." for name in self.lost]

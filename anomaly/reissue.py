@@ -36,10 +36,12 @@ class Rescored:
         recheck: scores and events held against the reference.
         factor: of the calibration's thresholds: 1, or a little lower, so that the events which lie on a threshold
             are still caught; never higher.
+        calibration: the one that the evidence is of (`Evidence`).
     """
 
     recheck: Recheck
     factor: float
+    calibration: str | None
 
 
 def rescore(
@@ -72,7 +74,7 @@ def rescore(
     # What went before the frames kept is not scored again, and has so much of the weight.
     factor = 1.0 - lower / (1.0 - math.exp(-SETTLED)) if lower <= lowering else 1.0
     found = judge(evidence, answers, runtime=name, tolerance=tolerance, factor=factor)
-    return Rescored(found, factor)
+    return Rescored(found, factor, evidence.calibration)
 
 
 def withdraw(folder: Path, name: str) -> None:
@@ -113,7 +115,14 @@ def reissue(model: Model, name: str, found: Rescored | None) -> str:
             "UNCERTIFIED: the model holds no evidence of its own to certify it on; calibrate with evidence.max_mb above 0, "
             "then export again"
         )
+    if found.calibration != document.get("calibration"):
+        return "UNCERTIFIED: the model was calibrated anew while it was exported; export again"
     checked = found.recheck
+    if checked.differs:
+        return (
+            f"UNCERTIFIED: {checked.why_not}; use another precision or runtime, or prove this one by itself with "
+            f"`python -m anomaly calibrate --model {model.folder} --labeled LABELS runtime={name}`"
+        )
     if not checked.holds:
         return f"UNCERTIFIED: {checked.why_not}; export again once that is mended"
     # An export that was calibrated itself is issued its own threshold again, which may be lowered already.

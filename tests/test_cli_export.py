@@ -22,10 +22,11 @@ from clips import write_clip
 from small_model import FPS, ROOT, Done, SmallModel, environment, invoke, succeed
 
 from anomaly.artifact import read_signed, write_json
-from anomaly.evidence import load_evidence, save_evidence
+from anomaly.evidence import Evidence, load_evidence, save_evidence
 from anomaly.exporting import _apart
 from anomaly.gate import raw_thresholds
 from anomaly.model import load_model
+from anomaly.reissue import Rescored, rescore
 from anomaly.scoring import look_at
 from export import TOLERANCE, compare
 
@@ -111,6 +112,36 @@ def test_a_certificate_is_checked_without_torch(exported: Path, tmp_path: Path):
     assert done.status == 0, done.err
     assert "Runtime openvino-fp32" in done.out
     assert "The certificate holds here." in done.out
+
+
+def test_a_check_judges_int8_by_its_events_as_the_export_and_the_first_start_do(
+    copy: Path,
+):
+    """Right after "The certificate holds for onnxruntime-int8" it said that it does not hold, and to calibrate again."""
+    graph = Path(shutil.copytree(copy / "graph" / "onnxruntime-fp32", copy / "graph" / "onnxruntime-int8"))
+    about = {**read_signed(graph / "export.json"), "precision": "int8", "tolerance": None}
+    write_json(graph / "export.json", about)
+    issued = read_signed(copy / "thresholds" / "onnxruntime-fp32.json")
+    digest = read_signed(graph / "export.json")["digest"]
+    write_json(
+        copy / "thresholds" / "onnxruntime-int8.json",
+        {**issued, "runtime": "onnxruntime-int8", "export": digest},
+    )
+    # As of a network that scores what is normal a little otherwise in int8.
+    evidence = load_evidence(copy)
+    images = {name: (evidence.folder / name).read_bytes() for name in evidence.digests if "frames" in name}
+    moved = tuple(
+        replace(one, scores=one.scores - 0.05) if one.event is None else one for one in evidence.stretches
+    )
+    save_evidence(replace(evidence, stretches=moved), images)
+    said = " ".join(succeed("calibrate", "--check", "--model", copy, "runtime=onnxruntime-int8").split())
+    assert "Scores differ by 0.05 at most (an ordinary frame scores 1)" in said
+    assert "The certificate holds here. At least" in said
+    done = invoke("calibrate", "--check", "--model", copy, "runtime=onnxruntime")
+    assert (
+        "does not hold with onnxruntime-fp32 here: scores differ by up to 0.05 (allowed 0.01)" in done.message
+    )
+    assert f"calibrate --model {copy} --labeled LABELS runtime=onnxruntime-fp32`" in done.message
 
 
 def test_torch_runs_where_it_is_unless_told_otherwise(
@@ -393,6 +424,38 @@ def test_int8_learns_its_scales_on_other_frames_than_it_is_judged_on(
             assert max(times[0], default=-1) < min(times[1], default=99), "apart in time, too"
 
 
+def test_a_model_that_may_not_be_written_is_told_before_the_work(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    """As on a disk that is mounted to be read only: it was told after minutes."""
+    monkeypatch.setattr("anomaly.commands.outputs.os.access", lambda *_: False)
+    monkeypatch.setattr("anomaly.commands.export.export_model", None)
+    done = invoke("export", "--model", copy, "--runtime", "openvino")
+    assert done.status == 2
+    assert "cannot be written: the folder" in done.message
+
+
+def test_a_calibration_beside_an_export_is_not_certified_on_the_evidence_before_it(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As of `study study.apply=true` in another window, with the same pictures: its threshold was certified unseen."""
+
+    def calibrated_meanwhile(evidence: Evidence, *arguments: Any, **settings: Any) -> Rescored:
+        found = rescore(evidence, *arguments, **settings)
+        images = {
+            name: (evidence.folder / name).read_bytes() for name in evidence.digests if "frames" in name
+        }
+        save_evidence(replace(evidence, calibration="another"), images)
+        path = copy / "thresholds" / "torch-fp32.json"
+        write_json(path, {**read_signed(path), "calibration": "another"})
+        return found
+
+    monkeypatch.setattr("anomaly.exporting.rescore", calibrated_meanwhile)
+    said = succeed("export", "--model", copy, "--runtime", "openvino")
+    assert "UNCERTIFIED: the model was calibrated anew while it was exported; export again" in said
+    assert not (copy / "thresholds" / "openvino-fp32.json").exists()
+    monkeypatch.undo()
+    assert "The certificate holds" in succeed("export", "--model", copy, "--runtime", "openvino")
+
+
 @pytest.mark.slow
 def test_int8_that_loses_an_event_is_not_kept(copy: Path):
     """As of a network that scores its events a third lower in int8 than the reference did."""
@@ -592,6 +655,9 @@ def test_int8_that_keeps_every_event_is_kept(copy: Path):
     assert "labels flipped" in said
     assert "openvino-fp32" in said
     assert (copy / "graph" / "openvino-int8" / "export.json").is_file()
+    assert "The certificate holds here." in succeed(
+        "calibrate", "--model", copy, "--check", "runtime=openvino-int8"
+    )
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from anomaly.decider import DeciderConfig
 from anomaly.errors import CalibrationError, ModelError, UsageError
 from anomaly.evidence import load_evidence, save_evidence
 from anomaly.evidence_collection import collect_evidence
-from anomaly.first_start import calibrated_here, rescored_here
+from anomaly.first_start import allowed_here, calibrated_here, rescored_here
 from anomaly.looks import Look, labelled_otherwise, settings_tried, tried_elsewhere
 from anomaly.model import load_model
 from anomaly.report.calibration import calibration_page
@@ -190,7 +190,8 @@ def check(config: CalibrateConfig) -> None:
     with console.counter(
         "scoring the evidence", sum(len(one.files) for one in evidence.stretches)
     ) as advance:
-        here = rescored_here(model, threshold, evidence, config.evidence.tolerance, advance)
+        tolerance = allowed_here(model, config.evidence.tolerance)
+        here = rescored_here(model, threshold, evidence, tolerance, advance)
     found = here.recheck
     if threshold.doubt:
         console.say(threshold.headline())
@@ -202,7 +203,8 @@ def check(config: CalibrateConfig) -> None:
     if not found.holds and not found.incomplete:
         console.say(f"UNCERTIFIED here: {found.why_not}.")
         raise CalibrationError(
-            f"the certificate does not hold with {found.runtime} here: {found.why_not}; calibrate again on this machine"
+            f"the certificate does not hold with {found.runtime} here: {found.why_not}; calibrate again on this machine with "
+            f"`python -m anomaly calibrate --model {model.folder} --labeled LABELS runtime={found.runtime}`"
         )
     if not threshold.doubt:
         for line in threshold.promises({one: one for one in threshold.document.get("cameras", {})}):

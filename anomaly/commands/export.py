@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomaly.commands import console
+from anomaly.commands.outputs import check_output
 from anomaly.errors import ModelError, UsageError
+from anomaly.exported import FOLDER
 from anomaly.exporting import export_model
 from anomaly.model import load_model
 from export import PRECISIONS, QUANTISED, check_runtime
@@ -28,6 +30,7 @@ def run(config: ExportConfig) -> None:
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise UsageError(f"source_size={size} is not [height, width]; give two numbers of pixels")
     model = load_model(Path(config.model), device="cpu", offline=config.weights.offline, runtime="torch")
+    check_output("--model", model.folder / FOLDER, folder=True)
     with console.stages() as tell:
         done = export_model(
             model,
