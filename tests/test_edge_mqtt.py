@@ -529,6 +529,24 @@ def test_two_programs_with_one_client_id_are_told(tmp_path: Path, monkeypatch: p
     assert "sinks.mqtt.client_id" in told[0][2]["reason"]
 
 
+def test_a_broker_that_is_back_is_told_as_such_at_once(tmp_path: Path):
+    """Its outage broke off one connection; only where they keep breaking off it is waited whether one stands."""
+    told: list[tuple[Any, ...]] = []
+    with Broker(tmp_path / "broker") as broker:
+        settings = mqtt(broker.port, bounds=Bounds(late_s=0.3))
+        quick = {"tend_every_s": 0.1, "on_trouble": lambda *one: told.append(one)}
+        with told_site(tmp_path / "site", [settings], **quick) as site:
+            site.start()
+            until(lambda: site.status("mqtt")["sent"] == 1)
+            broker.stop()
+            site.start()
+            until(lambda: told)
+            broker.start()
+            until(lambda: site.status("mqtt")["sent"] == 2)
+            until(lambda: len(told) == 2, 10)
+    assert [one[1] for one in told] == ["down", "up"]
+
+
 def test_a_broker_that_acknowledges_nothing_is_told_as_such(tmp_path: Path):
     """And not as another program with our client id alone."""
     told: list[Any] = []

@@ -98,10 +98,11 @@ class SinkQueue:
         self._tended = time.monotonic()
         self._tend_at = self._tended + tend_every_s
         self._late = False
-        #: When connections that stood broke off, what may be behind it, and whether a trouble of either kind was told.
+        #: When connections that stood broke off, what may be behind it, whether they keep doing so, and whether that or another
+        #: trouble was told.
         self._breaks: deque[float] = deque(maxlen=_BREAKS)
         self._broken = ""
-        self._ill = False
+        self._breaking, self._ill = False, False
         self._refusing = False
         self._memory = Memory()
         self._woken = threading.Event()
@@ -365,8 +366,10 @@ class SinkQueue:
     def _breaks_off(self, now: float) -> bool:
         """Whether connections keep breaking off; over once one has stood for as long as is looked back."""
         if not self._breaks or now - self._breaks[-1] > _BREAKS_S:
-            return False
-        return self._ill or (len(self._breaks) == _BREAKS and now - self._breaks[0] < _BREAKS_S)
+            self._breaking = False
+        elif len(self._breaks) == _BREAKS and now - self._breaks[0] < _BREAKS_S:
+            self._breaking = True
+        return self._breaking
 
     def _expire(self, now: float) -> outbox.Expired | None:
         """Let what waits grow older by the time that has passed, and give up on what is too old or too much."""
