@@ -221,7 +221,7 @@ until = time.monotonic() + 0.5
 def camera(number):
     while time.monotonic() < until:
         assert bank.search(rows[:20])[1][:, 0].tolist() == list(range(20))
-    print("seen", flush=True)
+    os.write(1, b"seen\\n")  # one line at a time, whoever else writes
 """
 
 
@@ -254,7 +254,7 @@ for _ in range(5):
     if not child:
         camera(0)
         os._exit([one["num_threads"] for one in threadpool_info()] != before)
-    print(os.waitpid(child, 0)[1])
+    os.write(1, b"%d\\n" % os.waitpid(child, 0)[1])
 for one in threads: one.join()
 """
     )
