@@ -197,9 +197,9 @@ def compare(
     found["anomalib_auroc"] = of_draws[0]
     if draws > 1:
         found |= spread("anomalib", of_draws)
-        banks = [bank_of(network, rows, select, footage, seed) for seed in range(draws)]
+        others = [bank_of(network, rows, select, footage, seed) for seed in range(1, draws)]
         for name, branch in branches.items():
-            found |= spread(name, aurocs(branch, banks, detector, footage))
+            found |= spread(name, aurocs(branch, [reference.bank, *others], detector, footage))
     rates = side_by_side(roads | theirs, images, 8 if quick else 60)
     found |= {f"{name}_fps": rate for name, rate in rates.items()}
     for name in graphs:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from memory_bank.distance import Metric, check_metric, to_metric, working_rows
+from memory_bank.distance import Metric, check_metric, squared_norms, to_metric, working_rows
 from memory_bank.errors import MemoryBankError
 from memory_bank.index import FlatIndex, Index, build_index
 from memory_bank.origins import Origins
@@ -206,6 +207,11 @@ class MemoryBank:
     def working(self) -> Floats:
         """(M, D or D + 2) float32, the rows in the space that is searched."""
         return self._working
+
+    @cached_property
+    def half_norms(self) -> Floats:
+        """(M,) float32, half of the squared lengths of `working`, for products that choose among rows; made once for all cameras."""
+        return squared_norms(self._working) * np.float32(0.5)
 
     def queries(self, patches: Floats, y: Floats | None = None, x: Floats | None = None) -> Floats:
         """Patches in the space that is searched; raises MemoryBankError on another D."""

@@ -155,8 +155,7 @@ def nearest(queries: Floats, rows: Floats | Centred, k: int = 1) -> tuple[Floats
     indices = np.empty((len(queries), k), dtype=np.int64)
     # Of one length whatever the number of threads, so that the same bits come out.
     step = min(block_length(count), _BLOCK_QUERIES)
-    products = len(queries) * max(ready.rows.shape[1], 1)
-    piece = max(1, _PIECE_PRODUCTS // max(products, 1)) if len(queries) <= step else count
+    piece = max(1, _PIECE_PRODUCTS // max(queries.size, 1)) if len(queries) <= step else count
 
     def choose(start: int, each: Each) -> None:
         block = queries[start : start + step] - ready.mean

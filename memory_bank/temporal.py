@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memory_bank.distance import exact_distances, squared_norms, to_metric
+from memory_bank.distance import exact_distances, to_metric
 from memory_bank.errors import MemoryBankError
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ class TemporalSearch:
         self._top = top
         self._rows = np.zeros((places, remembered), np.int64)
         self._next = np.zeros(places, np.int64)
-        self._half = squared_norms(bank.working) * np.float32(0.5)
         self.searched = 0  # patches searched in the last frame
 
     def search(
@@ -100,7 +99,7 @@ class TemporalSearch:
         """
         known = self._bank.working.take(rows.ravel(), axis=0).reshape(*rows.shape, -1)
         product = np.matmul(known, queries[:, :, None])[..., 0]
-        best = (self._half[rows] - product).argmin(axis=1)
+        best = (self._bank.half_norms[rows] - product).argmin(axis=1)
         return np.take_along_axis(rows, best[:, None], axis=1)[:, 0]
 
     def _learn(self, places: NDArray[np.int64], rows: NDArray[np.int64], known: NDArray[np.int64]) -> None:
